@@ -1,0 +1,1 @@
+"""One thin function per command; each composes rooms and holds no logic of its own."""

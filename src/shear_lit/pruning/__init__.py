@@ -1,0 +1,1 @@
+"""Three verbs on a live model: give it gates, attach them, carve what they leave."""

@@ -1,0 +1,1 @@
+"""Numbers of a run, written for people; imports no training code."""

@@ -1,0 +1,67 @@
+"""Hard-concrete gates: differentiable on/off switches (arXiv:1712.01312, section 2.2; arXiv:2310.06694, section 2.1).
+
+A unit's gate is z, in [0, 1]; its only parameter is log alpha. With u ~ U(0, 1):
+z = clamp(sigmoid((log u - log(1 - u) + log alpha) / BETA) * (ZETA - GAMMA) + GAMMA, 0, 1).
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
+"""The stretch limits and the temperature of the paper."""
+
+LOG_ALPHA_LIMIT = math.log(1e2)
+"""log alpha lives in [-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT]: it is clamped before each use."""
+
+_PROBABILITY_LIMIT = 1e-6
+_DETERMINISTIC_SCALE = 0.8  # the authors' release evaluates sigmoid(0.8 log alpha / BETA)
+
+
+def clamped(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
+    """``log_alpha`` inside the limits within which gates are defined."""
+    return log_alpha.clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
+
+
+def keep_probability(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
+    """P(z > 0), within [1e-6, 1 - 1e-6]; what the size constraint counts (arXiv:1712.01312, eq. 12)."""
+    shift = BETA * math.log(-GAMMA / ZETA)
+    dropped = torch.sigmoid(shift - clamped(log_alpha))
+    return (1 - dropped).clamp(_PROBABILITY_LIMIT, 1 - _PROBABILITY_LIMIT)
+
+
+def sample(log_alpha: Float[Tensor, "*units"], uniform: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
+    """One reparameterised draw of the gates (arXiv:1712.01312, eqs. 10 and 11).
+
+    ``uniform`` lies in (0, 1), ends excluded; it is an argument so that the noise can be keyed.
+    """
+    s = torch.sigmoid((torch.log(uniform) - torch.log1p(-uniform) + clamped(log_alpha)) / BETA)
+    return (s * (ZETA - GAMMA) + GAMMA).clamp(0.0, 1.0)
+
+
+def expected_kept(log_alpha: Float[Tensor, "*rows units"]) -> Int[Tensor, "*rows"]:
+    """The number of units a row keeps "as it is now": its expected number, rounded, at least 1."""
+    expected = keep_probability(log_alpha).sum(-1).round().to(torch.int64)
+    return expected.clamp(min=1)
+
+
+def kept_units(
+    log_alpha: Float[Tensor, "*rows units"], kept: Int[Tensor, "*rows"]
+) -> Bool[Tensor, "*rows units"]:
+    """The ``kept`` units of each row with the largest log alpha; of equal ones, those that come first."""
+    order = torch.argsort(clamped(log_alpha), dim=-1, descending=True, stable=True)
+    rank = torch.argsort(order, dim=-1, stable=True)
+    return rank < kept.unsqueeze(-1)
+
+
+def deterministic(
+    log_alpha: Float[Tensor, "*rows units"], kept: Int[Tensor, "*rows"]
+) -> Float[Tensor, "*rows units"]:
+    """Gates for evaluation and for cutting: soft where kept, exactly 0 elsewhere.
+
+    The authors' release scales log alpha by 0.8 here, and so do we.
+    """
+    soft = torch.sigmoid(_DETERMINISTIC_SCALE * clamped(log_alpha) / BETA)
+    return torch.where(kept_units(log_alpha, kept), soft, torch.zeros_like(soft))

@@ -1,0 +1,1 @@
+"""The LightningModule, its optimizer groups, callbacks and strategies."""
