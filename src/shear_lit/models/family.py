@@ -1,0 +1,111 @@
+"""A model family as a table: which dimension of which tensor shrinks along which axis, and which gates it carries.
+
+Attaching gates, cutting and counting parameters are all derived from this one table, so they cannot disagree.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+
+
+class FamilyError(ValueError):
+    """A model that no family table describes, or that its table does not cover."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """One tensor dimension that shrinks when units of an axis go."""
+
+    tensor: str
+    """Name in the state dict; ``*`` stands for the block index."""
+    dim: int
+    """The dimension that shrinks."""
+    axis: Axis
+    """The axis whose units lie along it."""
+    entries: int = 1
+    """Consecutive entries per unit: 1 for channels, the head size for heads."""
+    carries: tuple[Axis, ...] = ()
+    """Axes whose gate values are folded into the tensor along this dimension when it is cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """A normalisation over the residual stream, which must see only the hidden units that are kept."""
+
+    module: str
+    """Name of the module; ``*`` stands for the block index."""
+    epsilon: str
+    """Attribute that holds the constant added to the mean square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What one Hugging Face model type is, for one config (its switches, such as a tied head, are resolved)."""
+
+    model_type: str
+    """``model_type`` of the Hugging Face config."""
+    shape: ModelShape
+    """The sizes of the model."""
+    head_size: int
+    """Entries of one head; pruning never changes it."""
+    blocks: str
+    """Name of the list of blocks."""
+    embedding: str
+    """Name of the embedding module, whose output starts the residual stream."""
+    norms: tuple[Norm, ...]
+    """Every normalisation over the residual stream."""
+    cuts: tuple[Cut, ...]
+    """Every prunable tensor dimension: all dimensions but the vocabulary."""
+    check_shape: Callable[[ModelShape], None]
+    """Raises ShapeError for a shape that the stock config class refuses."""
+    resized: Callable[[ModelShape], dict[str, Any]]
+    """The config entries that give the model another shape."""
+
+    def pattern(self, tensor: str) -> tuple[str, int | None]:
+        """``tensor`` with its block index replaced by ``*``, and that index (None outside the blocks)."""
+        prefix = f"{self.blocks}."
+        if not tensor.startswith(prefix):
+            return tensor, None
+        index, _, rest = tensor.removeprefix(prefix).partition(".")
+        return f"{prefix}*.{rest}", int(index)
+
+    def cuts_of(self, tensor: str) -> tuple[Cut, ...]:
+        """The cuts of one tensor of the state dict."""
+        pattern, _ = self.pattern(tensor)
+        return tuple(cut for cut in self.cuts if cut.tensor == pattern)
+
+    def check_target(self, target: ModelShape) -> None:
+        """Raise ShapeError unless ``target`` can be cut from this model and reloaded by its stock class."""
+        if target.queries_per_group > self.shape.queries_per_group:
+            raise ShapeError(
+                f"target.query_heads={target.query_heads} with kv_heads={target.kv_heads} gives "
+                f"{target.queries_per_group} query heads per KV head, the source has {self.shape.queries_per_group}: "
+                f"pruning only removes units. Use query_heads={self.shape.queries_per_group * target.kv_heads}."
+            )
+        self.check_shape(target)
+
+    def carved_sizes(
+        self, sizes: Mapping[str, tuple[int, ...]], target: ModelShape
+    ) -> dict[str, tuple[int, ...]]:
+        """The size of every tensor after the cut to ``target``, by its name in the smaller model."""
+        carved = {}
+        for tensor, size in sizes.items():
+            _, block = self.pattern(tensor)
+            if block is None or block < target.layers:
+                carved[tensor] = self._carved_size(tensor, size, target)
+        return carved
+
+    def _carved_size(self, tensor: str, size: tuple[int, ...], target: ModelShape) -> tuple[int, ...]:
+        shrunk = list(size)
+        for cut in self.cuts_of(tensor):
+            shrunk[cut.dim] -= (
+                units_along(self.shape, cut.axis) - units_along(target, cut.axis)
+            ) * cut.entries
+        return tuple(shrunk)
+
+
+def units_along(shape: ModelShape, axis: Axis) -> int:
+    """Units of ``axis`` along a tensor dimension: all query heads of a block lie along one, not only a group's."""
+    return shape.query_heads if axis is Axis.QUERY_HEADS else shape.units(axis)

@@ -1,0 +1,134 @@
+"""Cut a model at its gates: the kept units of every tensor, with the gate values folded in once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from shear_lit.models.family import Cut, Family
+from shear_lit.pruning.gates import GateValues
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptUnits:
+    """The indices of the units that are kept, in the order of the source."""
+
+    layers: Int[Tensor, "kept_layers"]
+    """Blocks of the source; block i of the carved model is the i-th of them."""
+    hidden: Int[Tensor, "kept_hidden"]
+    """Entries of the residual stream."""
+    kv_heads: Int[Tensor, "layers kept_groups"]
+    """Key/value heads of every source block."""
+    query_heads: Int[Tensor, "layers kept_heads"]
+    """Query heads of every source block, numbered within the block."""
+    intermediate: Int[Tensor, "layers kept_intermediate"]
+    """Feed-forward units of every source block."""
+
+    @property
+    def shape(self) -> ModelShape:
+        """The shape of what is kept."""
+        return ModelShape(
+            layers=len(self.layers),
+            hidden=len(self.hidden),
+            query_heads=self.query_heads.shape[1],
+            kv_heads=self.kv_heads.shape[1],
+            intermediate=self.intermediate.shape[1],
+        )
+
+    def along(self, axis: Axis, block: int | None) -> Tensor:
+        """The kept units along one tensor dimension, of ``block`` where the axis has a row per block."""
+        units = cast(Tensor, getattr(self, axis.value))
+        return units if units.ndim == 1 else units[block]
+
+
+def kept_units(values: GateValues, source: ModelShape) -> KeptUnits:
+    """The units whose gate is not exactly 0.
+
+    Raises:
+        ShapeError: rows of one axis keep different numbers of units, so that no stock model has their shape.
+    """
+    groups = _kept(values, Axis.KV_HEADS, source)
+    in_group = _kept(values, Axis.QUERY_HEADS, source)
+    # Every group of every block lists its kept heads; then the kept groups are taken.
+    heads = in_group + source.queries_per_group * torch.arange(source.kv_heads)[:, None]
+    heads = heads.gather(1, groups[:, :, None].expand(-1, -1, in_group.shape[-1]))
+    return KeptUnits(
+        layers=_kept(values, Axis.LAYERS, source),
+        hidden=_kept(values, Axis.HIDDEN, source),
+        kv_heads=groups,
+        query_heads=heads.flatten(1),
+        intermediate=_kept(values, Axis.INTERMEDIATE, source),
+    )
+
+
+def carve(tensors: Mapping[str, Tensor], family: Family, values: GateValues) -> dict[str, Tensor]:
+    """The tensors of the carved model, by their names in it.
+
+    ``tensors`` has every parameter of the source once (a tied head is its embedding). Tensors that carry
+    gates come back in the wider of their own dtype and the gates'.
+
+    Raises:
+        ShapeError: the gates leave no stock shape.
+    """
+    values = {axis: gates.detach().cpu() for axis, gates in values.items()}
+    kept = kept_units(values, family.shape)
+    new_index = {int(block): index for index, block in enumerate(kept.layers)}
+    carved = {}
+    for name, tensor in tensors.items():
+        _, block = family.pattern(name)
+        if block is None:
+            carved[name] = _carve_tensor(name, tensor, family, values, kept)
+        elif block in new_index:
+            renumbered = name.replace(f"{family.blocks}.{block}.", f"{family.blocks}.{new_index[block]}.", 1)
+            carved[renumbered] = _carve_tensor(name, tensor, family, values, kept)
+    return carved
+
+
+def _carve_tensor(name: str, tensor: Tensor, family: Family, values: GateValues, kept: KeptUnits) -> Tensor:
+    _, block = family.pattern(name)
+    tensor = tensor.detach().cpu()
+    for cut in family.cuts_of(name):
+        units = kept.along(cut.axis, block)
+        # Select before multiplying: less work, and dropped units need no value.
+        entries = (units[:, None] * cut.entries + torch.arange(cut.entries)).flatten()
+        tensor = tensor.index_select(cut.dim, entries)
+        gates = _carried(cut, block, family.shape, values)
+        if gates is not None:
+            along = [1] * tensor.ndim
+            along[cut.dim] = -1
+            tensor = tensor * gates[units].repeat_interleave(cut.entries).view(along)
+    # A clone owns its memory: a view would keep the source alive, and safetensors refuses shared storage.
+    return tensor.clone() if not family.cuts_of(name) else tensor.contiguous()
+
+
+def _carried(cut: Cut, block: int | None, shape: ModelShape, values: GateValues) -> Tensor | None:
+    """The product of the gates that ``cut`` carries, one per unit along its dimension."""
+    present = [axis for axis in cut.carries if axis in values]
+    if not present:
+        return None
+    length = shape.query_heads if cut.axis is Axis.QUERY_HEADS else shape.units(cut.axis)
+    product = torch.ones(length, dtype=values[present[0]].dtype)
+    for axis in present:
+        gates = values[axis] if axis is Axis.HIDDEN else values[axis][block]
+        if axis is Axis.KV_HEADS:
+            gates = gates[:, None].expand(-1, shape.queries_per_group)
+        product = product * (gates if axis is Axis.LAYERS else gates.flatten())
+    return product
+
+
+def _kept(values: GateValues, axis: Axis, source: ModelShape) -> Int[Tensor, "*rows kept"]:
+    shape = source.gate_shape(axis)
+    if axis not in values:
+        return torch.arange(shape[-1]).expand(shape)
+    open_gates = values[axis] != 0
+    counts = open_gates.sum(-1)
+    if counts.min() != counts.max() or counts.min() == 0:
+        raise ShapeError(
+            f"the gates of axis {axis.value} keep between {int(counts.min())} and {int(counts.max())} units per "
+            f"row: a stock model has the same number, at least 1, in every row. Evaluate the gates at a target shape."
+        )
+    return open_gates.nonzero()[:, -1].view(*shape[:-1], -1)
