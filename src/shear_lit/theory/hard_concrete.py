@@ -14,15 +14,28 @@ GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
 """The stretch limits and the temperature of the paper."""
 
 LOG_ALPHA_LIMIT = math.log(1e2)
-"""log alpha lives in [-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT]: it is clamped before each use."""
+"""log alpha lives in [-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT]: it is clamped before each use, and starts at the top."""
 
 _PROBABILITY_LIMIT = 1e-6
 _DETERMINISTIC_SCALE = 0.8  # the authors' release evaluates sigmoid(0.8 log alpha / BETA)
 
 
 def clamped(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
-    """``log_alpha`` inside the limits within which gates are defined."""
-    return log_alpha.clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
+    """``log_alpha`` inside the limits within which gates are defined; its gradient passes the limits unchanged.
+
+    The gradient of ``torch.clamp`` is 0 at a limit, which is where gates start: they would never leave it.
+    """
+    inside = log_alpha.detach().clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
+    return inside + (log_alpha - log_alpha.detach())
+
+
+@torch.no_grad()
+def clamp_(log_alpha: Float[Tensor, "*units"]) -> None:
+    """Bring the parameter itself inside its limits, in place: after each optimizer step, as in the authors' release.
+
+    Otherwise a gate that was pushed far beyond a limit would need as many steps to come back.
+    """
+    log_alpha.clamp_(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
 
 def keep_probability(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
