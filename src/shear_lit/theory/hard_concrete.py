@@ -31,9 +31,10 @@ def clamped(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
 
 @torch.no_grad()
 def clamp_(log_alpha: Float[Tensor, "*units"]) -> None:
-    """Bring the parameter itself inside its limits, in place: after each optimizer step, as in the authors' release.
+    """Bring the parameter itself inside its limits, in place: after each optimizer step.
 
-    Otherwise a gate that was pushed far beyond a limit would need as many steps to come back.
+    The authors' release does so before each forward pass. Without it, a gate that was pushed far beyond
+    a limit needs as many steps to come back.
     """
     log_alpha.clamp_(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
