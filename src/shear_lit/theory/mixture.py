@@ -45,4 +45,5 @@ def update_weights(
     # The losses of absent domains may be undefined (nan): they must not reach the others.
     logits = torch.where(drawn, weights.log() + lag, -torch.inf)
     updated = torch.softmax(logits, dim=0)
-    return torch.where(drawn, (1 - floor) * updated + floor / drawn.sum(), 0.0)
+    uniform = drawn.double() / drawn.sum()
+    return (1 - floor) * updated + floor * uniform
