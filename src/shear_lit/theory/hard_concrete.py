@@ -56,7 +56,7 @@ def sample(log_alpha: Float[Tensor, "*units"], uniform: Float[Tensor, "*units"])
 
 
 def expected_kept(log_alpha: Float[Tensor, "*rows units"]) -> Int[Tensor, "*rows"]:
-    """The number of units a row keeps "as it is now": its expected number, rounded, at least 1."""
+    """The number of units a row keeps "as it is now": its expected number, rounded, at least 1 (deviation D9)."""
     expected = keep_probability(log_alpha).sum(-1).round().to(torch.int64)
     return expected.clamp(min=1)
 
@@ -64,7 +64,7 @@ def expected_kept(log_alpha: Float[Tensor, "*rows units"]) -> Int[Tensor, "*rows
 def kept_units(
     log_alpha: Float[Tensor, "*rows units"], kept: Int[Tensor, "*rows"]
 ) -> Bool[Tensor, "*rows units"]:
-    """The ``kept`` units of each row with the largest log alpha; of equal ones, those that come first."""
+    """The ``kept`` units of each row with the largest log alpha; of equal ones, the first (deviation D10)."""
     order = torch.argsort(clamped(log_alpha), dim=-1, descending=True, stable=True)
     rank = torch.argsort(order, dim=-1, stable=True)
     return rank < kept.unsqueeze(-1)

@@ -33,7 +33,8 @@ def update_weights(
 ) -> Float64[Tensor, "domains"]:
     """Give more data to the domains that lag their reference loss (losses in nats per token).
 
-    A domain of weight 0 stays at 0, and the ``floor`` is shared among the others. ``floor`` defaults to the rule's own.
+    A domain of weight 0 stays at 0, and the ``floor`` is shared among the others (deviation D11).
+    ``floor`` defaults to the rule's own.
     """
     if rule is MixtureRule.STATIC:
         return weights.clone()
