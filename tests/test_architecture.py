@@ -1,6 +1,6 @@
 """The architecture is a test: which room imports which, where the frameworks live, and what the code never does.
 
-Each rule takes the folder of a package and returns the lines that break it, so that it can be shown to fail on a bad one.
+Each rule takes the folder of a package and returns the lines that break it: it can be shown to fail on a bad one.
 """
 
 import ast
