@@ -37,8 +37,8 @@ class References:
         for name, loss in self.losses.items():
             if not (math.isfinite(loss) and loss >= 0):
                 raise DataError(
-                    f"data.mixture.references: the loss of {name!r} is {loss}: nats per token are finite and at least 0. "
-                    "Measure it again with `shear-lit reference measure`, or correct the number."
+                    f"data.mixture.references: the loss of {name!r} is {loss}: nats per token are finite and at least "
+                    "0. Measure it again with `shear-lit reference measure`, or correct the number."
                 )
         return [float(self.losses[name]) for name in domains]
 
