@@ -30,9 +30,9 @@ class MixtureSettings:
     proportions: dict[str, float]
     """Fraction of each domain at the start; they sum to 1."""
     references: str | dict[str, float] | None = None
-    """Reference losses: a file of `shear-lit reference`, or nats per token by domain. Only `rule: static` needs none."""
+    """Reference losses: a file of `shear-lit reference`, or nats per token by domain; not needed by `static`."""
     rule: Literal["paper", "release", "static"] = "paper"
-    """`paper`: w exp(max(0, loss - reference)); `release`: w exp(loss - reference) and a floor; `static`: as at the start."""
+    """`paper`: w exp(max(0, loss - reference)); `release`: w exp(loss - reference) and a floor; `static`: w."""
     floor: float | Literal["rule"] = "rule"
     """Fraction of the uniform mixture that each update mixes in; `rule`: 0 for `paper`, 1e-4 for `release`."""
     update_every_steps: int = 50
@@ -49,12 +49,12 @@ class MixtureSettings:
             raise DataError(
                 f"data.mixture.rule={self.rule!r} is no rule: the rules are {rules}. Choose one of them."
             )
-        if self.references is None and self.rule != MixtureRule.STATIC:
+        if self.references is None and self.rule != "static":
             raise DataError(
                 f"data.mixture.references is missing: rule {self.rule!r} compares losses with it. "
                 "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static."
             )
-        if self.floor != "rule" and (self.rule == MixtureRule.STATIC or not 0 <= float(self.floor) < 1):
+        if self.floor != "rule" and (self.rule == "static" or not 0 <= float(self.floor) < 1):
             raise DataError(
                 f"data.mixture.floor={self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
                 "has no effect on a static mixture. Correct it, or leave it out."
@@ -91,12 +91,11 @@ class MixtureSettings:
             raise DataError(
                 f"data.mixture.proportions={shares}: each domain's fraction must be finite and at least 0. Correct it."
             )
-        if abs(total := math.fsum(shares.values()) - 1) > 1e-6:
-            scaled = ", ".join(
-                f"{name}: {share / (total + 1):.6g}" for name, share in shares.items() if total > -1
-            )
+        total = math.fsum(shares.values())
+        if abs(total - 1) > 1e-6:
+            scaled = ", ".join(f"{name}: {share / total:.6g}" for name, share in shares.items() if total)
             raise DataError(
-                f"data.mixture.proportions sum to {total + 1:.6g}: they are fractions of one mixture and must sum to 1. "
+                f"data.mixture.proportions sum to {total:.6g}: they are fractions of one mixture and must sum to 1. "
                 f"Use for example {{{scaled}}}."
             )
 
@@ -293,8 +292,8 @@ class DomainData(LightningDataModule):
     def update_due(self) -> bool:
         """Whether the next step should not begin before a validation has moved the mixture.
 
-        True at the boundaries of ``update_every_steps`` until ``update_mixture`` is called; so it is after a resume from
-        a checkpoint that was taken before the validation of its step.
+        True at the boundaries of ``update_every_steps`` until ``update_mixture`` is called; so it is after a resume
+        from a checkpoint that was taken before the validation of its step.
         """
         if self._loader is None or not self._loader.at_boundary:
             return False

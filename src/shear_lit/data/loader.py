@@ -32,9 +32,9 @@ def accumulation_of(global_batch: int, micro_batch: int, world_size: int) -> int
 class MixtureLoader:
     """The micro-batches of one rank over a whole run, mixed by a schedule.
 
-    It runs in segments of ``update_every_steps`` global batches. The mixture may change only between two, and nothing is
-    planned past the end of one, so no worker holds a batch of the old mixture. What has been handed out counts as used:
-    the state is advanced *before* a batch is yielded.
+    It runs in segments of ``update_every_steps`` global batches. The mixture may change only between two, and nothing
+    is planned past the end of one, so no worker holds a batch of the old mixture. What has been handed out counts as
+    used: the state is advanced *before* a batch is yielded.
 
     It has a length, without which Lightning would fetch one batch past the boundary.
     """
@@ -194,5 +194,5 @@ class ValidationLoader:
             yield batch
 
 
-def _as_read(batch: DomainBatch) -> DomainBatch:
-    return batch
+def _as_read(batch: Any) -> Any:
+    return batch  # the store reads a micro-batch at once: there is nothing to collate
