@@ -14,15 +14,29 @@ GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
 """The stretch limits and the temperature of the paper."""
 
 LOG_ALPHA_LIMIT = math.log(1e2)
-"""log alpha lives in [-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT]: it is clamped before each use."""
+"""log alpha lives in [-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT]: it is clamped before each use, and starts at the top."""
 
 _PROBABILITY_LIMIT = 1e-6
 _DETERMINISTIC_SCALE = 0.8  # the authors' release evaluates sigmoid(0.8 log alpha / BETA)
 
 
 def clamped(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
-    """``log_alpha`` inside the limits within which gates are defined."""
-    return log_alpha.clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
+    """``log_alpha`` inside the limits within which gates are defined; its gradient passes the limits unchanged.
+
+    The gradient of ``torch.clamp`` is 0 at a limit, which is where gates start: they would never leave it.
+    """
+    inside = log_alpha.detach().clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
+    return inside + (log_alpha - log_alpha.detach())
+
+
+@torch.no_grad()
+def clamp_(log_alpha: Float[Tensor, "*units"]) -> None:
+    """Bring the parameter itself inside its limits, in place: after each optimizer step.
+
+    The authors' release does so before each forward pass. Without it, a gate that was pushed far beyond
+    a limit needs as many steps to come back.
+    """
+    log_alpha.clamp_(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
 
 def keep_probability(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
@@ -42,7 +56,7 @@ def sample(log_alpha: Float[Tensor, "*units"], uniform: Float[Tensor, "*units"])
 
 
 def expected_kept(log_alpha: Float[Tensor, "*rows units"]) -> Int[Tensor, "*rows"]:
-    """The number of units a row keeps "as it is now": its expected number, rounded, at least 1."""
+    """The number of units a row keeps "as it is now": its expected number, rounded, at least 1 (deviation D9)."""
     expected = keep_probability(log_alpha).sum(-1).round().to(torch.int64)
     return expected.clamp(min=1)
 
@@ -50,7 +64,7 @@ def expected_kept(log_alpha: Float[Tensor, "*rows units"]) -> Int[Tensor, "*rows
 def kept_units(
     log_alpha: Float[Tensor, "*rows units"], kept: Int[Tensor, "*rows"]
 ) -> Bool[Tensor, "*rows units"]:
-    """The ``kept`` units of each row with the largest log alpha; of equal ones, those that come first."""
+    """The ``kept`` units of each row with the largest log alpha; of equal ones, the first (deviation D10)."""
     order = torch.argsort(clamped(log_alpha), dim=-1, descending=True, stable=True)
     rank = torch.argsort(order, dim=-1, stable=True)
     return rank < kept.unsqueeze(-1)

@@ -33,7 +33,8 @@ def update_weights(
 ) -> Float64[Tensor, "domains"]:
     """Give more data to the domains that lag their reference loss (losses in nats per token).
 
-    A domain of weight 0 stays at 0, and the ``floor`` is shared among the others. ``floor`` defaults to the rule's own.
+    A domain of weight 0 stays at 0, and the ``floor`` is shared among the others (deviation D11).
+    ``floor`` defaults to the rule's own.
     """
     if rule is MixtureRule.STATIC:
         return weights.clone()
@@ -45,4 +46,5 @@ def update_weights(
     # The losses of absent domains may be undefined (nan): they must not reach the others.
     logits = torch.where(drawn, weights.log() + lag, -torch.inf)
     updated = torch.softmax(logits, dim=0)
-    return torch.where(drawn, (1 - floor) * updated + floor / drawn.sum(), 0.0)
+    uniform = drawn.double() / drawn.sum()
+    return (1 - floor) * updated + floor * uniform

@@ -82,10 +82,17 @@ def shrinking_axes(source: ModelShape, target: ModelShape) -> tuple[Axis, ...]:
         ShapeError: ``target`` is larger than ``source`` on an axis.
     """
     for axis in Axis:
-        if target.units(axis) > source.units(axis):
-            name = "query heads per KV head" if axis is Axis.QUERY_HEADS else axis.value
+        most = source.units(axis)
+        if target.units(axis) <= most:
+            continue
+        if axis is Axis.QUERY_HEADS:
             raise ShapeError(
-                f"target.{axis.value}: {name} would grow from {source.units(axis)} to {target.units(axis)}: "
-                f"pruning only removes units. Use at most {source.units(axis)}."
+                f"target.query_heads={target.query_heads} over target.kv_heads={target.kv_heads} is "
+                f"{target.queries_per_group} per KV head, and the source has {most}: "
+                f"pruning only removes units. Use query_heads={most * target.kv_heads} or less."
             )
+        raise ShapeError(
+            f"target.{axis.value}={target.units(axis)} is larger than the source's {most}: "
+            f"pruning only removes units. Use {axis.value}={most} or less."
+        )
     return tuple(axis for axis in Axis if target.units(axis) < source.units(axis))

@@ -1,0 +1,347 @@
+"""The LightningDataModule: a prepared directory, and a mixture that follows the losses."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.loader import MixtureLoader, ValidationLoader, accumulation_of
+from shear_lit.data.manifest import Manifest, check_same_domains, read_manifest
+from shear_lit.data.references import References, read_references
+from shear_lit.data.schedule import MixtureSchedule
+from shear_lit.data.store import SequenceStore
+from shear_lit.theory.mixture import MixtureRule, update_weights
+
+_log = logging.getLogger(__name__)
+_NEVER = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSettings:
+    """How much of each domain is drawn, and how that follows the losses."""
+
+    proportions: dict[str, float]
+    """Fraction of each domain at the start; they sum to 1."""
+    references: str | dict[str, float] | None = None
+    """Reference losses: a file of `shear-lit reference`, or nats per token by domain; not needed by `static`."""
+    rule: Literal["paper", "release", "static"] = "paper"
+    """`paper`: w exp(max(0, loss - reference)); `release`: w exp(loss - reference) and a floor; `static`: w."""
+    floor: float | Literal["rule"] = "rule"
+    """Fraction of the uniform mixture that each update mixes in; `rule`: 0 for `paper`, 1e-4 for `release`."""
+    update_every_steps: int = 50
+    """Optimizer steps between two validations, each of which moves the mixture."""
+    update_at_start: bool = False
+    """Whether to validate and move the mixture before the first step, too."""
+    max_epochs: float | None = None
+    """How often a domain may be read: then its share goes to the others; `null`: again and again, reshuffled."""
+
+    def __post_init__(self) -> None:
+        self._check_proportions()
+        if self.rule not in list(MixtureRule):
+            rules = ", ".join(MixtureRule)
+            raise DataError(
+                f"data.mixture.rule={self.rule!r} is no rule: the rules are {rules}. Choose one of them."
+            )
+        if self.references is None and self.rule != "static":
+            raise DataError(
+                f"data.mixture.references is missing: rule {self.rule!r} compares losses with it. "
+                "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static."
+            )
+        if self.floor != "rule" and (self.rule == "static" or not 0 <= float(self.floor) < 1):
+            raise DataError(
+                f"data.mixture.floor={self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
+                "has no effect on a static mixture. Correct it, or leave it out."
+            )
+        if self.update_every_steps < 1:
+            raise DataError(
+                f"data.mixture.update_every_steps={self.update_every_steps}: use at least 1 step."
+            )
+        if self.max_epochs is not None and not self.max_epochs > 0:
+            raise DataError(
+                f"data.mixture.max_epochs={self.max_epochs}: use more than 0, or null for no cap."
+            )
+
+    @property
+    def update_floor(self) -> float:
+        """The floor as a number."""
+        return MixtureRule(self.rule).default_floor if self.floor == "rule" else float(self.floor)
+
+    def read_references(self) -> References | None:
+        """The reference losses, from their file if they lie in one.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        if isinstance(self.references, str):
+            return read_references(self.references)
+        if self.references is None:
+            return None
+        return References(source="data.mixture.references", tokenizer="", losses=dict(self.references))
+
+    def _check_proportions(self) -> None:
+        shares = self.proportions
+        if not shares or not all(math.isfinite(share) and share >= 0 for share in shares.values()):
+            raise DataError(
+                f"data.mixture.proportions={shares}: each domain's fraction must be finite and at least 0. Correct it."
+            )
+        total = math.fsum(shares.values())
+        if abs(total - 1) > 1e-6:
+            scaled = ", ".join(f"{name}: {share / total:.6g}" for name, share in shares.items() if total)
+            raise DataError(
+                f"data.mixture.proportions sum to {total:.6g}: they are fractions of one mixture and must sum to 1. "
+                f"Use for example {{{scaled}}}."
+            )
+
+
+class DomainData(LightningDataModule):
+    """Training batches mixed over domains, and validation batches of each domain."""
+
+    def __init__(
+        self,
+        directory: str,
+        mixture: MixtureSettings,
+        split: Literal["prune", "pretrain"] = "prune",
+        global_batch: int = 32,
+        micro_batch: int = 4,
+        validation_sequences: int = 128,
+        validation_micro_batch: int = 4,
+        workers: int = 0,
+        seed: int = 17,
+    ) -> None:
+        """Read prepared data.
+
+        Args:
+            directory: Directory that `shear-lit prepare` wrote.
+            mixture: How much of each domain is drawn, and how that follows the losses.
+            split: Documents to train on: `prune` for stage 1, `pretrain` for stage 2.
+            global_batch: Sequences of one optimizer step, over all processes and accumulation.
+            micro_batch: Sequences of one forward pass of one process.
+            validation_sequences: Sequences of each domain to validate on; all of them where a domain has fewer.
+            validation_micro_batch: Sequences of one validation forward pass of one process.
+            workers: Processes that read ahead for each process; reading mapped files is fastest without.
+            seed: What the order of sequences depends on, besides the data and the mixture.
+        """
+        super().__init__()
+        self.directory, self.mixture, self.split = directory, mixture, split
+        self.global_batch, self.micro_batch = global_batch, micro_batch
+        self.validation_sequences, self.validation_micro_batch = validation_sequences, validation_micro_batch
+        self.workers, self.seed = workers, seed
+        self._loader: MixtureLoader | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._updated_at = _NEVER
+
+    # What is there
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest of the prepared directory, held against its files."""
+        return read_manifest(self.directory)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains' names; a batch holds indices into them."""
+        return tuple(self.manifest.domains)
+
+    @cached_property
+    def references(self) -> Tensor | None:
+        """Reference losses in nats per token, in the order of ``domains``; none with a static mixture without them."""
+        references = self.mixture.read_references()
+        if references is None:
+            return None
+        references.check_tokenizer(self.manifest.tokenizer.fingerprint)
+        losses = references.for_domains(self.domains, f"the data in {self.directory}")
+        return torch.tensor(losses, dtype=torch.float64)
+
+    @cached_property
+    def schedule(self) -> MixtureSchedule:
+        """The order of the sequences of a run on this data."""
+        return MixtureSchedule(
+            self.manifest.chunk_sizes(self.split),
+            global_batch=self.global_batch,
+            seed=self.seed,
+            max_epochs=self.mixture.max_epochs,
+        )
+
+    def check(self, *, world_size: int, max_steps: int) -> None:
+        """Refuse what cannot work, before any weight is read.
+
+        Raises:
+            DataError: the data is not whole, domains differ between data, proportions and references, or the run's
+                length, batch and processes do not divide.
+        """
+        self.check_data()
+        accumulation_of(self.global_batch, self.micro_batch, world_size)
+        every = self.mixture.update_every_steps
+        if max_steps < 1 or max_steps % every:
+            better = max(1, round(max_steps / every)) * every
+            raise DataError(
+                f"trainer.max_steps={max_steps} is no multiple of data.mixture.update_every_steps={every}: "
+                f"the run would end between two updates. Use trainer.max_steps={better}, or another interval."
+            )
+
+    def check_data(self) -> None:
+        """Refuse data that is not whole, and domains that differ between data, proportions and references.
+
+        Raises:
+            DataError: so it is.
+        """
+        where = f"the data in {self.directory}"
+        check_same_domains(self.domains, self.mixture.proportions, "data.mixture.proportions", where)
+        self.manifest.chunk_sizes(self.split)
+        self.manifest.chunk_sizes("validation")
+        _ = self.references
+
+    # What Lightning calls
+
+    def setup(self, stage: str) -> None:
+        """Open the manifest and check it against the settings."""
+        self.check_data()
+
+    def train_dataloader(self) -> MixtureLoader:
+        """The micro-batches of this rank, from where a restored run stands."""
+        assert self.trainer is not None
+        return self.training_loader(
+            steps=self.trainer.max_steps, rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        )
+
+    def val_dataloader(self) -> ValidationLoader:
+        """The validation batches of this rank."""
+        assert self.trainer is not None
+        return self.validation_loader(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+
+    def training_loader(self, *, steps: int, rank: int = 0, world_size: int = 1) -> MixtureLoader:
+        """The micro-batches of one rank in a run of ``steps`` optimizer steps."""
+        self._loader = MixtureLoader(
+            SequenceStore(self.directory, self.split, self.manifest),
+            self.schedule,
+            [self.mixture.proportions[name] for name in self.domains],
+            steps=steps,
+            update_every_steps=self.mixture.update_every_steps,
+            micro_batch=self.micro_batch,
+            rank=rank,
+            world_size=world_size,
+            workers=self.workers,
+        )
+        if self._restored is not None:
+            self._check_restored(self._restored)
+            self._loader.load_state_dict(self._restored["loader"])
+            self._updated_at = int(self._restored["updated_at"])
+        return self._loader
+
+    def validation_loader(self, *, rank: int = 0, world_size: int = 1) -> ValidationLoader:
+        """The validation batches of one rank."""
+        return ValidationLoader(
+            SequenceStore(self.directory, "validation", self.manifest),
+            sequences=self.validation_sequences,
+            micro_batch=self.validation_micro_batch,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the mixture stands, in plain types; empty before there is a training loader."""
+        if self._loader is None:
+            return dict(self._restored or {})
+        data = self.manifest.fingerprint
+        return {"data": data, "updated_at": self._updated_at, "loader": self._loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a saved state for the training loader, which checks it: validation needs none of it."""
+        self._restored = state_dict or None
+
+    # How the mixture moves
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The present mixture, by domain."""
+        if self._loader is None:
+            return {name: self.mixture.proportions[name] for name in self.domains}
+        return dict(zip(self.domains, self._loader.state.weights, strict=True))
+
+    @property
+    def tokens_seen(self) -> dict[str, int]:
+        """Tokens of the finished global batches, by domain."""
+        length = self.manifest.sequence_length
+        return {name: drawn * length for name, drawn in self.sequences_drawn.items()}
+
+    @property
+    def sequences_drawn(self) -> dict[str, int]:
+        """Sequences of the finished global batches, by domain."""
+        drawn = (0,) * len(self.domains) if self._loader is None else self._loader.state.drawn
+        return dict(zip(self.domains, drawn, strict=True))
+
+    @property
+    def epochs(self) -> dict[str, float]:
+        """How often each domain has been read; 1.5 is once and a half."""
+        sizes = self.manifest.chunk_sizes(self.split)
+        return {name: drawn / sum(sizes[name]) for name, drawn in self.sequences_drawn.items()}
+
+    @property
+    def updated_at_step(self) -> int:
+        """The optimizer step before which the mixture was last updated; -1 if it never was."""
+        return self._updated_at
+
+    @property
+    def update_due(self) -> bool:
+        """Whether the next step should not begin before a validation has moved the mixture.
+
+        True at the boundaries of ``update_every_steps`` until ``update_mixture`` is called; so it is after a resume
+        from a checkpoint that was taken before the validation of its step.
+        """
+        if self._loader is None or not self._loader.at_boundary:
+            return False
+        step = self._loader.state.batch
+        return self._updated_at != step and (step > 0 or self.mixture.update_at_start)
+
+    def update_mixture(self, losses: Mapping[str, float] | Tensor) -> dict[str, float]:
+        """Move the mixture by the domains' losses (nats per token), and give the new weights.
+
+        A domain without a loss counts as being at its reference. Legal only at a boundary.
+
+        Raises:
+            DataError: the loss of a domain that is drawn from is not finite, or a loss is of no known domain.
+        """
+        assert self._loader is not None, "the mixture moves while training"
+        state = self._loader.state
+        weights = torch.tensor(state.weights, dtype=torch.float64)
+        reference = torch.zeros_like(weights) if self.references is None else self.references
+        loss = self._loss_vector(losses, reference)
+        for name, weight, value in zip(self.domains, state.weights, loss.tolist(), strict=True):
+            if weight > 0 and not math.isfinite(value):
+                raise DataError(
+                    f"the validation loss of domain {name!r} is {value}: the mixture cannot follow it. "
+                    "Look at the last checkpoint, and lower the learning rate."
+                )
+        rule = MixtureRule(self.mixture.rule)
+        updated = update_weights(weights, loss, reference, rule=rule, floor=self.mixture.update_floor)
+        self._loader.set_weights(updated.tolist())
+        self._updated_at = state.batch
+        _log.info("mixture from step %d on: %s", state.batch, self.weights)
+        return self.weights
+
+    def _loss_vector(self, losses: Mapping[str, float] | Tensor, reference: Tensor) -> Tensor:
+        if isinstance(losses, Tensor):
+            return losses.detach().to("cpu", torch.float64)
+        if unknown := sorted(set(losses) - set(self.domains)):
+            raise DataError(
+                f"losses of unknown domains: {', '.join(unknown)}; the data has {', '.join(self.domains)}."
+            )
+        at_reference = dict(zip(self.domains, reference.tolist(), strict=True))
+        return torch.tensor(
+            [float(losses.get(n, at_reference[n])) for n in self.domains], dtype=torch.float64
+        )
+
+    def _check_restored(self, state: Mapping[str, Any]) -> None:
+        if state["data"] != self.manifest.fingerprint:
+            raise DataError(
+                f"data.directory={self.directory!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
+                f"the checkpoint ({state['data'][:12]}): its place in the data would mean other text. "
+                "Use the checkpoint's data, or start a new run without --ckpt_path."
+            )

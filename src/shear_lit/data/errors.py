@@ -1,0 +1,5 @@
+"""The error a user's data mistake raises."""
+
+
+class DataError(ValueError):
+    """Data, or a setting about data, that cannot be used as it is; the message says how to repair it."""

@@ -1,0 +1,259 @@
+"""What a prepared data directory holds, and whether it is whole.
+
+``<directory>/manifest.json`` is written last; ``<directory>/<domain>/<split>/`` holds the litdata chunks of packed
+sequences and their ``index.json``.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shear_lit.data.errors import DataError
+
+FORMAT = 1
+"""The version of the layout that this package writes."""
+MANIFEST, INDEX = "manifest.json", "index.json"
+SPLITS = ("prune", "pretrain", "validation")
+"""The splits of a prepared data set; no document is in two of them."""
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecord:
+    """The tokenizer that made the tokens."""
+
+    name: str
+    """The name or directory it was loaded from."""
+    fingerprint: str
+    """SHA-256 of its serialised form: the same for the same tokenizer wherever it lies."""
+    vocabulary: int
+    """Entries of the vocabulary: the largest token id plus one."""
+    bos_id: int | None
+    """The token that begins a text, if it has one."""
+    eos_id: int | None
+    """The token that ends a text, if it has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRecord:
+    """One file of packed sequences."""
+
+    file: str
+    """Name inside the folder of its domain and split."""
+    bytes: int
+    """Size of the file."""
+    sequences: int
+    """Sequences in it."""
+    sha256: str
+    """Hash of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRecord:
+    """What one split of one domain holds."""
+
+    documents: int
+    """Documents in it."""
+    tokens: int
+    """Tokens of these documents, added BOS and EOS included."""
+    tail_tokens: int
+    """Tokens at the end that did not fill a sequence and were dropped."""
+    chunks: tuple[ChunkRecord, ...]
+    """Its files, in order."""
+
+    @property
+    def sequences(self) -> int:
+        """Packed sequences in it."""
+        return sum(chunk.sequences for chunk in self.chunks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainRecord:
+    """What was read of one domain, and where it went."""
+
+    documents: int
+    """Documents that were accepted."""
+    rejected: dict[str, int]
+    """Documents that were not, by reason."""
+    splits: dict[str, SplitRecord]
+    """What each split holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A prepared data set."""
+
+    tokenizer: TokenizerRecord
+    """What made the tokens."""
+    sequence_length: int
+    """Tokens of one packed sequence."""
+    token_type: str
+    """``uint16`` or ``uint32``."""
+    prepend_bos: bool
+    """Whether each document begins with BOS."""
+    append_eos: bool
+    """Whether each document ends with EOS."""
+    domains: dict[str, DomainRecord]
+    """The domains by name."""
+    fingerprint: str = ""
+    """SHA-256 over all that decides what a model is trained on: the tokenizer, the length and the chunks."""
+    format: int = field(default=FORMAT)
+    """The version of the layout."""
+
+    def chunk_sizes(self, split: str) -> dict[str, tuple[int, ...]]:
+        """Sequences of each chunk of ``split``, by domain.
+
+        Raises:
+            DataError: a domain has no such split.
+        """
+        for name, domain in self.domains.items():
+            if split not in domain.splits:
+                raise DataError(
+                    f"data.split={split!r}: domain {name!r} was prepared with {', '.join(domain.splits)} only. "
+                    f"Choose one of these, or run `shear-lit prepare` again with a share for {split!r}."
+                )
+        return {name: tuple(c.sequences for c in d.splits[split].chunks) for name, d in self.domains.items()}
+
+    def check_tokenizer(self, fingerprint: str, name: str) -> None:
+        """Refuse a model whose tokenizer is not the one that made the tokens.
+
+        Raises:
+            DataError: ``fingerprint``, that of the tokenizer called ``name``, differs.
+        """
+        if fingerprint != self.tokenizer.fingerprint:
+            raise DataError(
+                f"data.directory: the data was tokenised by {self.tokenizer.name!r} "
+                f"(fingerprint {self.tokenizer.fingerprint[:12]}), the model's tokenizer {name!r} is another one "
+                f"({fingerprint[:12]}): its token ids mean other texts. "
+                f"Run `shear-lit prepare --tokenizer {name}`, or choose data made for this model."
+            )
+
+
+def check_domain_name(name: str) -> None:
+    """Refuse a domain name that is no safe folder name.
+
+    Raises:
+        DataError: it has characters other than letters, digits, ``_``, ``-`` and ``.``, or begins with ``-`` or ``.``.
+    """
+    if not _SAFE_NAME.fullmatch(name):
+        raise DataError(
+            f"domains: {name!r} is no safe folder name: use 1 to 100 letters, digits, '_', '-' or '.', "
+            "and begin with a letter, digit or '_'. Rename the domain."
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` to ``path``, wholly or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_manifest(directory: str | Path, manifest: Manifest) -> None:
+    """Write the manifest of ``directory``, wholly or not at all."""
+    write_json(Path(directory) / MANIFEST, asdict(manifest))
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """Read the manifest of ``directory`` and hold the files against it: presence and sizes, not contents.
+
+    Raises:
+        DataError: something is missing, half-written, or not what the manifest says.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise DataError(
+            f"data.directory={str(directory)!r} is no directory: prepared data is expected there. "
+            "Correct the path, or make it with `shear-lit prepare`."
+        )
+    manifest = _parsed(path)
+    for name, domain in manifest.domains.items():
+        check_domain_name(name)
+        for split, record in domain.splits.items():
+            _check_split(path / name / split, record, manifest.sequence_length)
+    return manifest
+
+
+def _parsed(directory: Path) -> Manifest:
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise DataError(
+            f"data.directory={str(directory)!r} has no {MANIFEST}: it is half-written or was not prepared. "
+            "Run `shear-lit prepare` again."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise DataError(
+                f"{path}: format {content.get('format')!r}, this version reads {FORMAT}. "
+                "Run `shear-lit prepare` again with this version."
+            )
+        return _manifest_of(content)
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read as a manifest ({error!r}): it was changed or damaged. "
+            "Run `shear-lit prepare` again."
+        ) from error
+
+
+def _manifest_of(content: dict[str, Any]) -> Manifest:
+    domains = {}
+    for name, domain in content["domains"].items():
+        splits = {
+            split: SplitRecord(**{**record, "chunks": tuple(ChunkRecord(**c) for c in record["chunks"])})
+            for split, record in domain["splits"].items()
+        }
+        domains[name] = DomainRecord(**{**domain, "splits": splits})
+    return Manifest(**{**content, "tokenizer": TokenizerRecord(**content["tokenizer"]), "domains": domains})
+
+
+def _check_split(folder: Path, record: SplitRecord, sequence_length: int) -> None:
+    if not folder.is_dir():
+        raise _damaged(folder, "the folder is missing")
+    try:
+        chunks = json.loads((folder / INDEX).read_text(encoding="utf-8"))["chunks"]
+        indexed = [(c["filename"], c["chunk_bytes"], c["dim"]) for c in chunks]
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _damaged(folder / INDEX, f"the index cannot be read ({error!r})") from error
+    if indexed != [(c.file, c.bytes, c.sequences * sequence_length) for c in record.chunks]:
+        raise _damaged(folder / INDEX, f"the index does not list the chunks of {MANIFEST}")
+    for chunk in record.chunks:
+        _check_size(folder / chunk.file, chunk.bytes)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    if not path.is_file():
+        raise _damaged(path, "the chunk is missing")
+    if (found := path.stat().st_size) != expected:
+        raise _damaged(path, f"the chunk has {found:,} bytes instead of {expected:,}")
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(
+        f"data.directory: {path}: {what}: the prepared data is damaged or half-copied. "
+        "Copy it again, or run `shear-lit prepare` again."
+    )
+
+
+def check_same_domains(expected: Iterable[str], found: Iterable[str], key: str, where: str) -> None:
+    """Refuse two lists of domains that differ, naming each that is missing or unknown.
+
+    Raises:
+        DataError: ``key``, as the user types it, does not name the domains that ``where`` has.
+    """
+    wanted, named = set(expected), set(found)
+    if wanted != named:
+        missing = f" it lacks {', '.join(sorted(wanted - named))};" if wanted - named else ""
+        unknown = f" it has {', '.join(sorted(named - wanted))} besides;" if named - wanted else ""
+        raise DataError(
+            f"{key}: the domains differ from those of {where} ({', '.join(sorted(wanted))}):{missing}{unknown} "
+            f"both must name the same domains. Correct {key}."
+        )

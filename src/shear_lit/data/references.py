@@ -1,0 +1,110 @@
+"""Reference losses by domain, on disk: what the losses of a good model of the target's size would be."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.manifest import check_same_domains
+
+FORMAT = 1
+"""The version of the file that this package writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """Reference losses and where they come from."""
+
+    source: str
+    """The model, or the fit, that they come from."""
+    tokenizer: str
+    """Fingerprint of the tokenizer of the text they were measured on; empty if it is not known."""
+    losses: dict[str, float]
+    """Nats per token, by domain."""
+
+    def for_domains(self, domains: tuple[str, ...], where: str) -> list[float]:
+        """The losses in the order of ``domains``, those of ``where``.
+
+        Raises:
+            DataError: they are for other domains, or one is no finite number.
+        """
+        check_same_domains(domains, self.losses, "data.mixture.references", where)
+        for name, loss in self.losses.items():
+            if not (math.isfinite(loss) and loss >= 0):
+                raise DataError(
+                    f"data.mixture.references: the loss of {name!r} is {loss}: nats per token are finite and at least "
+                    "0. Measure it again with `shear-lit reference measure`, or correct the number."
+                )
+        return [float(self.losses[name]) for name in domains]
+
+    def check_tokenizer(self, fingerprint: str) -> None:
+        """Refuse losses per token of another tokenizer.
+
+        Raises:
+            DataError: the fingerprint of theirs is known and differs.
+        """
+        if self.tokenizer and self.tokenizer != fingerprint:
+            raise DataError(
+                f"data.mixture.references: measured with tokenizer {self.tokenizer[:12]} on {self.source!r}, the data "
+                f"was made by tokenizer {fingerprint[:12]}: losses per token of two tokenizers cannot be compared. "
+                "Run `shear-lit reference measure` on this data."
+            )
+
+
+def write_references(path: str | Path, references: References) -> None:
+    """Write a references file, wholly or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        yaml.safe_dump({"format": FORMAT, **asdict(references)}, file, sort_keys=False, allow_unicode=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_references(path: str | Path) -> References:
+    """Read a references file.
+
+    Raises:
+        DataError: there is none, or it is not of the format that ``write_references`` writes.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"data.mixture.references={str(path)!r} cannot be read ({error.strerror}): a file of reference losses is "
+            "expected there. Correct the path, or make it with `shear-lit reference measure`."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _malformed(path, f"it is no YAML ({error})") from error
+    return _references_of(path, content)
+
+
+def _references_of(path: str | Path, content: Any) -> References:
+    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+        raise _malformed(path, f"the key `format: {FORMAT}` is missing")
+    losses = content.get("losses")
+    if not isinstance(losses, Mapping) or not losses:
+        raise _malformed(path, "the key `losses` must map domains to nats per token")
+    for name, loss in losses.items():
+        if isinstance(loss, bool) or not isinstance(loss, int | float):
+            raise _malformed(path, f"the loss of {name!r} is {loss!r}, no number")
+    return References(
+        source=str(content.get("source", "")),
+        tokenizer=str(content.get("tokenizer", "")),
+        losses={str(name): float(loss) for name, loss in losses.items()},
+    )
+
+
+def _malformed(path: str | Path, what: str) -> DataError:
+    return DataError(
+        f"data.mixture.references={str(path)!r}: {what}: it is no file of reference losses. "
+        "Make it with `shear-lit reference measure`, or write "
+        "`{format: 1, source: ..., tokenizer: '', losses: {domain: nats}}`."
+    )

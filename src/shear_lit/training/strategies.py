@@ -1,0 +1,83 @@
+"""How a run is spread over devices: FSDP2 is the sharded strategy, under the name ``fsdp2``."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+REFUSED_STRATEGIES = ("fsdp", "fsdp_cpu_offload")
+"""Strategies of Lightning under which gates cannot be trained."""
+
+
+class StrategyError(ValueError):
+    """A strategy that cannot run the min-max game."""
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """``fully_shard`` over all processes; checkpoints appear whole or not at all."""
+
+    def __init__(
+        self,
+        *,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+
+    @property
+    def saves_shards(self) -> bool:
+        """Whether a checkpoint is a directory with a file per process."""
+        return self._save_distributed_checkpoint
+
+    def setup_environment(self) -> None:
+        """Give the whole world to data parallelism (Lightning's "auto" would give nodes only)."""
+        assert self.cluster_environment is not None
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """Save under a temporary name, and rename when every process has written its part."""
+        if not self.saves_shards:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        final = Path(self.broadcast(filepath))
+        partial = final.with_name(f"{final.name}.partial")
+        if self.is_global_zero and partial.exists():
+            shutil.rmtree(partial)
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            partial.rename(final)
+        self.barrier()
+
+
+def shard(blocks: nn.ModuleList, model: nn.Module, small: list[nn.Module], mesh: DeviceMesh) -> None:
+    """Shard the language model block by block, and each of the ``small`` modules as a group of its own.
+
+    Gates and multipliers stay float32 and are gathered for their own forward only; their gradients are
+    averaged like all others.
+    """
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for module in small:
+        fully_shard(module, mesh=mesh)
+
+
+if "fsdp2" not in StrategyRegistry:
+    StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 (fully_shard) over all processes")

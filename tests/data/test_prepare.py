@@ -1,0 +1,289 @@
+"""Raw text to prepared data: every document in one split, every token in order, nothing half-written."""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from shear_lit.data import prepare as module
+from shear_lit.data.documents import SplitShares
+from shear_lit.data.errors import DataError
+from shear_lit.data.manifest import read_manifest
+from shear_lit.data.prepare import PrepareSettings, prepare, tokenizer_fingerprint
+from shear_lit.data.store import SequenceStore
+
+HALVES = SplitShares(prune=0.4, pretrain=0.4, validation=0.2)
+TEXTS = [f"document number {number} says {number * number}" for number in range(200)]
+
+
+@pytest.fixture
+def settings(tmp_path, tokenizer_directory):
+    def make(domains, **changes):
+        defaults = {
+            "domains": domains,
+            "tokenizer": str(tokenizer_directory),
+            "output": str(tmp_path / "out"),
+            "sequence_length": 16,
+            "shares": HALVES,
+        }
+        return PrepareSettings(**(defaults | changes))
+
+    return make
+
+
+def stored_tokens(output, split, domain=0):
+    store = SequenceStore(output, split)
+    return [t for s in range(store.sequences(domain)) for t in store[domain, s]["tokens"][0].tolist()]
+
+
+def stored_texts(output, tokenizer_directory, split):
+    text = AutoTokenizer.from_pretrained(tokenizer_directory).decode(stored_tokens(output, split))
+    return [part for part in text.split("</s>") if part]
+
+
+def tree(directory):
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(directory).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_document_is_in_one_split_with_its_tokens_in_order(settings, write_jsonl, tokenizer_directory):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
+    manifest = prepare(options)
+    record = manifest.domains["web"]
+    assert record.documents == 200 == sum(split.documents for split in record.splits.values())
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
+    for split, wanted in record.splits.items():
+        documents = [text for text in TEXTS if HALVES.split_of(text) == split]
+        tokens = [t for text in documents for t in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
+        assert (len(documents), len(tokens)) == (wanted.documents, wanted.tokens)
+        assert wanted.tail_tokens == len(tokens) % 16 and wanted.sequences == len(tokens) // 16
+        assert stored_tokens(options.output, split) == tokens[: wanted.sequences * 16]
+
+
+def test_splits_share_no_document_whatever_its_case_and_spacing(settings, write_jsonl, tokenizer_directory):
+    copies = [text.upper().replace(" ", "  \t") for text in TEXTS]
+    first, second = write_jsonl("a.jsonl", TEXTS + copies), write_jsonl("b.jsonl", copies + TEXTS)
+    options = settings({"one": first, "two": second})
+    prepare(options)
+    folded = [
+        {
+            " ".join(text.casefold().split())
+            for text in stored_texts(options.output, tokenizer_directory, split)[:-1]
+        }
+        for split in ("prune", "pretrain", "validation")
+    ]
+    assert all(folded) and not (folded[0] & folded[1] or folded[0] & folded[2] or folded[1] & folded[2])
+
+
+def test_many_files_give_what_one_file_gives(settings, write_jsonl, tmp_path):
+    one = write_jsonl("all.jsonl", TEXTS)
+    for part in range(4):
+        write_jsonl(f"part-{part}.jsonl", TEXTS[part * 50 : part * 50 + 50])
+    parts = [str(tmp_path / f"part-{part}.jsonl") for part in range(4)]
+    manifests = [
+        prepare(settings({"web": files}, output=str(tmp_path / f"out-{index}")))
+        for index, files in enumerate((one, str(tmp_path / "part-*.jsonl"), parts))
+    ]
+    assert manifests[0] == manifests[1] == manifests[2]
+    assert tree(tmp_path / "out-0") == tree(tmp_path / "out-1") == tree(tmp_path / "out-2")
+
+
+def test_chunks_hold_whole_sequences_and_lose_none(settings, write_jsonl):
+    """litdata drops what a chunk holds beyond whole sequences: so there must be nothing."""
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, chunk_bytes=16 * 2 * 7 + 5)
+    manifest = prepare(options)
+    chunks = manifest.domains["web"].splits["prune"].chunks
+    assert len(chunks) > 5 and {chunk.sequences for chunk in chunks[:-1]} == {7}
+    whole = settings({"web": options.domains["web"]}, output=options.output + "-whole")
+    prepare(whole)
+    assert stored_tokens(options.output, "prune") == stored_tokens(whole.output, "prune")
+
+
+def test_bos_and_eos_are_added_only_as_asked(settings, write_jsonl, tokenizer_directory):
+    files = write_jsonl("web.jsonl", TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
+    found = {}
+    for bos, eos in ((True, False), (False, True), (False, False)):
+        options = settings({"web": files}, prepend_bos=bos, append_eos=eos, output=files + f"-{bos}-{eos}")
+        prepare(options)
+        counts = Counter(stored_tokens(options.output, "prune"))
+        found[bos, eos] = (counts[tokenizer.bos_token_id] > 0, counts[tokenizer.eos_token_id] > 0)
+    assert found == {
+        (True, False): (True, False),
+        (False, True): (False, True),
+        (False, False): (False, False),
+    }
+
+
+def test_unusable_lines_are_counted_and_reported_with_file_and_line(settings, write_jsonl, caplog):
+    bad = [b'{"text": "cut off', b'{"text": "\xff\xfe"}', b'{"text": 3}', b'{"other": "x"}', b"[1]"]
+    bad += [b'{"text": "  \\n "}', b'{"text": "\\ud800"}', b""]
+    files = write_jsonl("web.jsonl", [*TEXTS[:100], *bad, *TEXTS[100:]])
+    manifest = prepare(settings({"web": files}, max_rejected_fraction=0.05))
+    assert manifest.domains["web"].documents == 200
+    assert manifest.domains["web"].rejected == {
+        "empty document": 1,
+        "invalid UTF-8": 2,
+        "malformed JSON": 1,
+        "no text in field 'text'": 3,
+    }
+    assert f"{files}:101: malformed JSON" in caplog.text and f"{files}:102: invalid UTF-8" in caplog.text
+
+
+def test_too_many_unusable_lines_are_refused_and_nothing_is_left(settings, write_jsonl, tmp_path):
+    options = settings({"web": write_jsonl("web.jsonl", [*TEXTS, b"{", b"{", b"{"])})
+    with pytest.raises(
+        DataError, match=r"max_rejected_fraction=0\.01: 3 of 203 .*web\.jsonl:201: malformed JSON"
+    ):
+        prepare(options)
+    assert not Path(options.output).exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_file_without_its_last_newline_loses_nothing(settings, write_jsonl):
+    files = write_jsonl("web.jsonl", TEXTS)
+    Path(files).write_bytes(Path(files).read_bytes().rstrip(b"\n"))
+    assert prepare(settings({"web": files})).domains["web"].documents == 200
+
+
+def test_an_output_that_is_not_empty_is_refused_untouched(settings, write_jsonl, tmp_path):
+    (tmp_path / "out").mkdir()
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
+    prepare(options)  # an empty directory is fine
+    before = tree(options.output)
+    with pytest.raises(DataError, match=r"output=.*not an empty directory"):
+        prepare(options)
+    assert tree(options.output) == before
+
+
+def test_too_little_disk_is_refused_before_anything_is_written(settings, write_jsonl, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
+    with pytest.raises(DataError, match="Make space"):
+        prepare(options)
+    assert not Path(options.output).exists() and not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../up", "a/b", ".hidden", "-x", "a b", "ä", "a\n", "x" * 101]
+)
+def test_a_domain_name_that_is_no_safe_folder_name_is_refused(settings, name):
+    with pytest.raises(DataError, match="safe folder name"):
+        settings({name: "x.jsonl"})
+
+
+def test_a_run_that_is_stopped_leaves_nothing_under_the_final_name(
+    settings, write_jsonl, monkeypatch, caplog
+):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_manifest", killed)
+        prepare(options)
+    assert not Path(options.output).exists()
+    left = Path(options.output + ".partial")  # what a kill -9 leaves
+    (left / "web" / "prune").mkdir(parents=True)
+    (left / "web" / "prune" / "chunk-0-0.bin").write_bytes(b"half")
+    prepare(options)
+    assert "left by a run that was stopped" in caplog.text
+    assert read_manifest(options.output).domains["web"].documents == 200 and not left.exists()
+
+
+def test_a_split_without_a_whole_sequence_is_refused_by_name(settings, write_jsonl):
+    shares = SplitShares(prune=0.5, pretrain=0.499, validation=0.001)
+    with pytest.raises(DataError, match=r"shares\.validation=0\.001: domain 'web'.*Raise shares\.validation"):
+        prepare(settings({"web": write_jsonl("web.jsonl", TEXTS[:20])}, shares=shares))
+
+
+def test_a_share_of_zero_leaves_the_split_out(settings, write_jsonl):
+    shares = SplitShares(prune=0.0, pretrain=0.8, validation=0.2)
+    manifest = prepare(settings({"web": write_jsonl("web.jsonl", TEXTS)}, shares=shares))
+    assert set(manifest.domains["web"].splits) == {"pretrain", "validation"}
+    with pytest.raises(DataError, match=r"data\.split='prune'"):
+        manifest.chunk_sizes("prune")
+
+
+@pytest.mark.parametrize(
+    "shares", [{"prune": 0.5}, {"prune": -0.2, "pretrain": 1.15}, {"validation": float("nan")}]
+)
+def test_shares_that_are_no_fractions_of_one_are_refused(shares):
+    with pytest.raises(DataError, match="shares="):
+        SplitShares(**shares)
+
+
+@pytest.mark.parametrize("value", ["nothing.jsonl", "*.nothing", [], "web.txt", "."])
+def test_files_that_cannot_be_read_are_refused(settings, tmp_path, value):
+    (tmp_path / "web.txt").write_text("x")
+    files = [] if value == [] else str(tmp_path / value)
+    with pytest.raises(DataError, match=r"domains\.web"):
+        prepare(settings({"web": files}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"sequence_length": 1}, "sequence_length"),
+        ({"max_rejected_fraction": 2}, "max_rejected_fraction"),
+        ({"chunk_bytes": 0}, "chunk_bytes"),
+        ({"domains": {}}, "domains"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(settings, changes, key):
+    with pytest.raises(DataError, match=key):
+        settings(**({"domains": {"web": "x.jsonl"}} | changes))
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_refused(settings, write_jsonl, tmp_path):
+    (tmp_path / "no-tokenizer").mkdir()
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, tokenizer=str(tmp_path / "no-tokenizer"))
+    with pytest.raises(DataError, match="tokenizer="):
+        prepare(options)
+
+
+def test_fingerprint_is_that_of_the_tokenizer_wherever_it_lies(tokenizer_directory, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
+    first = tokenizer_fingerprint(tokenizer)
+    tokenizer(["some text", "more"], padding=False, truncation=True, max_length=3)
+    tokenizer.save_pretrained(tmp_path / "elsewhere")
+    again = AutoTokenizer.from_pretrained(tmp_path / "elsewhere")
+    assert tokenizer_fingerprint(tokenizer) == first == tokenizer_fingerprint(again)
+    again.add_tokens(["<another>"])
+    assert tokenizer_fingerprint(again) != first
+
+
+def test_large_vocabularies_are_stored_in_four_bytes(settings, write_jsonl, monkeypatch):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
+    small = prepare(options)
+    record = module._tokenizer_record
+    monkeypatch.setattr(
+        module,
+        "_tokenizer_record",
+        lambda *a: module.TokenizerRecord(**(vars(record(*a)) | {"vocabulary": 70_000})),
+    )
+    wide = settings(options.domains, output=options.output + "-wide")
+    assert (small.token_type, prepare(wide).token_type) == ("uint16", "uint32")
+    assert stored_tokens(options.output, "prune") == stored_tokens(wide.output, "prune")
+
+
+def test_manifest_on_disk_is_what_prepare_returned(settings, write_jsonl):
+    options = settings(
+        {"web": write_jsonl("web.jsonl", TEXTS), "code": write_jsonl("code.jsonl", TEXTS[:150])}
+    )
+    assert (
+        read_manifest(options.output) == prepare(options)
+        if Path(options.output).exists()
+        else prepare(options)
+    )
+    manifest = read_manifest(options.output)
+    assert tuple(manifest.domains) == ("code", "web")
+    assert json.loads((Path(options.output) / "manifest.json").read_text())["format"] == 1

@@ -1,0 +1,1 @@
+"""The paper's equations, against transcriptions of their own."""
