@@ -1,0 +1,257 @@
+"""``shear-lit export``: a checkpoint to a Hugging Face directory that has shown that it computes the same."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from shear_lit import __version__
+from shear_lit.models.directories import check_new_directory
+from shear_lit.models.huggingface import (
+    Precision,
+    SourceError,
+    build_model,
+    config_of,
+    has_tokenizer,
+    licence_files,
+    read_config,
+    source_fingerprint,
+    source_licence,
+    write_model,
+)
+from shear_lit.models.registry import carved_config, family_of, parameter_count
+from shear_lit.models.verification import (
+    GATED_TOLERANCE,
+    VerificationError,
+    check_tokens,
+    logits_of,
+    relative_difference,
+)
+from shear_lit.pruning.attach import attach
+from shear_lit.pruning.carve import carve, kept_units
+from shear_lit.pruning.expectation import ExpectedUnits, expected_units
+from shear_lit.pruning.gates import GateValues, deterministic_gates
+from shear_lit.reporting.model_card import ModelFacts, model_card
+from shear_lit.theory.shape import Axis, ModelShape
+from shear_lit.training.checkpoints import CheckpointFacts, read_checkpoint
+
+RECIPE, GATES = "recipe.json", "gates.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What was written, and what the checks found."""
+
+    directory: str
+    """Where the model lies."""
+    shape: ModelShape
+    """Its shape."""
+    source_parameters: int
+    """Parameters of the model in the checkpoint."""
+    parameters: int
+    """Parameters of the written model."""
+    dtype: str
+    """What its weights are stored in."""
+    gated_difference: float | None
+    """Largest difference of gated and carved logits in float32, relative to the largest; None where nothing was cut."""
+    expected: tuple[ExpectedUnits, ...]
+    """What the gates kept in expectation, by axis."""
+    warnings: tuple[str, ...]
+    """What the user should know before using the model."""
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name}={size}" for name, size in self.shape.to_dict().items())
+        lines = [
+            f"exported to {self.directory} ({self.dtype})",
+            f"shape: {sizes}",
+            f"parameters: {self.parameters:,} of {self.source_parameters:,} "
+            f"({self.parameters / self.source_parameters:.1%})",
+        ]
+        if self.gated_difference is not None:
+            lines.append(
+                f"gated against carved logits, float32: max |difference| = {self.gated_difference:.2g} of the largest "
+                f"logit (at most {GATED_TOLERANCE:g})"
+            )
+        lines.append(f"written against reloaded, {self.dtype}: parameters and logits equal bit for bit")
+        return "\n".join([*lines, *(f"WARNING: {warning}" for warning in self.warnings)])
+
+
+def export(
+    checkpoint: str,
+    output: str,
+    dtype: Literal["source", "float32", "bfloat16", "float16"] = "source",
+    source: str | None = None,
+) -> ExportResult:
+    """Cut the model in a checkpoint at exactly its target and write it as a Hugging Face directory, verified.
+
+    A checkpoint without gates (stage 2) is written as it is. Nothing is left behind if a check fails.
+
+    Args:
+        checkpoint: File step=NNNNNN.ckpt or directory step=NNNNNN of a run.
+        output: Directory to write; it must be new or empty.
+        dtype: What to store the weights in; `source`: what the source model's are stored in.
+        source: Where the source model is now, if it has moved since the run: its tokenizer and licence are copied.
+    """
+    directory = Path(output).expanduser()
+    check_new_directory(directory)
+    contents = read_checkpoint(checkpoint)
+    facts = contents.facts
+    config = config_of(facts.config)
+    family = family_of(config)
+    shape = facts.target or family.shape
+    precision = _precision(dtype, facts.config)
+    parameters = parameter_count(config, shape)
+    numbers: torch.dtype = getattr(torch, precision)
+    check_new_directory(directory, needed_bytes=parameters * numbers.itemsize)
+    origin = source or facts.source
+    warnings = _origin_warnings(origin, facts)
+
+    tensors, difference, extra_files = contents.tensors, None, {}
+    expected: list[ExpectedUnits] = []
+    if facts.target is not None:
+        values = deterministic_gates(contents.log_alpha, facts.target)
+        expected = expected_units(contents.log_alpha, facts.target)
+        warnings += [_distance_warning(axis) for axis in expected if axis.off_target]
+        tensors, difference = _cut(facts, contents.tensors, values)
+        extra_files[GATES] = _gates_file(contents.log_alpha, values, family.shape)
+    del contents  # the source's weights are no longer needed
+
+    card = ModelFacts(
+        name=directory.name,
+        source=facts.source,
+        source_fingerprint=facts.source_fingerprint,
+        licence=source_licence(origin),
+        licence_files=tuple(licence_files(origin)),
+        source_shape=family.shape,
+        shape=shape,
+        source_parameters=parameter_count(config),
+        parameters=parameters,
+        dtype=precision,
+        step=facts.step,
+        tokens=facts.tokens,
+        domains=facts.domains,
+        losses=facts.losses,
+        gated_difference=difference,
+    )
+    recipe = _recipe(card, facts, expected, origin)
+    write_model(
+        directory,
+        carved_config(config, shape),
+        tensors,
+        tokenizer_source=origin,
+        dtype=numbers,
+        extra_files={
+            **extra_files,
+            "README.md": model_card(card).encode(),
+            RECIPE: json.dumps(recipe, indent=1).encode(),
+        },
+    )
+    return ExportResult(
+        directory=str(directory),
+        shape=shape,
+        source_parameters=card.source_parameters,
+        parameters=parameters,
+        dtype=precision,
+        gated_difference=difference,
+        expected=tuple(expected),
+        warnings=tuple(warnings),
+    )
+
+
+def _cut(
+    facts: CheckpointFacts, tensors: Mapping[str, Tensor], values: GateValues
+) -> tuple[dict[str, Tensor], float]:
+    """The tensors that are left, and how far their model is from the gated one, in float32.
+
+    Raises:
+        VerificationError: further than the tolerance.
+    """
+    config = config_of(facts.config)
+    family = family_of(config)
+    tokens = check_tokens(config.vocab_size)
+    gated = build_model(config, tensors, dtype=torch.float32)
+    attach(gated, family).set(values)
+    expected = logits_of(gated, tokens)
+    del gated  # its weights are those of the checkpoint: only what was converted is freed
+    carved = carve(tensors, family, values)
+    assert facts.target is not None
+    model = build_model(carved_config(config, facts.target), carved, dtype=torch.float32)
+    difference = relative_difference(logits_of(model, tokens), expected)
+    if not difference <= GATED_TOLERANCE:  # nan is no success
+        raise VerificationError(
+            f"gated against carved logits in float32: max |difference| is {difference:.3g} of the largest gated logit, "
+            f"and must be at most {GATED_TOLERANCE:g}. Nothing was kept. If the losses of the run were finite, this is "
+            f"a fault of the program: please report it."
+        )
+    return carved, difference
+
+
+def _precision(dtype: str, config: Mapping[str, Any]) -> Precision:
+    """The dtype to write; a config that does not name its own is taken to mean float32."""
+    if dtype == "source":
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise SourceError(
+            f"dtype: the source's weights are stored in {dtype!r}, which is not written. "
+            f"Choose --dtype float32, bfloat16 or float16."
+        )
+    return dtype  # type: ignore[return-value]
+
+
+def _origin_warnings(origin: str, facts: CheckpointFacts) -> list[str]:
+    """What is odd about the place that tokenizer and licence come from, before any weight is read.
+
+    Raises:
+        SourceError: there is no model there.
+    """
+    try:
+        read_config(origin)
+    except SourceError as error:
+        raise SourceError(
+            f"source={origin!r}, from which tokenizer and licence are copied, cannot be read: {error} "
+            f"Say where it is now with --source."
+        ) from error
+    warnings = []
+    if not has_tokenizer(origin):
+        warnings.append(f"{origin!r} has no tokenizer files: the exported model has none either.")
+    if Path(origin).expanduser().is_dir() and source_fingerprint(origin) != facts.source_fingerprint:
+        warnings.append(
+            f"{origin!r} is not the model that the run started from, or was changed since: tokenizer and licence were "
+            f"copied from it as it is now."
+        )
+    return warnings
+
+
+def _distance_warning(axis: ExpectedUnits) -> str:
+    return (
+        f"{axis.axis.value}: the gates keep {axis.mean:.2f} units per row in expectation (rows: {axis.lowest:.2f} to "
+        f"{axis.highest:.2f}), the target is {axis.target}: the size constraint was not met, and the cut to exactly "
+        f"{axis.target} removes or keeps units against it. Train longer, or with a shorter sparsity warm-up."
+    )
+
+
+def _gates_file(log_alpha: Mapping[Axis, Tensor], values: GateValues, source: ModelShape) -> bytes:
+    kept = kept_units(values, source)
+    tensors = {f"log_alpha.{axis.value}": rows.detach().clone() for axis, rows in log_alpha.items()}
+    for axis in Axis:
+        tensors[f"kept.{axis.value}"] = getattr(kept, axis.value).clone()
+    return safetensors_bytes(tensors, metadata={"format": "pt"})
+
+
+def _recipe(
+    card: ModelFacts, facts: CheckpointFacts, expected: list[ExpectedUnits], origin: str
+) -> dict[str, Any]:
+    earlier = Path(origin).expanduser() / RECIPE
+    return {
+        "format": 1,
+        "shear_lit": __version__,
+        **asdict(card),
+        "axes": [axis.value for axis in facts.axes],
+        "expected_units": {axis.axis.value: axis.to_dict() for axis in expected},
+        "source_recipe": json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else None,
+    }

@@ -1,0 +1,94 @@
+"""Next-token losses by domain: every token counts the same, sums are kept in float64."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import Metric
+
+_CHUNK_LOGITS = 1 << 24  # 64 MiB of float32 at a time
+
+
+def token_losses(
+    logits: Float[Tensor, "sequences tokens vocabulary"], tokens: Int64[Tensor, "sequences tokens"]
+) -> Float32[Tensor, "sequences predicted"]:
+    """The loss of each token but the first, in nats, computed in float32.
+
+    It goes through the logits in pieces, without a second copy of them. Not for training: it has no gradient.
+    """
+    with torch.no_grad():
+        sequences, length, vocabulary = logits.shape
+        losses = torch.empty(sequences, length - 1, dtype=torch.float32, device=logits.device)
+        piece = max(1, _CHUNK_LOGITS // vocabulary)
+        for row in range(sequences):
+            for start in range(0, length - 1, piece):
+                end = min(start + piece, length - 1)
+                losses[row, start:end] = functional.cross_entropy(
+                    logits[row, start:end].float(), tokens[row, start + 1 : end + 1], reduction="none"
+                )
+        return losses
+
+
+class DomainLoss(Metric):
+    """Mean next-token loss of each domain, in nats per token, over all updates and all processes.
+
+    ``domain`` = -1 marks a sequence that only fills a batch up: it counts nowhere.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    loss_sum: Tensor
+    token_count: Tensor
+
+    def __init__(self, domains: int) -> None:
+        """Measure ``domains`` domains, numbered from 0."""
+        super().__init__()
+        for state in ("loss_sum", "token_count"):
+            self.add_state(state, torch.zeros(domains, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        logits: Float[Tensor, "sequences tokens vocabulary"],
+        tokens: Int64[Tensor, "sequences tokens"],
+        domain: Int64[Tensor, "sequences"],
+    ) -> None:
+        """Count one batch."""
+        losses = token_losses(logits, tokens).double()
+        # A comparison instead of a scatter: the same sums in the same order on every device, and no wait for one.
+        member = domain[:, None] == torch.arange(len(self.loss_sum), device=domain.device)
+        self.loss_sum += torch.where(member, losses.sum(1)[:, None], 0.0).sum(0)
+        self.token_count += member.sum(0) * losses.shape[1]
+
+    def compute(self) -> Float64[Tensor, "domains"]:
+        """The mean loss of each domain; nan for a domain without tokens."""
+        return self.loss_sum / self.token_count
+
+
+@torch.inference_mode()
+def measure_domain_losses(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], domains: Sequence[str]
+) -> dict[str, float]:
+    """The losses of ``model``, by domain, in nats per token; its mode is left as it was.
+
+    A batch has ``tokens`` and ``domain``, indices into ``domains``. A domain without tokens is nan.
+    """
+    training, device = model.training, next(model.parameters()).device
+    metric = DomainLoss(len(domains)).to(device)
+    model.eval()
+    try:
+        for batch in batches:
+            tokens = batch["tokens"].to(device)
+            metric.update(model(input_ids=tokens, use_cache=False).logits, tokens, batch["domain"].to(device))
+    finally:
+        model.train(training)
+    losses = (metric.loss_sum / metric.token_count).tolist()
+    return dict(zip(domains, losses, strict=True))
+
+
+def mean_loss(losses: Mapping[str, float]) -> float:
+    """The mean over domains, each counting the same; domains without tokens are left out."""
+    finite = [loss for loss in losses.values() if not math.isnan(loss)]
+    return sum(finite) / len(finite) if finite else math.nan

@@ -1,0 +1,70 @@
+"""The validation text of a prepared data set, opened for one model after looking at whether the two fit."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from shear_lit.models.huggingface import has_tokenizer, read_config
+
+
+class EvaluationError(ValueError):
+    """A model and a data set that do not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationText:
+    """Sequences that no training run has read, by domain."""
+
+    domains: tuple[str, ...]
+    """The domains' names; a batch holds indices into them."""
+    batches: Iterable[Mapping[str, Tensor]]
+    """Batches of ``tokens`` and ``domain``: the same ones, in the same order, as a run validates on."""
+    tokenizer: str
+    """Fingerprint of the tokenizer that made the tokens."""
+
+
+def open_validation_text(
+    directory: str, model: str, *, sequences_per_domain: int, micro_batch: int
+) -> ValidationText:
+    """Open the validation split in ``directory`` for a model, of which only the config and tokenizer are read.
+
+    Raises:
+        EvaluationError: the sequences are longer than the model allows, or hold tokens that it does not know.
+        DataError: the directory is not whole, or was made with another tokenizer than the model's.
+    """
+    manifest, domains, batches = _prepared(directory, sequences_per_domain, micro_batch)
+    config = read_config(model)
+    if manifest.sequence_length > config.max_position_embeddings:
+        raise EvaluationError(
+            f"data={directory!r} has sequences of {manifest.sequence_length} tokens, and {model!r} allows "
+            f"{config.max_position_embeddings} (max_position_embeddings): positions beyond were never trained. "
+            f"Prepare the data with --sequence_length {config.max_position_embeddings} or less."
+        )
+    if manifest.tokenizer.vocabulary > config.vocab_size:
+        raise EvaluationError(
+            f"data={directory!r} holds token ids up to {manifest.tokenizer.vocabulary - 1}, and {model!r} knows "
+            f"{config.vocab_size}: the data was made with another tokenizer. Prepare it with the model's."
+        )
+    if has_tokenizer(model):
+        manifest.check_tokenizer(_tokenizer_fingerprint(model), model)
+    return ValidationText(domains=domains, batches=batches, tokenizer=manifest.tokenizer.fingerprint)
+
+
+def _prepared(directory: str, sequences: int, micro_batch: int) -> tuple[Any, tuple[str, ...], Any]:
+    """The manifest, the domains and the batches of a prepared directory."""
+    from shear_lit.data.loader import ValidationLoader
+    from shear_lit.data.manifest import read_manifest
+    from shear_lit.data.store import SequenceStore
+
+    manifest = read_manifest(directory)
+    store = SequenceStore(directory, "validation", manifest)
+    return manifest, store.domains, ValidationLoader(store, sequences=sequences, micro_batch=micro_batch)
+
+
+def _tokenizer_fingerprint(model: str) -> str:
+    from shear_lit.data.prepare import tokenizer_fingerprint
+
+    return tokenizer_fingerprint(AutoTokenizer.from_pretrained(model, trust_remote_code=False))

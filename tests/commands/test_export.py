@@ -1,0 +1,303 @@
+"""Export: a checkpoint becomes a stock directory at exactly the target, or nothing is left."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from shear_lit.commands import export as command
+from shear_lit.commands.export import export
+from shear_lit.models import directories, huggingface
+from shear_lit.models.directories import DirectoryError
+from shear_lit.models.huggingface import SourceError
+from shear_lit.models.llama import llama
+from shear_lit.models.verification import VerificationError
+from shear_lit.pruning.attach import attach
+from shear_lit.pruning.gates import deterministic_gates
+from shear_lit.theory.shape import Axis, ModelShape
+from shear_lit.training.checkpoints import CheckpointError
+from tests import tiny
+
+MODELS = {
+    "gqa-tied": (dict(tied=True), tiny.TARGET),
+    "gqa-untied": (dict(tied=False), tiny.TARGET),
+    "mha-tied": (dict(tied=True, kv_heads=4), None),
+    "mha-untied": (dict(tied=False, kv_heads=4), None),
+}
+MHA_TARGET = ModelShape(layers=2, hidden=24, query_heads=2, kv_heads=2, intermediate=20)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A source, and a checkpoint of either kind made from it."""
+
+    def make(kind="step=000007.ckpt", *, pruned=True, dtype=torch.float32, target=tiny.TARGET, **model):
+        settings = tiny.config(**model)
+        network = tiny.write_source(tmp_path / "source", settings, dtype=dtype)
+        stored = AutoConfig.from_pretrained(tmp_path / "source")
+        gates = tiny.log_alpha(settings) if pruned else {}
+        known = tiny.facts(stored, tmp_path / "source", target=target if pruned else None)
+        path = tiny.write_checkpoint(tmp_path / kind, tiny.checkpoint(network.float(), known, gates))
+        return path, network, settings
+
+    return make
+
+
+def tokens():
+    return torch.randint(tiny.VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(3))
+
+
+def left_in(tmp_path):
+    return sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out"))
+
+
+@pytest.mark.parametrize("kind", ["step=000007.ckpt", "step=000007"])
+@pytest.mark.parametrize("name", MODELS)
+def test_export_computes_what_the_gated_model_computes(tmp_path, trained, name, kind):
+    model, target = MODELS[name]
+    target = target or MHA_TARGET
+    path, network, settings = trained(kind, target=target, **model)
+    result = export(str(path), str(tmp_path / "out"))
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert llama(loaded.config).shape == target == result.shape
+    assert loaded.config.tie_word_embeddings is model["tied"]
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) is model["tied"]
+    assert result.parameters == loaded.num_parameters()
+    attach(network, llama(settings)).set(deterministic_gates(tiny.log_alpha(settings), target))
+    with torch.inference_mode():
+        gated, carved = network(tokens()).logits, loaded(tokens()).logits
+    assert (gated - carved).abs().max() <= 1e-5 * gated.abs().max()
+    assert 0 <= result.gated_difference <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_stored_in_the_chosen_dtype(tmp_path, trained, dtype):
+    path, *_ = trained()
+    result = export(str(path), str(tmp_path / "out"), dtype=dtype)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        getattr(torch, dtype)
+    }
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype == result.dtype
+
+
+def test_dtype_is_the_sources_unless_chosen(tmp_path, trained):
+    path, *_ = trained(dtype=torch.bfloat16)
+    assert export(str(path), str(tmp_path / "out")).dtype == "bfloat16"
+
+
+def test_tied_head_is_stored_once(tmp_path, trained):
+    path, *_ = trained(tied=True)
+    export(str(path), str(tmp_path / "out"))
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_checkpoint_without_gates_is_written_as_it_is(tmp_path, trained):
+    path, network, settings = trained(pruned=False)
+    result = export(str(path), str(tmp_path / "out"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    with torch.inference_mode():
+        assert torch.equal(loaded(tokens()).logits, network(tokens()).logits)
+    assert result.gated_difference is None
+    assert result.shape == llama(settings).shape
+    assert not (tmp_path / "out" / "gates.safetensors").exists()
+    assert "bit for bit" in str(result) and "gated" not in str(result)
+
+
+def test_companions_of_the_source_are_carried_over(tmp_path, trained):
+    path, *_ = trained()
+    export(str(path), str(tmp_path / "out"))
+    out = tmp_path / "out"
+    assert (out / "LICENSE").read_text() == tiny.LICENCE
+    assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": 7, "max_length": 33}
+    assert AutoTokenizer.from_pretrained(out).chat_template == tiny.CHAT_TEMPLATE
+    assert AutoTokenizer.from_pretrained(out)("w3 w5").input_ids == [3, 5]
+    assert not list(out.glob("*.py"))
+
+
+def test_config_is_vanilla(tmp_path, trained):
+    path, *_ = trained()
+    export(str(path), str(tmp_path / "out"))
+    entries = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert entries["architectures"] == ["LlamaForCausalLM"]
+    assert not {"auto_map", "quantization_config", "_name_or_path"} & entries.keys()
+
+
+def test_gates_and_recipe_say_what_was_cut(tmp_path, trained):
+    path, _, settings = trained()
+    export(str(path), str(tmp_path / "out"))
+    gates = load_file(tmp_path / "out" / "gates.safetensors")
+    for axis, rows in tiny.log_alpha(settings).items():
+        assert torch.equal(gates[f"log_alpha.{axis.value}"], rows)
+    best = tiny.log_alpha(settings)[Axis.HIDDEN].topk(tiny.TARGET.hidden).indices.sort().values
+    assert torch.equal(gates["kept.hidden"], best)
+    recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert recipe["shape"] == tiny.TARGET.to_dict()
+    assert (recipe["step"], recipe["tokens"], recipe["losses"]) == (7, 1234, {"wiki": 2.5, "code": 1.25})
+    assert recipe["expected_units"]["hidden"]["target"] == tiny.TARGET.hidden
+
+
+def test_recipe_of_stage_two_holds_that_of_stage_one(tmp_path, trained):
+    path, *_ = trained()
+    export(str(path), str(tmp_path / "one"))
+    settings = AutoConfig.from_pretrained(tmp_path / "one")
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+    known = tiny.facts(settings, tmp_path / "one", target=None)
+    second = tiny.write_checkpoint(tmp_path / "second.ckpt", tiny.checkpoint(network, known, {}))
+    export(str(second), str(tmp_path / "out"))
+    recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert recipe["source_recipe"]["shape"] == tiny.TARGET.to_dict()
+    assert (tmp_path / "out" / "LICENSE").read_text() == tiny.LICENCE  # carried twice
+    assert "license: apache-2.0" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_axis_far_from_its_target_is_said_loudly(tmp_path, trained):
+    path, *_ = trained()
+    result = export(str(path), str(tmp_path / "out"))
+    warned = [warning.split(":")[0] for warning in result.warnings]
+    assert warned == [axis.axis.value for axis in result.expected if axis.off_target] != []
+    assert f"WARNING: {warned[0]}: the gates keep" in str(result)
+
+
+def test_output_that_is_not_empty_is_refused_and_left_alone(tmp_path, trained):
+    path, *_ = trained()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("keep")
+    with pytest.raises(DirectoryError, match="not empty"):
+        export(str(path), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "mine").read_text() == "keep"
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_empty_output_directory_is_taken(tmp_path, trained):
+    path, *_ = trained()
+    (tmp_path / "out").mkdir()
+    export(str(path), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_half_written_checkpoint_is_refused(tmp_path, trained):
+    path, *_ = trained("step=000007")
+    (path / "meta.pt").unlink()
+    with pytest.raises(CheckpointError, match="half-written"):
+        export(str(path), str(tmp_path / "out"))
+    assert left_in(tmp_path) == []
+
+
+def test_full_disk_is_refused_before_weights_are_computed(tmp_path, trained, monkeypatch):
+    path, *_ = trained()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(directories.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(command, "read_checkpoint", lambda _: pytest.fail("the checkpoint was read"))
+    with pytest.raises(DirectoryError, match="GB are needed"):
+        export(str(path), str(tmp_path / "out"))
+    assert left_in(tmp_path) == []
+
+
+def test_cut_that_computes_something_else_leaves_nothing(tmp_path, trained, monkeypatch):
+    """The twin of the gated-against-carved check: a carve that forgets to fold one gate."""
+
+    def careless(tensors, family, values):
+        carved = command_carve(tensors, family, values)
+        name = "model.layers.0.mlp.down_proj.weight"
+        return carved | {name: carved[name] * 1.01}
+
+    command_carve = command.carve
+    path, *_ = trained()
+    monkeypatch.setattr(command, "carve", careless)
+    with pytest.raises(
+        VerificationError, match=r"gated against carved logits in float32: max \|difference\| is"
+    ):
+        export(str(path), str(tmp_path / "out"))
+    assert left_in(tmp_path) == []
+
+
+def test_weights_that_are_not_finite_leave_nothing(tmp_path, trained):
+    path, *_ = trained()
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.model.norm.weight"][:] = torch.nan
+    torch.save(content, path)
+    with pytest.raises(VerificationError, match="is nan of the largest"):
+        export(str(path), str(tmp_path / "out"))
+    assert left_in(tmp_path) == []
+
+
+def test_written_weights_that_read_back_differently_leave_nothing(tmp_path, trained, monkeypatch):
+    """The twin of the written-against-reloaded check: one bit changes on the disk."""
+
+    def damage(source, directory):
+        weights = load_file(directory / "model.safetensors")
+        weights["model.norm.weight"][0] += 1e-6
+        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+    path, *_ = trained()
+    monkeypatch.setattr(huggingface, "copy_companions", damage)
+    with pytest.raises(
+        VerificationError, match=r"written against reloaded model: the parameter model\.norm\.weight"
+    ):
+        export(str(path), str(tmp_path / "out"))
+    assert left_in(tmp_path) == []
+
+
+def test_killed_export_leaves_no_directory_and_can_be_repeated(tmp_path, trained, monkeypatch):
+    path, *_ = trained()
+
+    def hang(source, directory):
+        (tmp_path / "reached").touch()
+        time.sleep(60)
+
+    monkeypatch.setattr(huggingface, "copy_companions", hang)
+    child = multiprocessing.get_context("fork").Process(
+        target=export, args=(str(path), str(tmp_path / "out"))
+    )
+    torch.set_num_threads(1)  # no thread pool is inherited by the child
+    child.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "reached").exists() and child.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert left_in(tmp_path) == ["out.partial"]
+    monkeypatch.undo()
+    export(str(path), str(tmp_path / "out"))
+    assert left_in(tmp_path) == ["out"]
+
+
+def test_source_that_moved_is_asked_for_and_taken(tmp_path, trained):
+    path, *_ = trained()
+    (tmp_path / "source").rename(tmp_path / "moved")
+    with pytest.raises(SourceError, match="--source"):
+        export(str(path), str(tmp_path / "out"))
+    assert left_in(tmp_path) == []
+    result = export(str(path), str(tmp_path / "out"), source=str(tmp_path / "moved"))
+    assert not any("not the model" in warning for warning in result.warnings)
+
+
+def test_source_that_changed_is_said(tmp_path, trained):
+    path, *_ = trained()
+    shutil.rmtree(tmp_path / "source")
+    tiny.write_source(tmp_path / "source", tiny.config(tied=False))
+    result = export(str(path), str(tmp_path / "out"))
+    assert any("not the model that the run started from" in warning for warning in result.warnings)
+
+
+def test_card_says_where_the_model_comes_from(tmp_path, trained):
+    path, *_ = trained()
+    export(str(path), str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in (
+        "license: apache-2.0",
+        "| hidden | 32 | 24 |",
+        "| wiki | 2.5000 |",
+        "LICENSE",
+        "2310.06694",
+        "1,234 tokens",
+    ):
+        assert part in card, part

@@ -1,0 +1,116 @@
+"""Losses by domain: float64 sums of the stock cross entropy, each token counting the same."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from shear_lit.evaluation import domain_loss
+from shear_lit.evaluation.domain_loss import DomainLoss, mean_loss, measure_domain_losses, token_losses
+from tests import tiny
+
+
+def batch(sequences=6, length=9, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(sequences, length, tiny.VOCABULARY, generator=generator)
+    tokens = torch.randint(tiny.VOCABULARY, (sequences, length), generator=generator)
+    return logits, tokens
+
+
+def expected_loss(logits, tokens):
+    flat = logits[:, :-1].reshape(-1, logits.shape[-1]).double()
+    return float(cross_entropy(flat, tokens[:, 1:].reshape(-1)))
+
+
+@pytest.mark.parametrize("piece", [1, 100, 1 << 24])
+def test_token_losses_are_the_stock_ones_whatever_the_piece(monkeypatch, piece):
+    monkeypatch.setattr(domain_loss, "_CHUNK_LOGITS", piece)
+    logits, tokens = batch()
+    stock = cross_entropy(logits[:, :-1].mT.double(), tokens[:, 1:], reduction="none")
+    torch.testing.assert_close(token_losses(logits, tokens).double(), stock, rtol=0, atol=2e-6)
+
+
+def test_low_precision_logits_are_widened():
+    logits, tokens = batch()
+    torch.testing.assert_close(
+        token_losses(logits.bfloat16(), tokens),
+        token_losses(logits.bfloat16().float(), tokens),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_domain_loss_is_the_mean_over_the_tokens_of_a_domain():
+    logits, tokens = batch()
+    metric = DomainLoss(3)
+    domain = torch.tensor([0, 2, 0, 0, 2, 2])
+    metric.update(logits, tokens, domain)
+    losses = metric.compute()
+    assert losses.dtype == torch.float64
+    for index in (0, 2):
+        rows = domain == index
+        # Single losses are float32 (about 4 with 2^-23 relative error); their sums are not.
+        assert float(losses[index]) == pytest.approx(expected_loss(logits[rows], tokens[rows]), abs=1e-6)
+    assert math.isnan(losses[1])
+
+
+def test_updates_of_different_length_weigh_tokens_equally():
+    long_logits, long_tokens = batch(length=9)
+    short_logits, short_tokens = batch(length=3, seed=1)
+    metric = DomainLoss(1)
+    domain = torch.zeros(6, dtype=torch.int64)
+    metric.update(long_logits, long_tokens, domain)
+    metric.update(short_logits, short_tokens, domain)
+    total = expected_loss(long_logits, long_tokens) * 48 + expected_loss(short_logits, short_tokens) * 12
+    assert float(metric.compute()) == pytest.approx(total / 60, abs=1e-6)
+
+
+def test_padding_counts_nowhere_even_if_it_is_not_finite():
+    logits, tokens = batch()
+    domain = torch.tensor([0, 1, 0, 1, -1, -1])
+    logits[4:] = torch.nan
+    metric = DomainLoss(2)
+    metric.update(logits, tokens, domain)
+    expected = DomainLoss(2)
+    expected.update(logits[:4], tokens[:4], domain[:4])
+    torch.testing.assert_close(metric.compute(), expected.compute(), rtol=0, atol=0)
+
+
+def test_domain_that_is_not_finite_leaves_the_others_alone():
+    logits, tokens = batch()
+    logits[0] = torch.nan
+    metric = DomainLoss(2)
+    metric.update(logits, tokens, torch.tensor([0, 1, 1, 1, 1, 1]))
+    losses = metric.compute()
+    assert math.isnan(losses[0]) and math.isfinite(losses[1])
+
+
+def test_ranks_merge_by_their_sums():
+    """Two processes, each with part of the batches, then reduced as declared, are one process with all."""
+    logits, tokens = batch()
+    domain = torch.tensor([0, 1, 0, 1, 1, 1])
+    ranks = [DomainLoss(2), DomainLoss(2)]
+    for rank, rows in zip(ranks, (slice(0, 2), slice(2, 6)), strict=True):
+        rank.update(logits[rows], tokens[rows], domain[rows])
+    whole = DomainLoss(2)
+    whole.update(logits, tokens, domain)
+    for state in ("loss_sum", "token_count"):
+        reduce = whole._reductions[state]
+        merged = reduce(torch.stack([getattr(rank, state) for rank in ranks]))
+        torch.testing.assert_close(merged, getattr(whole, state), rtol=1e-15, atol=0)
+
+
+def test_measured_losses_are_those_of_the_model_by_name():
+    network = tiny.model(tiny.config()).train()
+    _, tokens = batch(sequences=4)
+    domain = torch.tensor([0, 1, 1, -1])
+    batches = [{"tokens": tokens[:2], "domain": domain[:2]}, {"tokens": tokens[2:], "domain": domain[2:]}]
+    losses = measure_domain_losses(network, batches, ["wiki", "code", "empty"])
+    assert network.training
+    with torch.inference_mode():
+        logits = network.eval()(tokens).logits
+    assert losses["wiki"] == pytest.approx(expected_loss(logits[:1], tokens[:1]), abs=2e-6)
+    assert losses["code"] == pytest.approx(expected_loss(logits[1:3], tokens[1:3]), abs=2e-6)
+    assert math.isnan(losses["empty"])
+    assert mean_loss(losses) == pytest.approx((losses["wiki"] + losses["code"]) / 2)
