@@ -1,7 +1,7 @@
 """How many tokens per second does the training loader deliver? One JSON line.
 
-Makes about 100 MB of packed random tokens in a temporary directory, and reads them through ``MixtureLoader`` with 0, 1 and
-2 workers, alternating. The bar is 10 million tokens/s at 2,048 tokens with the default workers.
+Makes about 100 MB of packed random tokens in a temporary directory, and reads them through ``MixtureLoader`` with
+0, 1 and 2 workers, alternating. The bar is 10 million tokens/s at 2,048 tokens with the default workers.
 """
 
 import argparse

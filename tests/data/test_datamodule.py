@@ -206,6 +206,13 @@ class MovesTheMixture(Callback):
             trainer.datamodule.update_mixture({"a": 2.0 + 0.2 * step, "b": 1.0, "c": 1.5 + 0.1 * (step % 3)})
 
 
+class ForgetsTheUpdate(MovesTheMixture):
+    """The broken twin: a checkpoint from before a validation loses that validation's update."""
+
+    def on_train_start(self, trainer, module):
+        pass
+
+
 class Stops(Callback):
     def __init__(self, micro_batches):
         self.left = micro_batches
@@ -216,9 +223,9 @@ class Stops(Callback):
             raise KeyboardInterrupt
 
 
-def fit(directory, folder, *, stop=None, resume=None, workers=0):
+def fit(directory, folder, *, stop=None, resume=None, workers=0, moves=MovesTheMixture):
     model, module = Recorder(), data(directory, workers=workers)
-    callbacks = [MovesTheMixture()]
+    callbacks = [moves()]
     callbacks += [ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)]
     callbacks += [Stops(stop)] if stop else []
     trainer = Trainer(
@@ -265,3 +272,12 @@ def test_a_run_of_lightning_resumes_exactly_at_and_off_boundaries(prepared, unin
     assert json.loads(json.dumps(checkpoint["DomainData"])) == checkpoint["DomainData"]
     seen, module = fit(prepared, tmp_path, resume=tmp_path / f"step={step}.ckpt", workers=step % 2)
     assert seen == expected[step * 8 :] and module.weights == whole.weights
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* exists and is not empty"
+)  # resuming in place is the point
+def test_a_resume_that_forgets_the_due_update_would_see_other_text(prepared, uninterrupted, tmp_path):
+    fit(prepared, tmp_path, stop=19)
+    seen, _ = fit(prepared, tmp_path, resume=tmp_path / "step=4.ckpt", moves=ForgetsTheUpdate)
+    assert seen != uninterrupted[0][4 * 8 :]
