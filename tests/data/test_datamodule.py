@@ -9,8 +9,9 @@ from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from shear_lit.data.datamodule import DomainData, MixtureSettings
+from shear_lit.data.datamodule import DomainData
 from shear_lit.data.errors import DataError
+from shear_lit.data.mixture import MixtureSettings
 from shear_lit.data.references import References, write_references
 from shear_lit.theory.mixture import update_weights
 
