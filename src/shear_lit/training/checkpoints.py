@@ -119,23 +119,32 @@ def read_checkpoint(path: str | Path) -> ModelCheckpointContents:
     """
     path = Path(path)
     checkpoint, state = _read_directory(path) if path.is_dir() else _read_file(path)
-    if not isinstance(checkpoint.get(ENTRY), Mapping):
-        raise CheckpointError(
-            f"checkpoint={str(path)!r} has no entry {ENTRY!r}: it was not written by this package. "
-            f"Name a checkpoint of a `fit` run."
-        )
-    facts = CheckpointFacts.from_entry(checkpoint[ENTRY], path)
+    facts = _facts(checkpoint, path)
     return ModelCheckpointContents(
         tensors=_model_tensors(state, facts, path), log_alpha=_log_alpha(state, facts, path), facts=facts
     )
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
+def read_facts(path: str | Path) -> CheckpointFacts:
+    """What a checkpoint of either kind says of itself; no weight is read.
+
+    Raises:
+        CheckpointError: there is none, it is half-written or damaged, or it is not of this package.
+    """
+    path = Path(path)
+    return _facts(_load(path / _META if path.is_dir() else path, path), path)
+
+
+def _facts(checkpoint: Mapping[str, Any], path: Path) -> CheckpointFacts:
+    if not isinstance(checkpoint.get(ENTRY), Mapping):
         raise CheckpointError(
-            f"checkpoint={str(path)!r} does not exist: a file step=NNNNNN.ckpt or a directory step=NNNNNN is expected. "
-            f"Look in the run's folder checkpoints/."
+            f"checkpoint={str(path)!r} has no entry {ENTRY!r}: it was not written by this package. "
+            f"Name a checkpoint of a `fit` run."
         )
+    return CheckpointFacts.from_entry(checkpoint[ENTRY], path)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     checkpoint = _load(path, path)
     if not isinstance(checkpoint.get("state_dict"), Mapping):
         raise _damaged(path, "it has no state_dict")
@@ -143,11 +152,6 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not (path / _META).is_file():
-        raise CheckpointError(
-            f"checkpoint={str(path)!r} has no {_META}, which is written last: the directory is half-written, or no "
-            f"checkpoint. Use an earlier checkpoint of the run."
-        )
     checkpoint = _load(path / _META, path)
     prefix = "state_dict."
     wanted = (prefix + _MODEL, prefix + _GATES)
@@ -170,6 +174,17 @@ def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _load(file: Path, path: Path) -> dict[str, Any]:
+    """What torch saved in ``file``, which is the checkpoint at ``path`` or the last file of its directory."""
+    if not path.exists():
+        raise CheckpointError(
+            f"checkpoint={str(path)!r} does not exist: a file step=NNNNNN.ckpt or a directory step=NNNNNN is expected. "
+            f"Look in the run's folder checkpoints/."
+        )
+    if not file.is_file():
+        raise CheckpointError(
+            f"checkpoint={str(path)!r} has no {_META}, which is written last: the directory is half-written, or no "
+            f"checkpoint. Use an earlier checkpoint of the run."
+        )
     content = _guarded(lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True), path)
     if not isinstance(content, dict):
         raise _damaged(path, f"{file.name} holds a {type(content).__name__}")

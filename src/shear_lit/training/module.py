@@ -4,21 +4,20 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import lightning as L
 import torch
-from jaxtyping import Float64
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from shear_lit.evaluation.domain_loss import DomainLoss
 from shear_lit.models.family import Family
-from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
+from shear_lit.models.huggingface import Attention, read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.gates import GateState, Gates, Multipliers, keyed_uniform
+from shear_lit.pruning.gates import Gates, GateState, Multipliers, keyed_uniform
 from shear_lit.pruning.settings import Pruning
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
-from shear_lit.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
+from shear_lit.training.optimizer import PAPER_PRUNING, OptimizerSettings, build_optimizer, build_schedule
 from shear_lit.training.strategies import shard
 
 
@@ -55,9 +54,9 @@ class ShearingModule(L.LightningModule):
         self,
         source: str,
         pruning: Pruning | None = None,
-        optimizer: OptimizerSettings = OptimizerSettings(),
+        optimizer: OptimizerSettings = PAPER_PRUNING,
         gradient_checkpointing: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
-        attention: str = "sdpa",
+        attention: Attention = "sdpa",
         seed: int = 17,
     ) -> None:
         """Describe the run.
@@ -85,8 +84,8 @@ class ShearingModule(L.LightningModule):
         self.multipliers: Multipliers | None = None
         self.attached: AttachedGates | None = None
         self.domain_loss: DomainLoss | None = None
-        self.domain_losses: Float64[Tensor, "domains"] | None = None
-        """Losses of the last validation, in nats per token."""
+        self.domain_losses: Tensor | None = None
+        """Losses of the last validation by domain, in nats per token."""
 
     def setup(self, stage: str) -> None:
         """Make room for the losses of the data's domains."""
@@ -108,6 +107,7 @@ class ShearingModule(L.LightningModule):
             self.multipliers = Multipliers(self.axes, second_start=self.pruning.second_multiplier_start)
             self.attached = attach(model, self.family)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            assert self.device_mesh is not None
             small = [module for module in (self.gates, self.multipliers) if module is not None]
             blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
             shard(blocks, model, small, self.device_mesh["data_parallel"])

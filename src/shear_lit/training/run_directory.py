@@ -5,7 +5,6 @@
 
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -87,7 +86,7 @@ class RunCheckpoints(Checkpoint):
         path = trainer.strategy.broadcast(_free_path(trainer))
         trainer.save_checkpoint(path)
         self._saved_step = trainer.global_step
-        for callback in trainer.callbacks:
+        for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, RunLog):
                 callback.last_checkpoint = str(path)
         if trainer.is_global_zero:
@@ -111,7 +110,7 @@ class GateFiles(Callback):
             path = folder / f"step={trainer.global_step:06d}.safetensors"
             partial = path.with_suffix(".partial")
             save_file(tensors, partial, metadata={"format": "pt", "holds": "log alpha by axis"})
-            os.replace(partial, path)
+            partial.replace(path)
 
 
 class Provenance(Callback):

@@ -56,7 +56,10 @@ class RunLog(Callback):
         self._numbers.append(torch.cat([number.float() for number in numbers]))
         complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self._batches.append((trainer.global_step - (1 if complete else 0), micro["domain"]))
-        due = trainer.global_step % trainer.log_every_n_steps == 0 or trainer.global_step >= trainer.max_steps
+        due = (
+            trainer.global_step % cast(Any, trainer).log_every_n_steps == 0
+            or trainer.global_step >= trainer.max_steps
+        )
         if complete and due:
             self.flush(trainer, cast(ShearingModule, pl_module))
 
