@@ -175,9 +175,11 @@ def _cut(
     family = family_of(config)
     tokens = check_tokens(config.vocab_size)
     gated = build_model(config, tensors, dtype=torch.float32)
-    attach(gated, family).set(values)
+    gates = attach(gated, family)
+    gates.set(values)
     expected = logits_of(gated, tokens)
-    del gated  # its weights are those of the checkpoint: only what was converted is freed
+    gates.detach()  # or its cycles of references would keep the source's weights until they are collected
+    del gated, gates
     carved = carve(tensors, family, values)
     assert facts.target is not None
     model = build_model(carved_config(config, facts.target), carved, dtype=torch.float32)

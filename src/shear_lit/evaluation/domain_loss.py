@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
+from shear_lit.data.store import DomainBatch
+
 _CHUNK_LOGITS = 1 << 24  # 64 MiB of float32 at a time
 
 
@@ -69,7 +71,7 @@ class DomainLoss(Metric):
 
 @torch.inference_mode()
 def measure_domain_losses(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], domains: Sequence[str]
+    model: nn.Module, batches: Iterable[DomainBatch], domains: Sequence[str]
 ) -> dict[str, float]:
     """The losses of ``model``, by domain, in nats per token; its mode is left as it was.
 
