@@ -211,6 +211,7 @@ def test_written_directory_is_whole(source, tmp_path):
     }
     assert names >= {"note.txt", "data.bin", "chat_template.jinja"}
     assert "modeling_custom.py" not in names
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     assert not (tmp_path / "out.partial").exists()
 
 

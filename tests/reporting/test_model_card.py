@@ -10,6 +10,7 @@ from shear_lit.theory.shape import ModelShape
 FACTS = ModelFacts(
     name="small",
     source="organisation/large",
+    lineage=(),
     source_fingerprint="f" * 64,
     licence={"license": "other", "license_name": "their-licence", "license_link": "LICENSE"},
     licence_files=("LICENSE", "NOTICE"),
@@ -41,6 +42,14 @@ def test_front_matter_carries_the_licence_and_the_source():
 def test_local_source_is_no_base_model_of_the_hub():
     for source in ("/models/large", "./large", "runs/first/hf"):
         assert "base_model" not in front_matter(model_card(replace(FACTS, source=source)))
+
+
+def test_continued_model_names_what_its_source_was_made_from():
+    card = model_card(
+        replace(FACTS, source="runs/first/hf", lineage=("organisation/large",), gated_difference=None)
+    )
+    assert front_matter(card)["base_model"] == "organisation/large"
+    assert "`runs/first/hf` was itself made from `organisation/large`" in card
 
 
 def test_card_states_shape_recipe_losses_and_figures():

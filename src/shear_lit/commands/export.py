@@ -196,6 +196,7 @@ def _card(
     return ModelFacts(
         name=name,
         source=facts.source,
+        lineage=_lineage(origin),
         source_fingerprint=facts.source_fingerprint,
         licence=source_licence(origin),
         licence_files=tuple(licence_files(origin)),
@@ -267,12 +268,29 @@ def _gates_file(log_alpha: Mapping[Axis, Tensor], values: GateValues, source: Mo
 def _recipe(
     card: ModelFacts, facts: CheckpointFacts, expected: tuple[ExpectedUnits, ...], origin: str
 ) -> dict[str, Any]:
-    earlier = Path(origin).expanduser() / RECIPE
     return {
         "format": 1,
         "shear_lit": __version__,
         **asdict(card),
         "axes": [axis.value for axis in facts.axes],
         "expected_units": {axis.axis.value: axis.to_dict() for axis in expected},
-        "source_recipe": json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else None,
+        "source_recipe": _source_recipe(origin),
     }
+
+
+def _source_recipe(origin: str) -> dict[str, Any] | None:
+    """The recipe of a source that was exported by this package: stage 2 continues what stage 1 cut."""
+    path = Path(origin).expanduser() / RECIPE
+    if not path.is_file():
+        return None
+    recipe = json.loads(path.read_text(encoding="utf-8"))
+    return recipe if isinstance(recipe, dict) else None
+
+
+def _lineage(origin: str) -> tuple[str, ...]:
+    """The sources of the source, nearest first."""
+    names, recipe = [], _source_recipe(origin)
+    while recipe is not None:
+        names.append(str(recipe.get("source")))
+        recipe = recipe.get("source_recipe")
+    return tuple(names)
