@@ -263,7 +263,7 @@ def test_file_in_the_way_is_refused(tmp_path):
 def test_current_directory_is_taken_if_it_is_empty(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with new_directory(Path(".")) as partial:
+    with new_directory(Path()) as partial:
         (partial / "file").write_text("x")
     assert [path.name for path in tmp_path.rglob("*")] == ["here", "file"]
 

@@ -29,6 +29,57 @@ def accumulation_of(global_batch: int, micro_batch: int, world_size: int) -> int
     return global_batch // together
 
 
+class _Segments(Sampler[list[Key]]):
+    """Which sequences each micro-batch of one rank holds: where the run stands, and its plan to the segment's end.
+
+    It runs in the main process, ahead of the workers.
+    """
+
+    def __init__(
+        self,
+        schedule: MixtureSchedule,
+        start: ScheduleState,
+        *,
+        end: int,
+        every: int,
+        micro_batch: int,
+        ranks: range,
+    ) -> None:
+        """Deal each global batch out in micro-batches; those that ``ranks`` counts off are this rank's."""
+        self.schedule, self.state, self.position = schedule, start, 0
+        self.end, self.every, self.micro_batch, self.ranks = end, every, micro_batch, ranks
+        self._ahead: deque[tuple[ScheduleState, int]] = deque()
+
+    @property
+    def together(self) -> int:
+        """Sequences that all ranks together take at a time."""
+        return self.micro_batch * self.ranks.step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Plan from the present state to the segment's end, and no further."""
+        self._ahead.clear()
+        state, position = self.state, self.position
+        end = min(self.end, (state.batch // self.every + 1) * self.every)
+        while state.batch < end:
+            batch, state = self.schedule.next_batch(state)
+            for index in self.ranks[position // self.together :]:
+                self._ahead.append((state, index))
+                yield self._keys(batch, index)
+            position = 0
+
+    def advance(self) -> int:
+        """Count the next planned micro-batch, of every rank, as used, and give its index."""
+        after, index = self._ahead.popleft()
+        self.position += self.together
+        if self.position == self.schedule.global_batch:
+            self.state, self.position = after, 0
+        return index
+
+    def _keys(self, batch: GlobalBatch, index: int) -> list[Key]:
+        part = slice(index * self.micro_batch, (index + 1) * self.micro_batch)
+        return list(zip(batch.domain[part].tolist(), batch.sequence[part].tolist(), strict=True))
+
+
 class MixtureLoader:
     """The micro-batches of one rank over a whole run, mixed by a schedule.
 
@@ -57,57 +108,60 @@ class MixtureLoader:
         Raises:
             DataError: the global batch cannot be dealt to the ranks.
         """
-        self._schedule, self._steps, self._every = schedule, steps, update_every_steps
-        self._micro, self._rank, self._world = micro_batch, rank, world_size
-        self._accumulation = accumulation_of(schedule.global_batch, micro_batch, world_size)
-        self._state = schedule.start(weights)
-        self._position = 0
-        self._ahead: deque[tuple[ScheduleState, int]] = deque()
-        self._batches: DataLoader[DomainBatch] = DataLoader(
-            store,
-            batch_sampler=_Segment(self),
-            num_workers=workers,
-            collate_fn=_as_read,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # or each segment would take a number from the global one
+        accumulation = accumulation_of(schedule.global_batch, micro_batch, world_size)
+        self._store, self._schedule, self._workers = store, schedule, workers
+        self._length = steps * accumulation
+        self._segments = _Segments(
+            schedule,
+            schedule.start(weights),
+            end=steps,
+            every=update_every_steps,
+            micro_batch=micro_batch,
+            ranks=range(rank, world_size * accumulation, world_size),
         )
 
     @property
     def state(self) -> ScheduleState:
         """Where the schedule stands: before the global batch that is being handed out, if one is."""
-        return self._state
+        return self._segments.state
 
     @property
     def position(self) -> int:
         """Sequences of the current global batch that all ranks together have been handed."""
-        return self._position
+        return self._segments.position
 
     @property
     def at_boundary(self) -> bool:
         """Whether the mixture may change now."""
-        return self._position == 0 and self._state.batch % self._every == 0
+        return self.position == 0 and self.state.batch % self._segments.every == 0
 
     def set_weights(self, weights: Sequence[float]) -> None:
         """Change the mixture from the next global batch on; only at a boundary."""
-        assert self.at_boundary, f"global batch {self._state.batch}, position {self._position} is no boundary"
-        self._state = self._schedule.reweighted(self._state, weights)
+        assert self.at_boundary, f"global batch {self.state.batch}, position {self.position} is no boundary"
+        self._segments.state = self._schedule.reweighted(self.state, weights)
 
     def __len__(self) -> int:
         """Micro-batches of this rank over the whole run, whatever part of it is done."""
-        return self._steps * self._accumulation
+        return self._length
 
     def __iter__(self) -> Iterator[DomainBatch]:
         """Yield from where the state stands to the end of the run."""
-        while self._state.batch < self._steps:
-            for batch in self._batches:
-                after, index = self._ahead.popleft()
-                self._advance(after)
-                batch["micro_batch"] = index
+        batches: DataLoader[DomainBatch] = DataLoader(
+            self._store,
+            batch_sampler=self._segments,
+            num_workers=self._workers,
+            collate_fn=_as_read,
+            persistent_workers=self._workers > 0,
+            generator=torch.Generator(),  # or each segment would take a number from the global one
+        )
+        while self.state.batch < self._segments.end:
+            for batch in batches:
+                batch["micro_batch"] = self._segments.advance()
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the run, in plain types; the same on every rank."""
-        return {**self._schedule.state_dict(self._state), "position": self._position}
+        return {**self._schedule.state_dict(self.state), "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved position.
@@ -116,45 +170,13 @@ class MixtureLoader:
             DataError: it belongs to another order of sequences, or to the middle of a global batch of other parts.
         """
         restored = self._schedule.restored(state)
-        if state["position"] % (self._micro * self._world):
+        if state["position"] % self._segments.together:
             raise DataError(
-                f"data.micro_batch={self._micro}: the checkpoint stands {state['position']} sequences into a global "
-                f"batch, which {self._world} processes cannot reach with this micro-batch. "
-                "Use the micro-batch and the number of processes of the checkpoint, or a checkpoint between two steps."
+                f"data.micro_batch={self._segments.micro_batch}: the checkpoint stands {state['position']} sequences "
+                f"into a global batch, which processes that together take {self._segments.together} at a time cannot "
+                "reach. Use the micro-batch and processes of the checkpoint, or a checkpoint taken between steps."
             )
-        self._state, self._position = restored, state["position"]
-
-    def _advance(self, after: ScheduleState) -> None:
-        self._position += self._micro * self._world
-        if self._position == self._schedule.global_batch:
-            self._state, self._position = after, 0
-
-    def _segment(self) -> Iterator[list[Key]]:
-        """Plan from the present state to the segment's end; runs in the main process, ahead of the workers."""
-        self._ahead.clear()
-        state, position = self._state, self._position
-        end = min(self._steps, (state.batch // self._every + 1) * self._every)
-        while state.batch < end:
-            batch, state = self._schedule.next_batch(state)
-            first = position // self._micro + self._rank
-            for index in range(first, self._world * self._accumulation, self._world):
-                self._ahead.append((state, index))
-                yield self._keys(batch, index)
-            position = 0
-
-    def _keys(self, batch: GlobalBatch, index: int) -> list[Key]:
-        part = slice(index * self._micro, (index + 1) * self._micro)
-        return list(zip(batch.domain[part].tolist(), batch.sequence[part].tolist(), strict=True))
-
-
-class _Segment(Sampler[list[Key]]):
-    """The keys of one segment's micro-batches, as torch's loader wants them."""
-
-    def __init__(self, loader: MixtureLoader) -> None:
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self._loader._segment()
+        self._segments.state, self._segments.position = restored, state["position"]
 
 
 class ValidationLoader:

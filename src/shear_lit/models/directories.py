@@ -16,7 +16,7 @@ def check_new_directory(directory: Path, *, needed_bytes: int = 0) -> None:
     """Refuse a place that is taken or too small, before anything is computed.
 
     Raises:
-        DirectoryError: ``directory`` is a file, a mount point or not empty, or its disk has no room for ``needed_bytes``.
+        DirectoryError: ``directory`` is a file, a mount point or not empty, or there is no room for ``needed_bytes``.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         what = "is not empty" if directory.is_dir() else "is a file"
@@ -26,8 +26,8 @@ def check_new_directory(directory: Path, *, needed_bytes: int = 0) -> None:
         )
     if directory.is_mount():
         raise DirectoryError(
-            f"output={str(directory)!r} is where a disk is mounted: a finished directory is renamed to its place, which "
-            f"cannot be done with that one. Choose a new directory inside it."
+            f"output={str(directory)!r} is where a disk is mounted: a finished directory is renamed to its "
+            f"place, which cannot be done with that one. Choose a new directory inside it."
         )
     disk = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(disk).free

@@ -28,6 +28,15 @@ class GateState(NamedTuple):
     """Expected fraction of units lost by every row of every axis, with gradient."""
 
 
+class SizePenalty(NamedTuple):
+    """What the multipliers make of the sizes."""
+
+    total: Float[Tensor, ""]
+    """Added to the language-modelling loss."""
+    multipliers: Float[Tensor, "2 axes"]
+    """First and second multiplier of every axis."""
+
+
 class Gates(nn.Module):
     """One hard-concrete gate per prunable unit of a model of shape ``source``."""
 
@@ -61,9 +70,9 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Return every log alpha to its limits, so that none drifts where its gradient is 0."""
+        """Return every log alpha to its limits after an update; one that drifted off would take long to return."""
         for log_alpha in self.log_alpha().values():
-            log_alpha.clamp_(-hard_concrete.LOG_ALPHA_LIMIT, hard_concrete.LOG_ALPHA_LIMIT)
+            hard_concrete.clamp_(log_alpha)
 
 
 def deterministic_gates(log_alpha: Mapping[Axis, Tensor], target: ModelShape | None = None) -> GateValues:
@@ -81,20 +90,19 @@ def deterministic_gates(log_alpha: Mapping[Axis, Tensor], target: ModelShape | N
 class Multipliers(nn.Module):
     """The Lagrange multipliers of the size constraint: two per axis, for the excess and for its square."""
 
-    def __init__(self, axes: tuple[Axis, ...]) -> None:
+    def __init__(self, axes: tuple[Axis, ...], *, second_start: float = 0.0) -> None:
         super().__init__()
         self.axes = axes
         self.first = nn.Parameter(torch.zeros(len(axes), dtype=torch.float32))
-        self.second = nn.Parameter(torch.zeros(len(axes), dtype=torch.float32))
+        self.second = nn.Parameter(torch.full((len(axes),), second_start, dtype=torch.float32))
 
-    def forward(self, sparsity: Mapping[Axis, Tensor], target: Mapping[Axis, float]) -> Float[Tensor, ""]:
-        """The size penalty, summed over the axes."""
-        return torch.stack(
-            [
-                size_penalty(sparsity[axis], target[axis], self.first[index], self.second[index])
-                for index, axis in enumerate(self.axes)
-            ]
-        ).sum()
+    def forward(self, sparsity: Mapping[Axis, Tensor], target: Mapping[Axis, float]) -> SizePenalty:
+        """The size penalty, summed over the axes, and the multipliers that gave it."""
+        penalties = [
+            size_penalty(sparsity[axis], target[axis], self.first[index], self.second[index])
+            for index, axis in enumerate(self.axes)
+        ]
+        return SizePenalty(torch.stack(penalties).sum(), torch.stack([self.first, self.second]))
 
 
 def keyed_uniform(source: ModelShape, axes: tuple[Axis, ...], *, key: tuple[int, int, int]) -> GateValues:

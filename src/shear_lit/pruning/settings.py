@@ -24,6 +24,9 @@ class Pruning:
     """Optimizer steps over which the asked-for sparsity rises, linearly, to the target's."""
     initial_log_alpha: float = LOG_ALPHA_LIMIT
     """Where every gate starts; the default is the top of its range, all units kept (deviation D4)."""
+    second_multiplier_start: float = 0.0
+    """Where the multipliers of the squared excess start. 0 is the paper's; a few hundred keeps the sizes on their
+    schedule from the first step, which short runs need (deviation D12)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_sparsity < 1:
@@ -39,6 +42,11 @@ class Pruning:
             raise ShapeError(
                 f"model.pruning.initial_log_alpha={self.initial_log_alpha} is outside the range of a gate. "
                 f"Use a value within ±{LOG_ALPHA_LIMIT:.4f}."
+            )
+        if self.second_multiplier_start < 0:
+            raise ShapeError(
+                f"model.pruning.second_multiplier_start={self.second_multiplier_start} would reward a wrong size. "
+                f"Use 0 or more."
             )
 
     def gated_axes(self, family: Family) -> tuple[Axis, ...]:

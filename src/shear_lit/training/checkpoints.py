@@ -107,22 +107,6 @@ class ModelCheckpointContents:
     """What the checkpoint says of itself."""
 
 
-def read_facts(path: str | Path) -> CheckpointFacts:
-    """Read what a checkpoint says of itself, and no weight.
-
-    Raises:
-        CheckpointError: there is none, it is half-written or damaged, or it is not of this package.
-    """
-    path = Path(path)
-    entry = _read_entries(path).get(ENTRY)
-    if not isinstance(entry, Mapping):
-        raise CheckpointError(
-            f"checkpoint={str(path)!r} has no entry {ENTRY!r}: it was not written by this package. "
-            f"Name a checkpoint of a `fit` run."
-        )
-    return CheckpointFacts.from_entry(entry, path)
-
-
 def read_checkpoint(path: str | Path) -> ModelCheckpointContents:
     """Read the model, the gates and the facts of a checkpoint of either kind.
 
@@ -130,53 +114,77 @@ def read_checkpoint(path: str | Path) -> ModelCheckpointContents:
     read directories only from where you trust the writer.
 
     Raises:
-        CheckpointError: as ``read_facts``, or it does not hold the model that it names.
+        CheckpointError: there is none, it is half-written or damaged, it is not of this package, or it does not
+            hold the model that it names.
     """
     path = Path(path)
-    facts = read_facts(path)
-    state = _guarded(lambda: _read_shards(path), path) if path.is_dir() else _state_of(path)
+    checkpoint, state = _read_directory(path) if path.is_dir() else _read_file(path)
+    facts = _facts(checkpoint, path)
     return ModelCheckpointContents(
         tensors=_model_tensors(state, facts, path), log_alpha=_log_alpha(state, facts, path), facts=facts
     )
 
 
-def _read_entries(path: Path) -> dict[str, Any]:
-    """The entries of a file, its tensors mapped; or those of a directory but for what is in its shards."""
-    if path.is_dir() and not (path / _META).is_file():
+def read_facts(path: str | Path) -> CheckpointFacts:
+    """What a checkpoint of either kind says of itself; no weight is read.
+
+    Raises:
+        CheckpointError: there is none, it is half-written or damaged, or it is not of this package.
+    """
+    path = Path(path)
+    return _facts(_load(path / _META if path.is_dir() else path, path), path)
+
+
+def _facts(checkpoint: Mapping[str, Any], path: Path) -> CheckpointFacts:
+    if not isinstance(checkpoint.get(ENTRY), Mapping):
         raise CheckpointError(
-            f"checkpoint={str(path)!r} has no {_META}, which is written last: the directory is half-written, or no "
-            f"checkpoint. Use an earlier checkpoint of the run."
+            f"checkpoint={str(path)!r} has no entry {ENTRY!r}: it was not written by this package. "
+            f"Name a checkpoint of a `fit` run."
         )
+    return CheckpointFacts.from_entry(checkpoint[ENTRY], path)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    checkpoint = _load(path, path)
+    if not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise _damaged(path, "it has no state_dict")
+    return checkpoint, dict(checkpoint["state_dict"])
+
+
+def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    checkpoint = _load(path / _META, path)
+    prefix = "state_dict."
+    wanted = (prefix + _MODEL, prefix + _GATES)
+
+    def read_shards() -> dict[str, Tensor]:
+        reader = sharded.FileSystemReader(path)
+        stored = reader.read_metadata().state_dict_metadata
+        shards = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in stored.items()
+            if name.startswith(wanted) and isinstance(entry, TensorStorageMetadata)
+        }
+        with warnings.catch_warnings():  # torch warns of what is asked for here: one process
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+            sharded.load(shards, storage_reader=reader, no_dist=True)
+        return shards
+
+    state = _guarded(read_shards, path)
+    return checkpoint, {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _load(file: Path, path: Path) -> dict[str, Any]:
+    """What torch saved in ``file``, which is the checkpoint at ``path`` or the last file of its directory."""
     if not path.exists():
         raise CheckpointError(
             f"checkpoint={str(path)!r} does not exist: a file step=NNNNNN.ckpt or a directory step=NNNNNN is expected. "
             f"Look in the run's folder checkpoints/."
         )
-    return _load(path / _META if path.is_dir() else path, path)
-
-
-def _state_of(path: Path) -> dict[str, Tensor]:
-    state = _load(path, path).get("state_dict")
-    if not isinstance(state, Mapping):
-        raise _damaged(path, "it has no state_dict")
-    return dict(state)
-
-
-def _read_shards(path: Path) -> dict[str, Tensor]:
-    prefix = "state_dict."
-    reader = sharded.FileSystemReader(path)
-    state = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-        if name.startswith((prefix + _MODEL, prefix + _GATES)) and isinstance(entry, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():  # torch warns of what is asked for here: one process
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        sharded.load(state, storage_reader=reader, no_dist=True)
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-
-
-def _load(file: Path, path: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(
+            f"checkpoint={str(path)!r} has no {_META}, which is written last: the directory is half-written, or no "
+            f"checkpoint. Use an earlier checkpoint of the run."
+        )
     content = _guarded(lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True), path)
     if not isinstance(content, dict):
         raise _damaged(path, f"{file.name} holds a {type(content).__name__}")

@@ -44,6 +44,10 @@ class OptimizerSettings:
             )
 
 
+PAPER_PRUNING = OptimizerSettings()
+"""The settings with which the paper prunes."""
+
+
 def learning_rate_fraction(step: int, *, warmup_steps: int, total_steps: int, final_fraction: float) -> float:
     """The share of the peak learning rate at optimizer step ``step``: linear warm-up, then a cosine."""
     if step < warmup_steps:

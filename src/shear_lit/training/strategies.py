@@ -1,6 +1,7 @@
 """How a run is spread over devices: FSDP2 is the sharded strategy, under the name ``fsdp2``."""
 
 import shutil
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.barrier()
 
 
-def shard(blocks: nn.ModuleList, model: nn.Module, small: list[nn.Module], mesh: DeviceMesh) -> None:
+def shard(blocks: nn.ModuleList, model: nn.Module, small: Sequence[nn.Module], mesh: DeviceMesh) -> None:
     """Shard the language model block by block, and each of the ``small`` modules as a group of its own.
 
     Gates and multipliers stay float32 and are gathered for their own forward only; their gradients are

@@ -1,0 +1,157 @@
+"""The command line: ``fit`` and ``validate`` are a LightningCLI with fixed classes, the others typed functions."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli, set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from shear_lit.commands.evaluate import evaluate
+from shear_lit.commands.export import export
+from shear_lit.commands.prepare import prepare
+from shear_lit.commands.reference import measure
+from shear_lit.data.datamodule import DomainData
+from shear_lit.training.checks import check_run, check_strategy
+from shear_lit.training.mixture_update import MixtureUpdate
+from shear_lit.training.module import ShearingModule
+from shear_lit.training.run_directory import GateFiles, Provenance, RunCheckpoints, latest_checkpoint
+from shear_lit.training.run_log import MetricsFile, RunLog
+
+_TRAINING = {
+    "fit": "prune a model jointly with its weights, or continue pre-training one",
+    "validate": "domain losses of a model or a checkpoint",
+}
+_COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
+    "prepare": (prepare, "raw text to tokenised, packed data per domain and split"),
+    "reference": ({"measure": measure}, "reference losses for the mixture: measured on a model"),
+    "export": (export, "checkpoint to a verified Hugging Face directory of exactly the target shape"),
+    "evaluate": (evaluate, "domain losses of a Hugging Face directory"),
+}
+
+
+class ShearingCLI(LightningCLI):
+    """Builds a run from YAML and flags, and checks it as a whole before any weight is read."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(
+            ShearingModule,
+            DomainData,
+            args=list(args),
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            seed_everything_default=17,
+            parser_kwargs={"default_env": True, "env_prefix": "SHEAR", "prog": "shear_lit"},
+            trainer_defaults={
+                "default_root_dir": "runs/unnamed",
+                "max_steps": 3200,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "enable_model_summary": False,
+                # The mixture moves first, so that what is reported after a validation is the new one.
+                "callbacks": [MixtureUpdate(), RunLog(), GateFiles(), Provenance()],
+            },
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The two commands that need a Trainer."""
+        return {name: {"model", "dataloaders", "datamodule"} for name in _TRAINING}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give the checkpoints keys of their own."""
+        parser.add_lightning_class_args(RunCheckpoints, "checkpoint")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: a checkpoint does not override what the user says."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a strategy before Lightning builds it."""
+        strategy = self._get(self.config, "trainer.strategy")
+        check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Log to TensorBoard and to a file in the run's directory, unless the user has other loggers."""
+        if self._get(self.config_init, "trainer.logger") in (None, True):
+            root = Path(self._get(self.config_init, "trainer.default_root_dir"))
+            tensorboard = TensorBoardLogger(save_dir=root, name="", version="")
+            kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Check the run."""
+        self._check(fitting=True)
+
+    def before_validate(self) -> None:
+        """Check the run."""
+        self._check(fitting=False)
+
+    def after_validate(self) -> None:
+        """Show the losses."""
+        if self.trainer.is_global_zero and self.model.domain_losses is not None:
+            for name, loss in zip(self.datamodule.domains, self.model.domain_losses.tolist(), strict=True):
+                print(f"{name:<24} {loss:.4f} nats per token")
+
+    def _check(self, *, fitting: bool) -> None:
+        settings = self.config_init[self.subcommand]
+        if settings.get("ckpt_path") == "last":
+            settings["ckpt_path"] = latest_checkpoint(self.trainer.default_root_dir)
+        check_run(
+            self.model, self.datamodule, self.trainer, checkpoint=settings.get("ckpt_path"), fitting=fitting
+        )
+
+
+def usage() -> str:
+    """Every command with one line."""
+    lines = {**_TRAINING, **{name: line for name, (_, line) in _COMMANDS.items()}}
+    return "\n".join(
+        [
+            "usage: shear-lit COMMAND [--config FILE.yaml] [--KEY VALUE ...]",
+            "",
+            "Prune a pretrained LLaMA-family model to an exact smaller shape, then continue pre-training it.",
+            "",
+            "commands:",
+            *(f"  {name:<10} {line}" for name, line in lines.items()),
+            "",
+            "`shear-lit COMMAND --help` shows the keys of one command.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; a user's mistake ends it with its message and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # The docstring under a field is its line of --help.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    try:
+        _run(arguments)
+    except ValueError as error:
+        if not type(error).__module__.startswith("shear_lit."):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _run(arguments: list[str]) -> None:
+    name = arguments[0]
+    if name in _TRAINING:
+        ShearingCLI(arguments)
+    elif name in _COMMANDS:
+        command, _ = _COMMANDS[name]
+        result = auto_cli({name: command}, args=arguments, as_positional=False, prog="shear-lit")
+        if result is not None:
+            print(result)
+    else:
+        print(usage(), file=sys.stderr)
+        print(f"error: {name!r} is no command. Use one of those above.", file=sys.stderr)
+        raise SystemExit(2)

@@ -1,0 +1,137 @@
+"""What must hold between the parts of a run; all of it is checked before any weight is read."""
+
+import shutil
+from pathlib import Path
+
+import lightning as L
+
+from shear_lit.data.datamodule import DomainData
+from shear_lit.data.prepare import tokenizer_fingerprint_of
+from shear_lit.models.huggingface import config_of
+from shear_lit.models.registry import family_of, parameter_count
+from shear_lit.training.checkpoints import CheckpointFacts, read_facts
+from shear_lit.training.module import ShearingModule
+from shear_lit.training.strategies import REFUSED_STRATEGIES, StrategyError
+
+_BYTES_PER_PARAMETER = 12
+"""Of a checkpoint: the weight and AdamW's two moments, in float32."""
+
+
+class RunError(ValueError):
+    """A run whose parts do not fit together."""
+
+
+def check_strategy(strategy: str) -> None:
+    """Refuse the sharded strategies that cannot train gates.
+
+    Raises:
+        StrategyError: Lightning's FSDP was asked for.
+    """
+    name = strategy.rsplit(".", 1)[-1].lower()
+    if name in (*REFUSED_STRATEGIES, "fsdpstrategy"):
+        raise StrategyError(
+            f"trainer.strategy={strategy} flattens gates, multipliers and weights into one parameter, which must "
+            f"have learning rates of their own, and needs an accelerator. Use trainer.strategy=fsdp2."
+        )
+
+
+def check_run(
+    module: ShearingModule, data: DomainData, trainer: L.Trainer, *, checkpoint: str | None, fitting: bool
+) -> None:
+    """Refuse a run whose parts do not fit together, with the key to change.
+
+    Raises:
+        RunError, DataError, CheckpointError: one of them names what does not fit.
+    """
+    _check_data_fits_model(module, data)
+    if not fitting:
+        data.check_data()
+    else:
+        data.check(world_size=trainer.world_size, max_steps=trainer.max_steps)
+        _check_durations(module, trainer)
+        _check_run_directory(Path(trainer.default_root_dir), checkpoint)
+        _check_disk(module, Path(trainer.default_root_dir))
+    if checkpoint is not None:
+        _check_checkpoint(module, read_facts(checkpoint), checkpoint)
+
+
+def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
+    config, manifest = module.source_config, data.manifest
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and manifest.sequence_length > longest:
+        raise RunError(
+            f"data.directory={data.directory} has sequences of {manifest.sequence_length} tokens, and "
+            f"model.source={module.source} takes at most {longest}. "
+            f"Prepare the data again with sequence_length={longest} or less."
+        )
+    fingerprint = tokenizer_fingerprint_of(module.source)
+    if fingerprint != manifest.tokenizer.fingerprint:
+        raise RunError(
+            f"data.directory={data.directory} was tokenised by {manifest.tokenizer.name} (fingerprint "
+            f"{manifest.tokenizer.fingerprint[:12]}), and model.source={module.source} has another tokenizer "
+            f"({fingerprint[:12]}): its token ids mean other things. Prepare the data again with the model's tokenizer."
+        )
+
+
+def _check_durations(module: ShearingModule, trainer: L.Trainer) -> None:
+    durations = {"model.optimizer.warmup_steps": module.optimizer_settings.warmup_steps}
+    if module.pruning is not None:
+        durations["model.pruning.sparsity_warmup_steps"] = module.pruning.sparsity_warmup_steps
+    for key, steps in durations.items():
+        if steps > trainer.max_steps:
+            raise RunError(
+                f"{key}={steps} is longer than the run, trainer.max_steps={trainer.max_steps}: it would never end. "
+                f"Use {key}={trainer.max_steps // 10 or 1}, or a longer run."
+            )
+    for key, value, default in (
+        ("accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
+        ("val_check_interval", trainer.val_check_interval, 1.0),
+    ):
+        if value != default:
+            raise RunError(
+                f"trainer.{key}={value} has no effect here: it follows from data.global_batch, data.micro_batch and "
+                f"data.mixture.update_every_steps. Remove it and set those."
+            )
+
+
+def _check_run_directory(directory: Path, checkpoint: str | None) -> None:
+    resumes = checkpoint is not None and directory.resolve() in Path(checkpoint).resolve().parents
+    if directory.is_dir() and any(directory.iterdir()) and not resumes:
+        raise RunError(
+            f"trainer.default_root_dir={directory} is not empty: a run writes into a directory of its own, and "
+            f"nothing in it is ever overwritten. Name another directory, or resume the run that lies there with "
+            f"--ckpt_path {directory}/checkpoints/step=NNNNNN."
+        )
+
+
+def _check_disk(module: ShearingModule, directory: Path) -> None:
+    needed = _BYTES_PER_PARAMETER * parameter_count(module.source_config)
+    existing = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    # The newest checkpoint is written before the oldest one goes.
+    if free < 2 * needed:
+        raise RunError(
+            f"trainer.default_root_dir={directory}: {free / 1e9:.1f} GB are free there, and two checkpoints of "
+            f"{needed / 1e9:.1f} GB each must fit. Free some space, or name a directory on another disk."
+        )
+
+
+def _check_checkpoint(module: ShearingModule, facts: CheckpointFacts, checkpoint: str) -> None:
+    target = None if module.pruning is None else module.pruning.target
+    shape = module.family.shape.to_dict()
+    found = family_of(config_of(facts.config)).shape.to_dict()
+    if found != shape:
+        raise RunError(
+            f"ckpt_path={checkpoint} holds a model of shape {found}, and model.source={module.source} has {shape}. "
+            f"Resume with the configuration of the run that wrote it."
+        )
+    if facts.target != target or facts.axes != module.axes:
+        raise RunError(
+            f"ckpt_path={checkpoint} is of a run with model.pruning.target={_said(facts.target)}, and this one has "
+            f"{_said(target)}. Resume with the configuration of the run that wrote it; to go on from a pruned model, "
+            f"export it and name the export as model.source."
+        )
+
+
+def _said(target: object) -> str:
+    return "null" if target is None else str(target)

@@ -1,0 +1,59 @@
+"""Dynamic batch loading, the training side: validate at every boundary, and move the mixture by the losses."""
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from shear_lit.data.datamodule import DomainData
+from shear_lit.data.loader import accumulation_of
+from shear_lit.training.module import ShearingModule
+
+
+class MixtureUpdate(Callback):
+    """Give Lightning the data's batch and validation interval, and the data the losses of each validation."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Derive accumulation and interval from the data's settings, so that they cannot disagree."""
+        data = domain_data(trainer)
+        if stage == "fit":
+            accumulation = accumulation_of(data.global_batch, data.micro_batch, trainer.world_size)
+            trainer.accumulate_grad_batches = accumulation
+            # Lightning counts micro-batches here.
+            trainer.val_check_interval = data.mixture.update_every_steps * accumulation
+            trainer.check_val_every_n_epoch = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate before the first step where one is due.
+
+        It is at step 0 if the user asks for it, and after a resume from a checkpoint of a boundary: those
+        are written before the validation of their step, whose update would otherwise be lost.
+        """
+        if domain_data(trainer).update_due:
+            _validate(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Move the mixture, if training goes on at a boundary."""
+        assert isinstance(pl_module, ShearingModule)
+        data = domain_data(trainer)
+        if trainer.state.fn == "fit" and data.update_due and pl_module.domain_losses is not None:
+            data.update_mixture(pl_module.domain_losses)
+
+
+def domain_data(trainer: L.Trainer) -> DomainData:
+    """The data of the run."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, DomainData):
+        raise TypeError(f"a ShearingModule trains on DomainData, not on {type(data).__name__}")
+    return data
+
+
+def _validate(trainer: L.Trainer) -> None:
+    """Run the validation loop before the first training batch, as the training loop does between two."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    # After a resume the loop believes that it was interrupted, and would skip batches.
+    loop.restarting = False
+    loop.batch_progress.reset_on_run()
+    trainer.validating = True
+    first_iteration = trainer._logger_connector._first_loop_iter
+    loop.run()
+    trainer.training = True
+    trainer._logger_connector._first_loop_iter = first_iteration

@@ -1,0 +1,213 @@
+"""The LightningModule of both stages: with ``pruning`` it plays the min-max game, without it plainly pre-trains."""
+
+from typing import Any, NotRequired, TypedDict, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+
+from shear_lit.evaluation.domain_loss import DomainLoss
+from shear_lit.models.family import Family
+from shear_lit.models.huggingface import Attention, read_config, read_model, source_fingerprint
+from shear_lit.models.registry import family_of
+from shear_lit.pruning.attach import AttachedGates, attach
+from shear_lit.pruning.gates import Gates, GateState, Multipliers, keyed_uniform
+from shear_lit.pruning.settings import Pruning
+from shear_lit.theory.constraint import scheduled_sparsity
+from shear_lit.theory.shape import Axis
+from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
+from shear_lit.training.optimizer import PAPER_PRUNING, OptimizerSettings, build_optimizer, build_schedule
+from shear_lit.training.strategies import shard
+
+
+class DomainBatch(TypedDict):
+    """One micro-batch of packed sequences."""
+
+    tokens: Tensor
+    """Token ids, int64 [sequences, length]."""
+    domain: Tensor
+    """The domain of each sequence, int64 [sequences]; -1 marks padding of a validation."""
+    micro_batch: int
+    """Index of the micro-batch within its global batch."""
+
+
+class StepOutput(TypedDict):
+    """What one training step hands to the callbacks, besides the loss it minimises."""
+
+    loss: Tensor
+    language_loss: Tensor
+    size_penalty: NotRequired[Tensor]
+    expected_sizes: NotRequired[Tensor]
+    """Expected units per row by gated axis, averaged over rows."""
+    multipliers: NotRequired[Tensor]
+    """First and second multipliers by gated axis, [2, axes]."""
+
+
+class ShearingModule(L.LightningModule):
+    """A stock Hugging Face model and, in stage 1, its gates and their multipliers.
+
+    Weights are read in ``configure_model``, once the strategy is up; construction reads the config alone.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        pruning: Pruning | None = None,
+        optimizer: OptimizerSettings = PAPER_PRUNING,
+        gradient_checkpointing: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
+        attention: Attention = "sdpa",
+        seed: int = 17,
+    ) -> None:
+        """Describe the run.
+
+        Args:
+            source: Hugging Face directory or hub name of the model to start from.
+            pruning: Target shape and the way there; null continues pre-training without gates.
+            optimizer: Learning rates and their schedule.
+            gradient_checkpointing: Run each block's forward again during backward, to save memory.
+            attention: Attention implementation of transformers (sdpa, eager, flash_attention_2, ...).
+            seed: Seed of the gates' noise.
+        """
+        super().__init__()
+        self.source = source
+        self.pruning = pruning
+        self.optimizer_settings = optimizer
+        self.gradient_checkpointing = gradient_checkpointing
+        self.attention = attention
+        self.seed = seed
+        self.source_config = read_config(source)
+        self.family: Family = family_of(self.source_config)
+        self.axes: tuple[Axis, ...] = () if pruning is None else pruning.gated_axes(self.family)
+        self.model: nn.Module | None = None
+        self.gates: Gates | None = None
+        self.multipliers: Multipliers | None = None
+        self.attached: AttachedGates | None = None
+        self.domain_loss: DomainLoss | None = None
+        self.domain_losses: Tensor | None = None
+        """Losses of the last validation by domain, in nats per token."""
+
+    def setup(self, stage: str) -> None:
+        """Make room for the losses of the data's domains."""
+        if self.domain_loss is None:
+            self.domain_loss = DomainLoss(len(self.trainer.datamodule.domains))  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Read the weights, attach gates, and shard where the strategy asks for it (called before every run)."""
+        if self.model is not None:
+            return
+        model = read_model(self.source, dtype=torch.float32, attention=self.attention)
+        # Lightning keeps the mode a model comes in, and transformers reads models for evaluation.
+        model.train()
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model = model
+        if self.pruning is not None:
+            self.gates = Gates(self.family.shape, self.axes, initial_log_alpha=self.pruning.initial_log_alpha)
+            self.multipliers = Multipliers(self.axes, second_start=self.pruning.second_multiplier_start)
+            self.attached = attach(model, self.family)
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            assert self.device_mesh is not None
+            small = [module for module in (self.gates, self.multipliers) if module is not None]
+            blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
+            shard(blocks, model, small, self.device_mesh["data_parallel"])
+
+    def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
+        """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""
+        state = self._sample_gates(batch["micro_batch"])
+        language_loss = self._language_loss(batch["tokens"])
+        if state is None:
+            return {"loss": language_loss, "language_loss": language_loss.detach()}
+        assert self.multipliers is not None
+        penalty, multipliers = self.multipliers(state.sparsity, self.scheduled_sparsity())
+        return {
+            "loss": language_loss + penalty,
+            "language_loss": language_loss.detach(),
+            "size_penalty": penalty.detach(),
+            "expected_sizes": self._expected_sizes(state),
+            "multipliers": multipliers.detach(),
+        }
+
+    def on_validation_epoch_start(self) -> None:
+        """Put the gates in force as they are now."""
+        if self.gates is not None and self.attached is not None:
+            self.attached.set(self.gates().values)
+
+    def validation_step(self, batch: DomainBatch, batch_index: int) -> None:
+        """Add the losses of one micro-batch to its domains."""
+        assert self.model is not None and self.domain_loss is not None
+        logits = self.model(input_ids=batch["tokens"], use_cache=False).logits
+        self.domain_loss.update(logits, batch["tokens"], batch["domain"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the losses per domain, the same on every rank."""
+        assert self.domain_loss is not None
+        self.domain_losses = self.domain_loss.compute().cpu()
+        self.domain_loss.reset()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the game, after which the gates return to their limits."""
+        super().optimizer_step(*args, **kwargs)
+        if self.gates is not None:
+            self.gates.project()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW for weights, gates and multipliers, and the schedule of all their learning rates."""
+        assert self.model is not None
+        optimizer = build_optimizer(self.optimizer_settings, self.model, self.gates, self.multipliers)
+        schedule = build_schedule(self.optimizer_settings, optimizer, total_steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what ``export`` must know, as plain types."""
+        checkpoint[ENTRY] = self.facts().to_entry()
+
+    def facts(self) -> CheckpointFacts:
+        """Where the run came from and what it is after."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        losses = [] if self.domain_losses is None else self.domain_losses.tolist()
+        return CheckpointFacts(
+            source=self.source,
+            source_fingerprint=source_fingerprint(self.source),
+            config=self.source_config.to_dict(),
+            target=None if self.pruning is None else self.pruning.target,
+            axes=self.axes,
+            step=self.trainer.global_step,
+            tokens=sum(data.tokens_seen.values()),
+            domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},
+            losses=dict(zip(data.domains, losses, strict=False)),
+        )
+
+    def scheduled_sparsity(self) -> dict[Axis, float]:
+        """The sparsity that the constraint asks of every gated axis at the current optimizer step."""
+        assert self.pruning is not None
+        shape, target = self.family.shape, self.pruning.target
+        return {
+            axis: scheduled_sparsity(
+                self.trainer.global_step,
+                start=self.pruning.start_sparsity,
+                target=1 - target.units(axis) / shape.units(axis),
+                warmup_steps=self.pruning.sparsity_warmup_steps,
+            )
+            for axis in self.axes
+        }
+
+    def _sample_gates(self, micro_batch: int) -> GateState | None:
+        """Draw this micro-batch's gates and put them in force: they stay so during backward."""
+        if self.gates is None or self.attached is None:
+            return None
+        key = (self.seed, self.trainer.global_step, micro_batch)
+        noise = keyed_uniform(self.family.shape, self.axes, key=key)
+        state = self.gates({axis: uniform.to(self.device) for axis, uniform in noise.items()})
+        self.attached.set(state.values)
+        return cast(GateState, state)
+
+    def _language_loss(self, tokens: Tensor) -> Tensor:
+        """Mean next-token loss in nats."""
+        assert self.model is not None
+        return cast(Tensor, self.model(input_ids=tokens, labels=tokens, use_cache=False).loss)
+
+    def _expected_sizes(self, state: GateState) -> Tensor:
+        return torch.stack(
+            [(1 - state.sparsity[axis].detach().mean()) * self.family.shape.units(axis) for axis in self.axes]
+        )

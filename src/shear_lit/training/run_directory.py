@@ -1,0 +1,214 @@
+"""What a run leaves on disk besides its log: checkpoints, gates, and where it came from (DESIGN of a run's folder).
+
+``<run>/checkpoints/step=NNNNNN[.ckpt|/]``, ``<run>/gates/step=NNNNNN.safetensors``, ``<run>/provenance.json``.
+"""
+
+import json
+import logging
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from safetensors.torch import save_file
+
+from shear_lit.models.huggingface import source_fingerprint
+from shear_lit.training.checkpoints import CheckpointError
+from shear_lit.training.mixture_update import domain_data
+from shear_lit.training.module import ShearingModule
+from shear_lit.training.run_log import RunLog
+from shear_lit.training.strategies import FSDP2Strategy
+
+_log = logging.getLogger(__name__)
+_PACKAGES = (
+    "shear-lit",
+    "torch",
+    "lightning",
+    "transformers",
+    "litdata",
+    "torchmetrics",
+    "safetensors",
+    "numpy",
+)
+
+
+class RunCheckpoints(Checkpoint):
+    """Write the state of the run every few steps and at its end, and keep the last few.
+
+    A checkpoint of a mixture boundary is written before the validation of its step; a resume runs that first.
+    The last one is written after the last validation, whose losses it carries.
+    """
+
+    def __init__(self, every_steps: int = 50, keep: int = 2) -> None:
+        """Say how often and how many.
+
+        Args:
+            every_steps: Optimizer steps between two checkpoints.
+            keep: Checkpoints that are kept, the newest ones; -1 keeps all.
+        """
+        super().__init__()
+        if every_steps < 1 or keep == 0 or keep < -1:
+            raise ValueError(
+                f"checkpoint.every_steps={every_steps} and checkpoint.keep={keep}: a run is saved every 1 or more "
+                f"steps, and keeps 1 or more checkpoints, or all with -1. Correct them."
+            )
+        self.every_steps = every_steps
+        self.keep = keep
+        self._saved_step = -1
+        self._paths: list[Path] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take a resumed state as saved."""
+        self._saved_step = trainer.global_step
+        folder = checkpoint_folder(trainer)
+        if trainer.is_global_zero:
+            self._paths = sorted(path for path in folder.glob("step=*") if is_complete(path))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where a step is complete and its turn has come; the end of the run has its own."""
+        step = trainer.global_step
+        if step != self._saved_step and step % self.every_steps == 0 and step < trainer.max_steps:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the end of the run."""
+        if trainer.global_step != self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        path = trainer.strategy.broadcast(_free_path(trainer))
+        trainer.save_checkpoint(path)
+        self._saved_step = trainer.global_step
+        for callback in cast(Any, trainer).callbacks:
+            if isinstance(callback, RunLog):
+                callback.last_checkpoint = str(path)
+        if trainer.is_global_zero:
+            self._paths.append(path)
+            while self.keep > 0 and len(self._paths) > self.keep:
+                _remove(self._paths.pop(0))
+
+
+class GateFiles(Callback):
+    """Write the gates beside each validation: log alpha by axis, readable without shear_lit."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the gates on every rank, and write them on one."""
+        module = cast(ShearingModule, pl_module)
+        if module.gates is None or trainer.state.fn != "fit":
+            return
+        tensors = {axis.value: _whole(log_alpha) for axis, log_alpha in module.gates.log_alpha().items()}
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "gates"
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"step={trainer.global_step:06d}.safetensors"
+            partial = path.with_suffix(".partial")
+            save_file(tensors, partial, metadata={"format": "pt", "holds": "log alpha by axis"})
+            partial.replace(path)
+
+
+class Provenance(Callback):
+    """Write what the run was made of: versions, commit, data and source model."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write ``provenance.json``, numbered where an earlier start of the same run has left one."""
+        if not trainer.is_global_zero:
+            return
+        module, folder = cast(ShearingModule, pl_module), Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        number, path = 1, folder / "provenance.json"
+        while path.exists():
+            number += 1
+            path = folder / f"provenance-{number}.json"
+        facts = {
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "python": platform.python_version(),
+            "commit": _commit(),
+            "data": domain_data(trainer).manifest.fingerprint,
+            "source": {"name": module.source, "fingerprint": source_fingerprint(module.source)},
+            "world_size": trainer.world_size,
+            "strategy": type(trainer.strategy).__name__,
+            "from_step": trainer.global_step,
+        }
+        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def checkpoint_folder(trainer: L.Trainer) -> Path:
+    """Where the run's checkpoints lie."""
+    return Path(trainer.default_root_dir) / "checkpoints"
+
+
+def latest_checkpoint(run: str | Path) -> str:
+    """The newest complete checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = Path(run) / "checkpoints"
+    found = sorted(path for path in folder.glob("step=*") if is_complete(path))
+    if not found:
+        raise CheckpointError(
+            f"ckpt_path=last: {folder} holds no complete checkpoint. "
+            f"Set trainer.default_root_dir to the run that should go on, or remove --ckpt_path to begin one."
+        )
+    return str(found[-1])
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return path.suffix == ".ckpt" or (path.suffix == "" and (path / "meta.pt").is_file())
+
+
+def _free_path(trainer: L.Trainer) -> Path:
+    """The checkpoint's name; a step that was saved before, by a run that was then resumed from earlier, stays."""
+    sharded = isinstance(trainer.strategy, FSDP2Strategy) and trainer.strategy.saves_shards
+    stem, suffix = f"step={trainer.global_step:06d}", "" if sharded else ".ckpt"
+    path, number = checkpoint_folder(trainer) / f"{stem}{suffix}", 1
+    while path.exists():
+        number += 1
+        path = checkpoint_folder(trainer) / f"{stem}-{number}{suffix}"
+    return path
+
+
+def _remove(path: Path) -> None:
+    _log.info("removing checkpoint %s: checkpoint.keep newer ones exist", path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _whole(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter on the CPU, gathered where it is sharded (on all ranks, which must call this together)."""
+    detached = parameter.detach()
+    whole = cast(Any, detached).full_tensor() if hasattr(detached, "full_tensor") else detached
+    return cast(torch.Tensor, whole).cpu().contiguous()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the code, where it runs from a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

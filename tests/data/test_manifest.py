@@ -1,0 +1,98 @@
+"""A prepared directory is whole, or the message says what is wrong with it."""
+
+import json
+import shutil
+
+import pytest
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.manifest import check_same_domains, read_manifest, write_manifest
+
+
+@pytest.fixture
+def copied(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "data")
+
+
+def test_manifest_survives_writing_and_reading(copied):
+    manifest = read_manifest(copied)
+    write_manifest(copied, manifest)
+    assert read_manifest(copied) == manifest
+    assert manifest.domains["b"].splits["prune"].sequences == 40
+    assert manifest.chunk_sizes("prune") == {"a": (5, 5, 3), "b": (5,) * 8, "c": (5, 5, 5, 5, 2)}
+    assert not list(copied.glob("*.tmp"))
+
+
+def test_missing_directory_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"data\.directory=.*nowhere.*is no directory"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_directory_without_manifest_is_half_written(copied):
+    (copied / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"half-written or was not prepared.*prepare` again"):
+        read_manifest(copied)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 99}', '{"format": 1, "domains": 3}'])
+def test_damaged_manifest_is_refused(copied, content):
+    (copied / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match="prepare` again"):
+        read_manifest(copied)
+
+
+def test_unsafe_domain_in_a_manifest_is_refused(copied):
+    content = json.loads((copied / "manifest.json").read_text())
+    content["domains"]["../../etc"] = content["domains"].pop("a")
+    (copied / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="safe folder name"):
+        read_manifest(copied)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: shutil.rmtree(d / "a" / "validation"), "a/validation: the folder is missing"),
+        (
+            lambda d: (d / "b" / "prune" / "index.json").unlink(),
+            "b/prune/index.json: the index cannot be read",
+        ),
+        (
+            lambda d: truncate(d / "b" / "prune" / "index.json"),
+            "b/prune/index.json: the index cannot be read",
+        ),
+        (
+            lambda d: (d / "c" / "prune" / "chunk-0-1.bin").unlink(),
+            "c/prune/chunk-0-1.bin: the chunk is missing",
+        ),
+        (
+            lambda d: truncate(d / "c" / "prune" / "chunk-0-1.bin"),
+            "chunk-0-1.bin: the chunk has .* bytes instead of",
+        ),
+        (
+            lambda d: shutil.copy(d / "a" / "prune" / "index.json", d / "b" / "prune" / "index.json"),
+            "b/prune/index.json: the index does not list the chunks",
+        ),
+    ],
+)
+def test_each_damage_is_named_with_its_file(copied, damage, message):
+    damage(copied)
+    with pytest.raises(DataError, match=message):
+        read_manifest(copied)
+
+
+def test_another_tokenizer_is_refused(prepared):
+    manifest = read_manifest(prepared)
+    manifest.check_tokenizer("f" * 64, "the same")
+    with pytest.raises(DataError, match="'other' is another one"):
+        manifest.check_tokenizer("e" * 64, "other")
+
+
+def test_domains_that_differ_are_all_named():
+    check_same_domains(["a", "b"], ["b", "a"], "key", "the data")
+    with pytest.raises(DataError, match=r"key: .*it lacks a, c; it has x, y besides;.*Correct key"):
+        check_same_domains(["a", "b", "c"], ["b", "y", "x"], "key", "the data")
