@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError, shrinking_axes
 
 
 class FamilyError(ValueError):
@@ -84,6 +84,7 @@ class Family:
                 f"{target.queries_per_group} query heads per KV head, the source has {self.shape.queries_per_group}: "
                 f"pruning only removes units. Use query_heads={self.shape.queries_per_group * target.kv_heads}."
             )
+        shrinking_axes(self.shape, target)  # raises where another axis would grow
         self.check_shape(target)
 
     def carved_sizes(
