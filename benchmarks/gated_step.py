@@ -94,7 +94,7 @@ class Training:
         if attached is not None:
             state = self.gates(keyed_uniform(self.family.shape, self.axes, key=(0, self.steps, 0)))
             attached.set(state.values)
-            penalty = self.multipliers(state.sparsity, self.target)
+            penalty = self.multipliers(state.sparsity, self.target).total
         loss = self.model(self.tokens, labels=self.tokens).loss + penalty
         loss.backward()
         self.optimizer.step()
