@@ -171,8 +171,9 @@ def test_activation_checkpointing_gives_equal_gradients(variant):
     stored = gradients(model, values, ids, before_backward=lambda attached: None)
     model.activation_checkpointing_enable({"use_reentrant": False})
     recomputed = gradients(model, values, ids, before_backward=lambda attached: None)
-    assert all(torch.equal(stored[name], recomputed[name]) for name in stored)
-    assert all(gradient.any() for gradient in recomputed.values())
+    for name in stored:  # autograd adds up a shared gate's parts in another order
+        torch.testing.assert_close(stored[name], recomputed[name], rtol=1e-12, atol=1e-14)
+    assert all(recomputed[axis].any() for axis in variant.axes)
 
 
 def test_gates_taken_away_before_a_checkpointed_backward_do_not_pass_unseen():
