@@ -62,11 +62,11 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
 class ShearingCLI(LightningCLI):
     """Builds a run from YAML and flags, and checks it as a whole before any weight is read."""
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, args: Sequence[str]) -> None:
         super().__init__(
             ShearingModule,
             DomainData,
-            args=None if args is None else list(args),
+            args=list(args),
             parser_class=TrainingParser,
             save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
@@ -194,6 +194,8 @@ def _quieten() -> None:
     """Leave out what libraries say that is neither about the run nor for the person who started it."""
     for name in _CHATTY:
         logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_UNSAID))
+    # LightningCLI warns of arguments that are not those of the process: they are those of ``main``.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter", category=UserWarning)
     # Lightning reads a leaf the way torch before 2.14 wanted it, at every batch.
     warnings.filterwarnings(
         "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
@@ -203,8 +205,7 @@ def _quieten() -> None:
 def _run(arguments: list[str]) -> None:
     name = arguments[0]
     if name in _TRAINING:
-        # LightningCLI reads sys.argv itself, and warns where it is given what stands there anyway.
-        ShearingCLI(None if arguments == sys.argv[1:] else arguments)
+        ShearingCLI(arguments)
     elif name in _COMMANDS:
         command, _ = _COMMANDS[name]
         result = auto_cli(

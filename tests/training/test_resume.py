@@ -143,26 +143,47 @@ def test_checkpoint_that_was_cut_short_is_absent(toy, tmp_path, processes, flags
     assert checkpoints.read_facts(folder / f"step=000002{suffix}").step == 2
 
 
-def test_sharded_checkpoint_exports_and_resumes_in_one_process(toy, tmp_path, whole):
-    """Its export is that of the single-device run; a resume with one process ends where two would have."""
-    single, alone = whole("prune")
-    sharded, _ = whole("prune", *FSDP2, processes=2)
+SHARDED = [*FSDP2, "--checkpoint.every_steps=1"]
+
+
+def test_sharded_checkpoint_exports_what_a_single_file_does(tmp_path, whole):
+    ends = [whole("prune")[0] / "checkpoints/step=000012.ckpt"]
+    ends.append(whole("prune", *SHARDED, processes=2)[0] / "checkpoints/step=000012")
     tensors = []
-    for number, path in enumerate(
-        (single / "checkpoints/step=000012.ckpt", sharded / "checkpoints/step=000012")
-    ):
+    for number, path in enumerate(ends):
         export(str(path), str(tmp_path / f"hf{number}"))
         tensors.append(load_file(tmp_path / f"hf{number}" / "model.safetensors"))
     assert tensors[0].keys() == tensors[1].keys()
     for name, tensor in tensors[0].items():
         assert (tensor - tensors[1][name]).abs().max() <= 1e-5 * tensor.abs().max(), name
 
+
+def resumed_alone(toy, tmp_path, whole, step, sabotage=None):
+    """What a run of one process should have done from ``step`` on, and what one did that took over from two."""
+    alone = whole("prune")[1][0]
+    sharded, _ = whole("prune", *SHARDED, processes=2)
     arguments = [*toy.arguments("prune", tmp_path / "run"), FSDP2[0]]
-    arguments.append(f"--ckpt_path={sharded / 'checkpoints' / 'step=000004'}")
-    resumed = run(fit, tmp_path / "log", arguments=arguments)
-    expected = {**alone[0], "batches": from_step(4, alone[0]["batches"])}
-    for name in ("mixtures", "domain_losses"):
-        expected[name] = from_step(4, alone[0][name])
-    assert same_order([expected], resumed)
-    found = distances([expected], resumed)
+    arguments.append(f"--ckpt_path={sharded / 'checkpoints' / f'step={step:06d}'}")
+    resumed = run(fit, tmp_path / "log", arguments=arguments, sabotage=sabotage)
+    parts = ("batches", "mixtures", "domain_losses")
+    return [{**alone, **{part: from_step(step, alone[part]) for part in parts}}], resumed
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_one_process_takes_over_from_two(toy, tmp_path, whole, step):
+    """At step 3 the two have done 6 micro-batches each, which is no multiple of the one's 4 per step."""
+    expected, resumed = resumed_alone(toy, tmp_path, whole, step)
+    assert same_order(expected, resumed)
+    assert expected[0]["mixtures"].keys() == resumed[0]["mixtures"].keys()
+    found = distances(expected, resumed)
     assert max(found.values()) <= 1e-5, found
+
+
+def counts_of_those_who_wrote():
+    mixture_update.count_batches = lambda trainer: None
+
+
+def test_count_of_other_processes_would_be_seen(toy, tmp_path, whole):
+    expected, resumed = resumed_alone(toy, tmp_path, whole, 4, sabotage=counts_of_those_who_wrote)
+    assert not same_order(expected, resumed)
+    assert expected[0]["mixtures"].keys() != resumed[0]["mixtures"].keys()

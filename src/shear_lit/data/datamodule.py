@@ -200,6 +200,11 @@ class DomainData(LightningDataModule):
         return dict(zip(self.domains, drawn, strict=True))
 
     @property
+    def micro_batches_done(self) -> int:
+        """Micro-batches that this process has been handed since the start of the run."""
+        return 0 if self._loader is None else self._loader.micro_batches_done
+
+    @property
     def epochs(self) -> dict[str, float]:
         """How often each domain has been read; 1.5 is once and a half."""
         sizes = self.manifest.chunk_sizes(self.split)

@@ -131,6 +131,12 @@ class MixtureLoader:
         return self._segments.position
 
     @property
+    def micro_batches_done(self) -> int:
+        """Micro-batches of this rank that have been handed out, had it been of the run from the start."""
+        segments = self._segments
+        return (self.state.batch * self._schedule.global_batch + self.position) // segments.together
+
+    @property
     def at_boundary(self) -> bool:
         """Whether the mixture may change now."""
         return self.position == 0 and self.state.batch % self._segments.every == 0

@@ -1,5 +1,7 @@
 """Dynamic batch loading, the training side: validate at every boundary, and move the mixture by the losses."""
 
+from typing import Any, cast
+
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
@@ -27,6 +29,7 @@ class MixtureUpdate(Callback):
         It is at step 0 if the user asks for it, and after a resume from a checkpoint of a boundary: those
         are written before the validation of their step, whose update would otherwise be lost.
         """
+        count_batches(trainer)
         if domain_data(trainer).update_due:
             _validate(trainer)
 
@@ -44,6 +47,18 @@ def domain_data(trainer: L.Trainer) -> DomainData:
     if not isinstance(data, DomainData):
         raise TypeError(f"a ShearingModule trains on DomainData, not on {type(data).__name__}")
     return data
+
+
+def count_batches(trainer: L.Trainer) -> None:
+    """Let Lightning's count of micro-batches be that of these processes, which a resume may have changed.
+
+    A checkpoint holds the count of the processes that wrote it; steps and validations would fall between batches.
+    """
+    progress = cast(Any, trainer.fit_loop.epoch_loop.batch_progress)
+    missing = domain_data(trainer).micro_batches_done - progress.total.ready
+    for count in (progress.total, progress.current):  # what is counted as begun or done stays so far apart
+        for stage in ("ready", "started", "processed", "completed"):
+            setattr(count, stage, getattr(count, stage) + missing)
 
 
 def _validate(trainer: L.Trainer) -> None:

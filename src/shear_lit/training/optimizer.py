@@ -44,6 +44,12 @@ class OptimizerSettings:
                 f"model.optimizer: warmup_steps={self.warmup_steps} must not be negative and "
                 f"final_fraction={self.final_fraction} must lie in [0, 1]. Use for example 320 and 0.1."
             )
+        if not (all(0 <= beta < 1 for beta in self.betas) and self.epsilon > 0 and self.weight_decay >= 0):
+            raise RunError(
+                f"model.optimizer: betas={tuple(self.betas)} must lie in [0, 1), epsilon={self.epsilon} must be more "
+                f"than 0, and weight_decay={self.weight_decay} must not be negative. "
+                f"Use for example [0.9, 0.95], 1e-8 and 0."
+            )
 
 
 PAPER_PRUNING = OptimizerSettings()
