@@ -164,7 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake ends it with its message and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # The docstring under a field is its line of --help.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    # Reading the settings' sources for their docstrings takes a second: only where they are shown.
+    shows_docstrings = any(
+        word in argument for argument in arguments for word in ("-h", "help", "print_config")
+    )
+    set_parsing_settings(docstring_parse_attribute_docstrings=shows_docstrings)
     logging.basicConfig(
         level=logging.WARNING if getattr(rank_zero_only, "rank", 0) else logging.INFO, format="%(message)s"
     )
