@@ -2,24 +2,29 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
+from shear_lit.commands.mistakes import CommandParser, OneLineErrors, UsageError, own_message, refusal
 from shear_lit.commands.prepare import prepare
 from shear_lit.commands.reference import measure
 from shear_lit.data.datamodule import DomainData
-from shear_lit.training.checks import check_run, check_strategy
+from shear_lit.training.checks import check_precision, check_run, check_strategy
+from shear_lit.training.console import StepBar
 from shear_lit.training.mixture_update import MixtureUpdate
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_directory import GateFiles, Provenance, RunCheckpoints, latest_checkpoint
-from shear_lit.training.run_log import MetricsFile, RunLog
+from shear_lit.training.run_log import LossError, MetricsFile, RunLog
+from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 
 _TRAINING = {
     "fit": "prune a model jointly with its weights, or continue pre-training one",
@@ -33,14 +38,36 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
 }
 
 
+_UNSAID = (
+    "💡 Tip",  # of services that have nothing to do with a run
+    "TPU available",
+    "`weights_only` was not set",  # said at every checkpoint: whole states are saved, as asked for
+    "`Trainer.fit` stopped",
+    "max_cache_size is unset",  # litdata, of a cache that files in place do not use
+    "StreamingDataset POSIX-fast",  # litdata, once per folder
+)
+"""How messages of libraries begin that tell a person nothing about the run."""
+_CHATTY = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    "litdata.utilities.format",
+    "litdata.streaming.dataset",
+)
+
+
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """The parser of the commands that need a Trainer."""
+
+
 class ShearingCLI(LightningCLI):
     """Builds a run from YAML and flags, and checks it as a whole before any weight is read."""
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, args: Sequence[str] | None = None) -> None:
         super().__init__(
             ShearingModule,
             DomainData,
-            args=list(args),
+            args=None if args is None else list(args),
+            parser_class=TrainingParser,
             save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
@@ -72,16 +99,25 @@ class ShearingCLI(LightningCLI):
         """Leave the configuration alone: a checkpoint does not override what the user says."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a strategy before Lightning builds it."""
+        """Refuse a strategy or a precision before Lightning builds it."""
         strategy = self._get(self.config, "trainer.strategy")
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
+        check_precision(self._get(self.config, "trainer.precision"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Log to TensorBoard and to a file in the run's directory, unless the user has other loggers."""
-        if self._get(self.config_init, "trainer.logger") in (None, True):
-            root = Path(self._get(self.config_init, "trainer.default_root_dir"))
+        """Log to the run's directory, show a bar on a terminal, and keep gates float32 when sharded."""
+        asked = self._get(self.config_init, "trainer")
+        if asked.logger in (None, True):
+            root = Path(asked.default_root_dir)
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="")
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
+        wants_bar = asked.enable_progress_bar
+        kwargs["enable_progress_bar"] = sys.stderr.isatty() if wants_bar is None else wants_bar
+        if kwargs["enable_progress_bar"]:
+            kwargs["callbacks"] = [*(asked.callbacks or []), StepBar()]
+        sharded = asked.strategy == "fsdp2" or isinstance(asked.strategy, FSDP2Strategy)
+        if sharded and asked.precision in ("bf16", "bf16-mixed"):
+            kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -129,26 +165,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # The docstring under a field is its line of --help.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(
+        level=logging.WARNING if getattr(rank_zero_only, "rank", 0) else logging.INFO, format="%(message)s"
+    )
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
+    _quieten()
     try:
         _run(arguments)
+    except UsageError as error:
+        _leave(2, refusal(arguments[0], error), error)
+    except LossError as error:
+        _leave(1, f"error: {error}", error)
     except ValueError as error:
-        if not type(error).__module__.startswith("shear_lit."):
+        message = own_message(error)
+        if message is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        _leave(2, f"error: {message}", error)
+
+
+def _leave(code: int, message: str, error: Exception) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code) from error
+
+
+def _quieten() -> None:
+    """Leave out what libraries say that is neither about the run nor for the person who started it."""
+    for name in _CHATTY:
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_UNSAID))
+    # Lightning reads a leaf the way torch before 2.14 wanted it, at every batch.
+    warnings.filterwarnings(
+        "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
+    )
 
 
 def _run(arguments: list[str]) -> None:
     name = arguments[0]
     if name in _TRAINING:
-        ShearingCLI(arguments)
+        # LightningCLI reads sys.argv itself, and warns where it is given what stands there anyway.
+        ShearingCLI(None if arguments == sys.argv[1:] else arguments)
     elif name in _COMMANDS:
         command, _ = _COMMANDS[name]
-        result = auto_cli({name: command}, args=arguments, as_positional=False, prog="shear-lit")
+        result = auto_cli(
+            {name: command}, args=arguments, as_positional=False, prog="shear-lit", parser_class=CommandParser
+        )
         if result is not None:
             print(result)
     else:

@@ -259,7 +259,8 @@ class DomainData(LightningDataModule):
         updated = update_weights(weights, loss, reference, rule=rule, floor=self.mixture.update_floor)
         self._loader.set_weights(updated.tolist())
         self._updated_at = state.batch
-        _log.info("mixture from step %d on: %s", state.batch, self.weights)
+        shown = ", ".join(f"{name} {weight:.4f}" for name, weight in self.weights.items())
+        _log.info("mixture from step %d on: %s", state.batch, shown)
         return self.weights
 
     def _loss_vector(self, losses: Mapping[str, float] | Tensor, reference: Tensor) -> Tensor:

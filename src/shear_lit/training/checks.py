@@ -10,15 +10,12 @@ from shear_lit.data.prepare import tokenizer_fingerprint_of
 from shear_lit.models.huggingface import config_of
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
+from shear_lit.training.errors import RunError
 from shear_lit.training.module import ShearingModule
-from shear_lit.training.strategies import REFUSED_STRATEGIES, StrategyError
+from shear_lit.training.strategies import REFUSED_STRATEGIES, FSDP2Strategy, StrategyError
 
 _BYTES_PER_PARAMETER = 12
 """Of a checkpoint: the weight and AdamW's two moments, in float32."""
-
-
-class RunError(ValueError):
-    """A run whose parts do not fit together."""
 
 
 def check_strategy(strategy: str) -> None:
@@ -32,6 +29,19 @@ def check_strategy(strategy: str) -> None:
         raise StrategyError(
             f"trainer.strategy={strategy} flattens gates, multipliers and weights into one parameter, which must "
             f"have learning rates of their own, and needs an accelerator. Use trainer.strategy=fsdp2."
+        )
+
+
+def check_precision(precision: str | int | None) -> None:
+    """Refuse precisions in which gates and multipliers would not stay float32.
+
+    Raises:
+        StrategyError: another than float32 or bfloat16 beside float32 weights was asked for.
+    """
+    if str(precision) not in ("None", "32", "32-true", "bf16", "bf16-mixed"):
+        raise StrategyError(
+            f"trainer.precision={precision} is not trained in: gates, multipliers, their gradients and AdamW's moments "
+            f"need float32, which it casts away or scales. Use trainer.precision=bf16-mixed, or 32-true."
         )
 
 
@@ -53,6 +63,11 @@ def check_run(
         _check_disk(module, Path(trainer.default_root_dir))
     if checkpoint is not None:
         _check_checkpoint(module, read_facts(checkpoint), checkpoint)
+        if Path(checkpoint).is_dir() and not isinstance(trainer.strategy, FSDP2Strategy):
+            raise RunError(
+                f"ckpt_path={checkpoint} is a directory of shards, which trainer.strategy="
+                f"{type(trainer.strategy).__name__} cannot read. Use trainer.strategy=fsdp2 (one process will do)."
+            )
 
 
 def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:

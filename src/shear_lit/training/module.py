@@ -114,7 +114,8 @@ class ShearingModule(L.LightningModule):
             assert self.device_mesh is not None
             small = [module for module in (self.gates, self.multipliers) if module is not None]
             blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
-            shard(blocks, model, small, self.device_mesh["data_parallel"])
+            compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            shard(blocks, model, small, self.device_mesh["data_parallel"], compute_dtype=compute)
 
     def on_train_start(self) -> None:
         """Order the gates by importance where the user asks for it and the run is new."""
@@ -188,6 +189,13 @@ class ShearingModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what ``export`` must know, as plain types."""
         checkpoint[ENTRY] = self.facts().to_entry()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Know the last validation's losses again, which the next checkpoint repeats."""
+        losses = CheckpointFacts.from_entry(checkpoint[ENTRY], "the one that is resumed").losses
+        names = self.trainer.datamodule.domains  # type: ignore[attr-defined]
+        if losses.keys() == set(names):
+            self.domain_losses = torch.tensor([losses[name] for name in names], dtype=torch.float64)
 
     def facts(self) -> CheckpointFacts:
         """Where the run came from and what it is after."""

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from shear_lit.training.errors import RunError
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
@@ -33,12 +35,12 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         for name in ("weights_learning_rate", "gates_learning_rate", "multipliers_learning_rate"):
             if getattr(self, name) < 0:
-                raise ValueError(
+                raise RunError(
                     f"model.optimizer.{name}={getattr(self, name)} is negative: multipliers ascend by themselves. "
                     f"Use 0 or more."
                 )
         if self.warmup_steps < 0 or not 0 <= self.final_fraction <= 1:
-            raise ValueError(
+            raise RunError(
                 f"model.optimizer: warmup_steps={self.warmup_steps} must not be negative and "
                 f"final_fraction={self.final_fraction} must lie in [0, 1]. Use for example 320 and 0.1."
             )

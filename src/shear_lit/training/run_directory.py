@@ -6,6 +6,7 @@
 import json
 import logging
 import platform
+import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -18,10 +19,11 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import save_file
 
 from shear_lit.training.checkpoints import CheckpointError
+from shear_lit.training.errors import RunError
 from shear_lit.training.mixture_update import domain_data
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_log import RunLog
-from shear_lit.training.strategies import FSDP2Strategy
+from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
 
 _log = logging.getLogger(__name__)
 _PACKAGES = (
@@ -52,7 +54,7 @@ class RunCheckpoints(Checkpoint):
         """
         super().__init__()
         if every_steps < 1 or keep == 0 or keep < -1:
-            raise ValueError(
+            raise RunError(
                 f"checkpoint.every_steps={every_steps} and checkpoint.keep={keep}: a run is saved every 1 or more "
                 f"steps, and keeps 1 or more checkpoints, or all with -1. Correct them."
             )
@@ -61,12 +63,16 @@ class RunCheckpoints(Checkpoint):
         self._saved_step = -1
         self._paths: list[Path] = []
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let single files, too, appear whole or not at all."""
+        trainer.strategy.checkpoint_io = WholeFileIO()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take a resumed state as saved."""
         self._saved_step = trainer.global_step
         folder = checkpoint_folder(trainer)
         if trainer.is_global_zero:
-            self._paths = sorted(path for path in folder.glob("step=*") if is_complete(path))
+            self._paths = complete_checkpoints(folder)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,7 +89,7 @@ class RunCheckpoints(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         path = trainer.strategy.broadcast(_free_path(trainer))
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         self._saved_step = trainer.global_step
         for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, RunLog):
@@ -150,13 +156,24 @@ def latest_checkpoint(run: str | Path) -> str:
         CheckpointError: there is none.
     """
     folder = Path(run) / "checkpoints"
-    found = sorted(path for path in folder.glob("step=*") if is_complete(path))
+    found = complete_checkpoints(folder)
     if not found:
         raise CheckpointError(
             f"ckpt_path=last: {folder} holds no complete checkpoint. "
             f"Set trainer.default_root_dir to the run that should go on, or remove --ckpt_path to begin one."
         )
     return str(found[-1])
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, the newest last: by step, and of one step by the number of the attempt."""
+
+    def age(path: Path) -> tuple[int, int]:
+        step, _, attempt = path.name.removesuffix(".ckpt").removeprefix("step=").partition("-")
+        return int(step), int(attempt or 1)
+
+    named = (path for path in folder.glob("step=*") if re.fullmatch(r"step=\d+(-\d+)?(\.ckpt)?", path.name))
+    return sorted((path for path in named if is_complete(path)), key=age)
 
 
 def is_complete(path: Path) -> bool:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from shear_lit.theory.shape import Axis
+from shear_lit.training.console import show
 from shear_lit.training.mixture_update import domain_data
 from shear_lit.training.module import DomainBatch, ShearingModule, StepOutput
 
@@ -84,8 +85,14 @@ class RunLog(Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Make sure that no checkpoint follows a loss that is not finite."""
+        """Make sure that no checkpoint follows a loss that is not finite, or holds a weight that is not."""
         self.flush(trainer, cast(ShearingModule, pl_module))
+        bad = sum((~local_part(weight).isfinite()).sum() for weight in pl_module.parameters())
+        if float(cast(torch.Tensor, trainer.strategy.reduce(bad, reduce_op="sum"))) > 0:
+            raise LossError(
+                f"a weight, gate or multiplier is not finite after optimizer step {trainer.global_step - 1}, though "
+                f"its losses were. {self._remedy()}"
+            )
 
     def flush(self, trainer: L.Trainer, module: ShearingModule) -> None:
         """Average what was kept over ranks and micro-batches, check it, and report it.
@@ -114,6 +121,7 @@ class RunLog(Callback):
         for group in trainer.optimizers[0].param_groups:
             report[f"learning_rate/{group['name']}"] = float(group["lr"])
         _report(trainer, report)
+        show(trainer, report)
 
     def _size_report(self, module: ShearingModule, penalty: float, numbers: list[float]) -> dict[str, float]:
         count = len(module.axes)
@@ -143,8 +151,12 @@ class RunLog(Callback):
             names = domain_data(trainer).domains
             where = "with the domains " + ", ".join(sorted({names[index] for index in domains.tolist()}))
         raise LossError(
-            f"the loss of optimizer step {step} is not finite, in a micro-batch {where}. The run stops here; "
-            f"the last good checkpoint is {self.last_checkpoint or 'none (none was written yet)'}. "
+            f"the loss of optimizer step {step} is not finite, in a micro-batch {where}. {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        return (
+            f"The run stops here; the last good checkpoint is {self.last_checkpoint or 'none (none was written yet)'}. "
             f"Resume from it with --ckpt_path and a lower model.optimizer.weights_learning_rate, "
             f"or look at the data of those domains."
         )
@@ -187,6 +199,12 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The resolved config lies beside the file."""
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that may be sharded."""
+    detached = tensor.detach()
+    return cast(torch.Tensor, cast(Any, detached).to_local()) if hasattr(detached, "to_local") else detached
 
 
 def _report(trainer: L.Trainer, numbers: dict[str, float]) -> None:

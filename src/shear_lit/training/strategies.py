@@ -1,16 +1,19 @@
 """How a run is spread over devices: FSDP2 is the sharded strategy, under the name ``fsdp2``."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.plugins import Precision, TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 REFUSED_STRATEGIES = ("fsdp", "fsdp_cpu_offload")
 """Strategies of Lightning under which gates cannot be trained."""
@@ -67,15 +70,48 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.barrier()
 
 
-def shard(blocks: nn.ModuleList, model: nn.Module, small: Sequence[nn.Module], mesh: DeviceMesh) -> None:
+class ShardedMixedPrecision(Precision):
+    """``bf16-mixed`` under FSDP2: weights are gathered in bfloat16 (see ``shard``), and there is no autocast."""
+
+    precision = "bf16-mixed"
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its name and renames it: complete or absent, wherever the system keeps its
+    temporary files (Lightning's own goes through these, and copies where they are on another disk).
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = final.with_name(f"{final.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(final)
+
+
+def shard(
+    blocks: nn.ModuleList,
+    model: nn.Module,
+    small: Sequence[nn.Module],
+    mesh: DeviceMesh,
+    *,
+    compute_dtype: torch.dtype | None = None,
+) -> None:
     """Shard the language model block by block, and each of the ``small`` modules as a group of its own.
 
-    Gates and multipliers stay float32 and are gathered for their own forward only; their gradients are
-    averaged like all others.
+    The language model computes in ``compute_dtype`` (gradients are reduced in float32). Gates and multipliers stay
+    float32 and are gathered for their own forward only; their gradients are averaged like all others.
     """
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     for block in blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
     for module in small:
         fully_shard(module, mesh=mesh)
 

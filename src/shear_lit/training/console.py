@@ -1,0 +1,91 @@
+"""What a person sees of a run: a bar on a terminal, one line per report anywhere else."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+_log = logging.getLogger(__name__)
+
+
+class StepBar(ProgressBar):
+    """Counts optimizer steps, and shows the last report: nothing is read from the device for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+        self._disabled = False
+
+    def disable(self) -> None:
+        """Show nothing (Lightning asks for it on all processes but one)."""
+        self._disabled = True
+
+    def enable(self) -> None:
+        """Show it again."""
+        self._disabled = False
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Write a line without breaking the bar."""
+        if not self._disabled:
+            tqdm.write(" ".join(str(arg) for arg in args))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin where the run stands."""
+        if not self._disabled:
+            self._bar = tqdm(
+                total=trainer.max_steps, initial=trainer.global_step, unit="step", dynamic_ncols=True
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move on when a step is complete."""
+        if self._bar is not None and trainer.global_step > self._bar.n:
+            self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the bar as it is."""
+        self._close()
+
+    def show(self, numbers: Mapping[str, float]) -> None:
+        """Show the numbers of a report behind the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_summary(numbers))
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def show(trainer: L.Trainer, numbers: Mapping[str, float]) -> None:
+    """Tell a person of a report: in the bar if there is one, otherwise in a line."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, StepBar):
+        bar.show(numbers)
+    elif bar is None and trainer.is_global_zero:
+        _log.info("step %d of %d: %s", trainer.global_step, trainer.max_steps, _summary(numbers))
+
+
+def _summary(numbers: Mapping[str, float]) -> str:
+    names = {
+        "loss/language": ("loss", "{:.4f}"),
+        "loss/size_penalty": ("size penalty", "{:.4f}"),
+        "speed/tokens_per_second": ("tokens/s", "{:,.0f}"),
+    }
+    shown = [f"{name} {form.format(numbers[key])}" for key, (name, form) in names.items() if key in numbers]
+    sizes = [
+        f"{key.split('/')[1]} {numbers[key]:.1f}→{numbers[key.replace('expected', 'target')]:.1f}"
+        for key in numbers
+        if key.endswith("/expected")
+    ]
+    return ", ".join([*shown, *sizes])

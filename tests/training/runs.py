@@ -1,0 +1,104 @@
+"""What a forked process does: one command of the command line, watched."""
+
+import logging
+import sys
+from collections.abc import Callable
+from threading import RLock
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+from shear_lit import cli
+from shear_lit.pruning.attach import AttachedGates
+from shear_lit.training.run_log import RunLog
+
+tqdm.set_lock(RLock())  # its own is a semaphore, which a killed process would leave behind
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU of a tensor that may be sharded; every rank must ask."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).clone()
+
+
+class Watch(Callback):
+    """Keeps what a run did: each micro-batch with its gates and loss, each mixture, and where it ended."""
+
+    def __init__(self) -> None:
+        self.record: dict[str, Any] = {"batches": {}, "mixtures": {}, "gates_after": {}, "reports": {}}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        step = trainer.global_step - complete
+        gates = pl_module.attached
+        self.record["batches"][step, batch["micro_batch"]] = {
+            "tokens": batch["tokens"].clone(),
+            "domain": batch["domain"].clone(),
+            "loss": float(outputs["language_loss"]),
+            "penalty": float(outputs.get("size_penalty", 0.0)),
+            "gates": {} if gates is None else {k: v.detach().clone() for k, v in gates.last_values.items()},
+        }
+        if complete and pl_module.gates is not None:
+            self.record["gates_after"][trainer.global_step] = {
+                axis.value: whole(rows) for axis, rows in pl_module.gates.log_alpha().items()
+            }
+
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.state.fn == "fit":
+            self.record["mixtures"][trainer.global_step] = dict(trainer.datamodule.weights)
+            self.record.setdefault("domain_losses", {})[trainer.global_step] = pl_module.domain_losses.clone()
+
+    def on_train_end(self, trainer, pl_module):
+        optimizer = trainer.optimizers[0]
+        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+        self.record["parameters"] = {name: whole(p) for name, p in pl_module.named_parameters()}
+        self.record["dtypes"] = {name: p.dtype for name, p in pl_module.named_parameters()}
+        self.record["moments"] = {
+            f"{names[id(parameter)]}.{key}": whole(value)
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+        self.record["rates"] = [group["lr"] for group in optimizer.param_groups]
+        self.record["data"] = trainer.datamodule.state_dict()
+        self.record["world_size"] = trainer.world_size
+
+
+def keep_gate_values() -> None:
+    """Let the attached gates remember what was put in force."""
+    put = AttachedGates.set
+
+    def set_and_keep(self, values):
+        self.last_values = {axis.value: gates for axis, gates in values.items()}
+        put(self, values)
+
+    AttachedGates.set = set_and_keep
+
+
+def fit(arguments: list[str], sabotage: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Run ``arguments`` as the command line does, after breaking the code with ``sabotage``; give what happened."""
+    logging.basicConfig(level=logging.WARNING)
+    keep_gate_values()
+    if sabotage is not None:
+        sabotage()
+    watch = Watch()
+    reports = []
+    report = RunLog.flush.__globals__["_report"]
+    RunLog.flush.__globals__["_report"] = lambda trainer, numbers: (
+        reports.append((trainer.global_step, dict(numbers))),
+        report(trainer, numbers),
+    )
+    build = cli.ShearingCLI.instantiate_trainer
+
+    def build_watched(self, **options):
+        trainer = build(self, **options)
+        trainer.callbacks.insert(0, watch)
+        # After the mixture has moved.
+        trainer.callbacks.append(trainer.callbacks.pop(0))
+        return trainer
+
+    cli.ShearingCLI.instantiate_trainer = build_watched
+    sys.argv = ["shear-lit", *arguments]
+    cli.main()
+    return {**watch.record, "reports": reports}

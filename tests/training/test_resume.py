@@ -1,0 +1,168 @@
+"""A run that is killed and resumed is the run that was never interrupted, bit for bit."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shear_lit.commands.export import export
+from shear_lit.training import checkpoints, mixture_update
+from tests.training.compare import distances, same_order
+from tests.training.forks import run, start
+from tests.training.runs import fit
+
+FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=2"]
+EXACT = ("parameters", "moments", "mixtures", "domain_losses", "rates", "data", "gates_after")
+
+
+@pytest.fixture(scope="module")
+def whole(toy, tmp_path_factory):
+    """The uninterrupted run, by stage: its folder and what happened."""
+    known = {}
+
+    def of(stage, *flags, processes=1):
+        if (stage, flags) not in known:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            arguments = [*toy.arguments(stage, folder), *flags]
+            known[stage, flags] = (
+                folder,
+                run(fit, folder.parent / "log", processes=processes, arguments=arguments),
+            )
+        return known[stage, flags]
+
+    return of
+
+
+def same(a, b):
+    """Whether two nested values are equal, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return a == b
+
+
+def from_step(step, values):
+    return {
+        key: value for key, value in values.items() if (key[0] if isinstance(key, tuple) else key) >= step
+    }
+
+
+def differences(whole, resumed, step):
+    """What differs between a run from ``step`` on and one that was resumed there."""
+    record = {**whole, **{name: from_step(step, whole[name]) for name in ("mixtures", "domain_losses")}}
+    record["gates_after"] = from_step(step + 1, whole["gates_after"])
+    found = [name for name in EXACT if not same(record[name], resumed[name])]
+    batches = from_step(step, whole["batches"])
+    return found + ([] if same(batches, resumed["batches"]) else ["batches"])
+
+
+@pytest.mark.parametrize(("stage", "step"), [("prune", 4), ("prune", 6), ("pretrain", 4), ("pretrain", 6)])
+def test_killed_run_goes_on_as_if_it_had_not_been(toy, tmp_path, whole, stage, step):
+    """Step 4 is a mixture boundary, whose validation comes after the checkpoint; step 6 is none."""
+    arguments = toy.arguments(stage, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / f"step={step:06d}.ckpt"
+    killed = start(fit, tmp_path / "killed", arguments=arguments)
+    killed.until(checkpoint.exists)
+    killed.kill()
+    assert not (tmp_path / "run" / "checkpoints" / "step=000012.ckpt").exists(), "killed too late"
+
+    resumed = run(fit, tmp_path / "log", arguments=[*arguments, f"--ckpt_path={checkpoint}"])
+    folder, uninterrupted = whole(stage)
+    assert differences(uninterrupted[0], resumed[0], step) == []
+    ends = [run / "checkpoints" / "step=000012.ckpt" for run in (folder, tmp_path / "run")]
+    facts = [checkpoints.read_facts(end) for end in ends]
+    assert facts[0] == facts[1] and facts[0].losses
+
+
+def no_validation_at_resume():
+    mixture_update.MixtureUpdate.on_train_start = lambda self, trainer, pl_module: None
+
+
+def test_forgotten_validation_at_resume_would_be_seen(toy, tmp_path, whole):
+    folder, uninterrupted = whole("prune")
+    checkpoint = folder / "checkpoints" / "step=000004.ckpt"
+    arguments = [*toy.arguments("prune", tmp_path / "run"), f"--ckpt_path={checkpoint}"]
+    resumed = run(fit, tmp_path / "log", arguments=arguments, sabotage=no_validation_at_resume)
+    assert {"mixtures", "batches", "parameters"} <= set(differences(uninterrupted[0], resumed[0], 4))
+
+
+def test_metrics_file_goes_on_after_a_resume(toy, tmp_path):
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), "--trainer.max_steps=8"]
+    run(fit, tmp_path / "first", arguments=arguments)
+    file = tmp_path / "run" / "metrics.csv"
+    before = file.read_text()
+    longer = [*toy.arguments("pretrain", tmp_path / "run"), "--ckpt_path=last"]
+    resumed = run(fit, tmp_path / "second", arguments=longer)
+    assert min(step for step, _ in resumed[0]["batches"]) == 8
+    assert file.read_text().startswith(before) and len(file.read_text()) > len(before)
+    assert file.read_text().count("step,name,value") == 1
+
+
+def stop_within_a_save():
+    """Hang before the last file of a sharded checkpoint is written: the test kills the run there."""
+    save = torch.save
+
+    def hang_at_meta(content, file, *args, **kwargs):
+        if str(file).endswith("meta.pt") and "step=000004" in str(file):
+            (file.parent.parent / "in the middle").touch()
+            time.sleep(600)
+        save(content, file, *args, **kwargs)
+
+    torch.save = hang_at_meta
+
+
+def stop_within_a_single_save():
+    save = torch.save
+
+    def hang(content, file, *args, **kwargs):
+        save(content, file, *args, **kwargs)
+        if "step=000004" in str(getattr(file, "name", file)):
+            (Path(file.name).parent / "in the middle").touch()
+            time.sleep(600)
+
+    torch.save = hang
+
+
+@pytest.mark.parametrize(
+    ("processes", "flags", "hang", "suffix"),
+    [(2, FSDP2, stop_within_a_save, ""), (1, [], stop_within_a_single_save, ".ckpt")],
+    ids=["shards", "file"],
+)
+def test_checkpoint_that_was_cut_short_is_absent(toy, tmp_path, processes, flags, hang, suffix):
+    folder = tmp_path / "run" / "checkpoints"
+    arguments = [*toy.arguments("prune", tmp_path / "run"), *flags]
+    killed = start(fit, tmp_path / "log", processes=processes, arguments=arguments, sabotage=hang)
+    killed.until((folder / "in the middle").exists)
+    killed.kill()
+    (folder / "in the middle").unlink()
+    found = sorted(path.name for path in folder.iterdir())
+    assert found == [f"step=000002{suffix}", f"step=000004{suffix}.partial"]
+    assert checkpoints.read_facts(folder / f"step=000002{suffix}").step == 2
+
+
+def test_sharded_checkpoint_exports_and_resumes_in_one_process(toy, tmp_path, whole):
+    """Its export is that of the single-device run; a resume with one process ends where two would have."""
+    single, alone = whole("prune")
+    sharded, _ = whole("prune", *FSDP2, processes=2)
+    tensors = []
+    for number, path in enumerate(
+        (single / "checkpoints/step=000012.ckpt", sharded / "checkpoints/step=000012")
+    ):
+        export(str(path), str(tmp_path / f"hf{number}"))
+        tensors.append(load_file(tmp_path / f"hf{number}" / "model.safetensors"))
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, tensor in tensors[0].items():
+        assert (tensor - tensors[1][name]).abs().max() <= 1e-5 * tensor.abs().max(), name
+
+    arguments = [*toy.arguments("prune", tmp_path / "run"), FSDP2[0]]
+    arguments.append(f"--ckpt_path={sharded / 'checkpoints' / 'step=000004'}")
+    resumed = run(fit, tmp_path / "log", arguments=arguments)
+    expected = {**alone[0], "batches": from_step(4, alone[0]["batches"])}
+    for name in ("mixtures", "domain_losses"):
+        expected[name] = from_step(4, alone[0][name])
+    assert same_order([expected], resumed)
+    found = distances([expected], resumed)
+    assert max(found.values()) <= 1e-5, found
