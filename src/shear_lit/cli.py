@@ -10,6 +10,7 @@ from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from shear_lit.commands.demo.run import demo
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
 from shear_lit.commands.prepare import prepare
@@ -30,6 +31,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
     "reference": ({"measure": measure}, "reference losses for the mixture: measured on a model"),
     "export": (export, "checkpoint to a verified Hugging Face directory of exactly the target shape"),
     "evaluate": (evaluate, "domain losses of a Hugging Face directory"),
+    "demo": (demo, "all of it, small, on a real model and real text, with nothing to configure"),
 }
 
 
@@ -137,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not type(error).__module__.startswith("shear_lit."):
             raise
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise SystemExit(getattr(error, "exit_code", 2)) from error
 
 
 def _run(arguments: list[str]) -> None:
@@ -146,10 +148,20 @@ def _run(arguments: list[str]) -> None:
         ShearingCLI(arguments)
     elif name in _COMMANDS:
         command, _ = _COMMANDS[name]
-        result = auto_cli({name: command}, args=arguments, as_positional=False, prog="shear-lit")
+        result = auto_cli({name: command}, args=_flags(arguments), as_positional=False, prog="shear-lit")
         if result is not None:
             print(result)
     else:
         print(usage(), file=sys.stderr)
         print(f"error: {name!r} is no command. Use one of those above.", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _flags(arguments: list[str]) -> list[str]:
+    """Let ``--fast`` alone mean ``--fast=true``."""
+    alone = {
+        index
+        for index, word in enumerate(arguments)
+        if word == "--fast" and (index + 1 == len(arguments) or arguments[index + 1].startswith("-"))
+    }
+    return ["--fast=true" if index in alone else word for index, word in enumerate(arguments)]
