@@ -22,12 +22,14 @@ from shear_lit import cli
 from shear_lit.commands.demo import run as command
 from shear_lit.commands.demo import stages
 from shear_lit.commands.demo.control import KEPT, random_gates
+from shear_lit.commands.demo.directory import check_output
 from shear_lit.commands.demo.errors import DemoError
 from shear_lit.commands.demo.numbers import DEMO, FAST
 from shear_lit.commands.demo.run import CONTINUED, PRUNED, RANDOM, SOURCE, demo
 from shear_lit.commands.demo.stages import config_file, control_steps, fit
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel, markdown_table
 from shear_lit.commands.demo.texts import DOMAINS
+from shear_lit.commands.evaluate import evaluate
 from shear_lit.models.llama import llama
 from shear_lit.theory.shape import Axis, ModelShape
 from tests import tiny
@@ -177,7 +179,7 @@ def test_control_keeps_other_units_than_the_learned_cut(done):
 
 def test_losses_of_the_table_are_those_of_evaluate(done):
     result, output, *_ = done
-    found = command.evaluate(by_name(result)[CONTINUED].directory, str(output / "data"), 3, device="cpu")
+    found = evaluate(by_name(result)[CONTINUED].directory, str(output / "data"), 3, device="cpu")
     assert found.losses == pytest.approx(by_name(result)[CONTINUED].losses, abs=1e-5)
     references = yaml.safe_load((output / "references.yaml").read_text())
     assert references["losses"] == by_name(result)[SOURCE].losses
@@ -312,7 +314,7 @@ def test_output_that_is_not_empty_is_refused_before_anything_is_fetched(tmp_path
 
 def test_full_disk_is_refused_before_anything_is_fetched(tmp_path):
     with pytest.raises(DemoError, match=r"GB are free on its disk, and the demo needs"):
-        command.check_output(tmp_path / "out", 10**18)
+        check_output(tmp_path / "out", 10**18)
 
 
 def test_failing_run_stops_the_demo_with_its_exit_code_and_message(tmp_path, capfd, monkeypatch):
@@ -377,10 +379,11 @@ def test_installed_package_brings_the_configurations(tmp_path):
         name = f"configs/{stage}/smollm2-demo.yaml"
         assert (built / "shear_lit" / name).read_bytes() == (ROOT / name).read_bytes()
     code = "from shear_lit.commands.demo.stages import config_file; print(config_file('prune'))"
+    environment = {"PYTHONPATH": str(built)}
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(built)},
+        env=environment,
         capture_output=True,
         text=True,
         check=True,

@@ -1,7 +1,7 @@
 """How fast models write, and what: greedy, one sequence, with the key/value cache."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -46,12 +46,14 @@ def compare_generation(
         for name, network in networks.items():
             speeds[name].append(_greedy(network, tokens, new_tokens, new_tokens)[1])
     return {
-        name: Generation(text=tokenizer.decode(text, skip_special_tokens=True), speeds=tuple(speeds[name]))
+        name: Generation(
+            text=str(tokenizer.decode(text, skip_special_tokens=True)), speeds=tuple(speeds[name])
+        )
         for name, text in texts.items()
     }
 
 
-def _greedy(network: Any, tokens: Tensor, least: int, most: int) -> tuple[Sequence[int], float]:
+def _greedy(network: Any, tokens: Tensor, least: int, most: int) -> tuple[list[int], float]:
     """The new tokens, and how many there were per second."""
     start = time.perf_counter()
     written = network.generate(

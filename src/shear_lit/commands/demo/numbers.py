@@ -10,8 +10,6 @@ class DemoNumbers:
 
     sequence_length: int = 128
     """Tokens per packed sequence."""
-    append_eos: bool = True
-    """Whether each document ends with the tokenizer's EOS token."""
     evaluation_sequences: int = 32
     """Validation sequences of each domain on which references and all models of the table are measured."""
     evaluation_micro_batch: int = 8
