@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -129,6 +129,8 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake ends it with its message and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # The docstring under a field is its line of --help.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

@@ -2,41 +2,44 @@
 
 import json
 import math
-import sys
-from dataclasses import asdict, dataclass
-from types import ModuleType, SimpleNamespace
+import random
+from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from transformers import AutoModelForCausalLM
 
 from shear_lit.commands import evaluate as command
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import COMMANDS, measure
-from shear_lit.evaluation import prepared
+from shear_lit.data.documents import SplitShares
+from shear_lit.data.errors import DataError
+from shear_lit.data.prepare import PrepareSettings, prepare
+from shear_lit.data.references import read_references
+from shear_lit.data.store import SequenceStore
 from shear_lit.evaluation.prepared import EvaluationError
 from tests import tiny
 
 
-class Manifest(SimpleNamespace):
-    def check_tokenizer(self, fingerprint, name):
-        if fingerprint != self.tokenizer.fingerprint:
-            raise ValueError(f"another tokenizer: {name}")
-
-
-@pytest.fixture
-def data(monkeypatch):
-    """Prepared data in two domains, as the data room gives it."""
-    generator = torch.Generator().manual_seed(5)
-    tokens = torch.randint(tiny.VOCABULARY, (4, 12), generator=generator)
-    domain = torch.tensor([0, 0, 1, -1])
-    manifest = Manifest(
-        sequence_length=12, tokenizer=SimpleNamespace(vocabulary=tiny.VOCABULARY, fingerprint="abc")
+def prepared(source, directory, *, sequence_length=12):
+    """Text in two domains, prepared with the source's own tokenizer."""
+    generator = random.Random(3)
+    domains = {}
+    for name in ("wiki", "code"):
+        lines = [" ".join(f"w{generator.randrange(40)}" for _ in range(30)) for _ in range(60)]
+        path = directory.with_name(f"{name}.jsonl")
+        path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+        domains[name] = str(path)
+    settings = PrepareSettings(
+        domains=domains,
+        tokenizer=source,
+        output=str(directory),
+        sequence_length=sequence_length,
+        append_eos=False,
+        shares=SplitShares(prune=0.2, pretrain=0.2, validation=0.6),
     )
-    batches = [{"tokens": tokens[:2], "domain": domain[:2]}, {"tokens": tokens[2:], "domain": domain[2:]}]
-    monkeypatch.setattr(prepared, "_prepared", lambda *_: (manifest, ("wiki", "code"), batches))
-    monkeypatch.setattr(prepared, "_tokenizer_fingerprint", lambda _: "abc")
-    return manifest
+    prepare(settings)
+    return str(directory)
 
 
 @pytest.fixture
@@ -46,75 +49,75 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def written(monkeypatch):
-    """A stand-in for the data room's writer of references."""
-
-    @dataclass
-    class References:
-        source: str
-        tokenizer: str
-        losses: dict
-
-    def write_references(path, references):
-        path.write_text(yaml.safe_dump({"format": 1, **asdict(references)}))
-
-    stand_in = ModuleType("shear_lit.data.references")
-    stand_in.References, stand_in.write_references = References, write_references
-    monkeypatch.setitem(sys.modules, "shear_lit.data.references", stand_in)
+def data(source, tmp_path):
+    return prepared(source, tmp_path / "data")
 
 
 def test_evaluate_gives_the_losses_of_every_domain(source, data, tmp_path):
-    result = evaluate(source, "data", output=str(tmp_path / "deep" / "losses.json"))
+    result = evaluate(source, data, output=str(tmp_path / "deep" / "losses.json"))
     assert set(result.losses) == {"wiki", "code"}
     assert all(0 < loss < 10 for loss in result.losses.values())
     text = str(result)
     assert f"{result.losses['wiki']:.4f}" in text and "mean" in text and f"{result.parameters:,}" in text
     stored = json.loads((tmp_path / "deep" / "losses.json").read_text())
-    assert stored["losses"] == result.losses and stored["tokenizer"] == "abc"
+    assert stored["losses"] == result.losses
+
+
+def test_losses_are_those_of_the_first_validation_sequences(source, data):
+    result = evaluate(source, data, sequences_per_domain=3, micro_batch=2)
+    store = SequenceStore(data, "validation")
+    network = AutoModelForCausalLM.from_pretrained(source)
+    for index, domain in enumerate(store.domains):
+        tokens = store.__getitems__([(index, sequence) for sequence in range(3)])["tokens"]
+        with torch.inference_mode():
+            stock = network(input_ids=tokens, labels=tokens).loss
+        assert result.losses[domain] == pytest.approx(float(stock), abs=1e-5)
 
 
 def test_data_of_another_tokenizer_is_refused_before_weights_are_read(source, data, monkeypatch):
     monkeypatch.setattr(command, "read_model", lambda *_, **__: pytest.fail("weights were read"))
-    data.tokenizer.fingerprint = "other"
-    with pytest.raises(ValueError, match="another tokenizer"):
-        evaluate(source, "data")
+    path = Path(source) / "tokenizer.json"
+    path.write_text(path.read_text().replace('"w3"', '"other"'))
+    with pytest.raises(DataError, match="tokenised by"):
+        evaluate(source, data)
 
 
 def test_unknown_tokens_are_refused(source, data):
-    data.tokenizer.vocabulary = tiny.VOCABULARY + 1
-    with pytest.raises(EvaluationError, match="knows 50"):
-        evaluate(source, "data")
+    change_config(source, vocab_size=tiny.VOCABULARY - 5)
+    with pytest.raises(EvaluationError, match="knows 45"):
+        evaluate(source, data)
 
 
 def test_sequences_longer_than_the_model_allows_are_refused(source, data):
-    data.sequence_length = 65
+    change_config(source, max_position_embeddings=11)
     with pytest.raises(EvaluationError, match="max_position_embeddings"):
-        evaluate(source, "data")
+        evaluate(source, data)
 
 
-def test_measured_references_are_the_evaluated_losses(source, data, written, tmp_path):
+def change_config(source, **entries):
+    path = Path(source) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_measured_references_are_the_evaluated_losses(source, data, tmp_path):
     output = tmp_path / "references.yaml"
-    result = COMMANDS["measure"](source, "data", str(output))
-    stored = yaml.safe_load(output.read_text())
-    assert stored == {
-        "format": 1,
-        "source": source,
-        "tokenizer": "abc",
-        "losses": evaluate(source, "data").losses,
-    }
+    result = COMMANDS["measure"](source, data, str(output))
+    stored, evaluated = read_references(output), evaluate(source, data)
+    assert (stored.source, stored.tokenizer) == (source, evaluated.tokenizer)
+    assert stored.losses == evaluated.losses
     assert str(output) in str(result)
 
 
-def test_references_are_not_overwritten(source, data, written, tmp_path):
+def test_references_are_not_overwritten(source, data, tmp_path):
     output = tmp_path / "references.yaml"
     output.write_text("mine")
     with pytest.raises(EvaluationError, match="not overwritten"):
-        measure(source, "data", str(output))
+        measure(source, data, str(output))
     assert output.read_text() == "mine"
 
 
-def test_undefined_loss_is_no_reference(source, data, written, tmp_path, monkeypatch):
+def test_undefined_loss_is_no_reference(source, data, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "measure_domain_losses", lambda *_: {"wiki": 1.0, "code": math.nan})
     with pytest.raises(EvaluationError, match="code is not finite"):
-        measure(source, "data", str(tmp_path / "references.yaml"))
+        measure(source, data, str(tmp_path / "references.yaml"))
     assert not (tmp_path / "references.yaml").exists()

@@ -154,6 +154,7 @@ def test_recipe_of_stage_two_holds_that_of_stage_one(tmp_path, trained):
     export(str(second), str(tmp_path / "out"))
     recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
     assert recipe["source_recipe"]["shape"] == tiny.TARGET.to_dict()
+    assert recipe["lineage"] == [str(tmp_path / "source")]
     assert (tmp_path / "out" / "LICENSE").read_text() == tiny.LICENCE  # carried twice
     assert "license: apache-2.0" in (tmp_path / "out" / "README.md").read_text()
 

@@ -1,7 +1,6 @@
 """A tiny tokenizer, and prepared data whose tokens say which sequence they are."""
 
 import json
-import logging
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -79,9 +78,3 @@ def write_jsonl(tmp_path):
         return str(tmp_path / name)
 
     return write
-
-
-@pytest.fixture(autouse=True)
-def quiet_litdata(caplog):
-    """litdata announces each folder it maps."""
-    logging.getLogger("litdata").setLevel(logging.WARNING)

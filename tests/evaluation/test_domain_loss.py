@@ -101,6 +101,19 @@ def test_ranks_merge_by_their_sums():
         torch.testing.assert_close(merged, getattr(whole, state), rtol=1e-15, atol=0)
 
 
+def test_metric_can_be_reset_in_inference_mode_and_used_outside():
+    logits, tokens = batch()
+    metric = DomainLoss(1)
+    domain = torch.zeros(6, dtype=torch.int64)
+    with torch.inference_mode():
+        metric.update(logits, tokens, domain)
+        metric.reset()
+        metric.update(logits, tokens, domain)
+    metric.update(logits, tokens, domain)
+    assert float(metric.compute()) == pytest.approx(expected_loss(logits, tokens), abs=1e-6)
+    assert metric.loss_sum.dtype == torch.float64
+
+
 def test_measured_losses_are_those_of_the_model_by_name():
     network = tiny.model(tiny.config()).train()
     _, tokens = batch(sequences=4)

@@ -1,0 +1,1 @@
+"""Family tables, counts and configs, against live stock models."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,6 +212,7 @@ def test_written_directory_is_whole(source, tmp_path):
     }
     assert names >= {"note.txt", "data.bin", "chat_template.jinja"}
     assert "modeling_custom.py" not in names
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -256,6 +258,21 @@ def test_file_in_the_way_is_refused(tmp_path):
     with pytest.raises(DirectoryError, match="is a file"), new_directory(tmp_path / "out"):
         pass
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_current_directory_is_taken_if_it_is_empty(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with new_directory(Path()) as partial:
+        (partial / "file").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "file"]
+
+
+def test_mount_point_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "out")
+    with pytest.raises(DirectoryError, match="inside it"), new_directory(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_disk_without_room_is_refused(tmp_path, monkeypatch):

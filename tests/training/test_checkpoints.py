@@ -1,12 +1,16 @@
 """Checkpoints of both kinds are read without a process group, and what is no checkpoint is refused."""
 
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from shear_lit.theory.shape import Axis
-from shear_lit.training.checkpoints import CheckpointError, CheckpointFacts, read_checkpoint
+from shear_lit.training.checkpoints import CheckpointError, CheckpointFacts, read_checkpoint, read_facts
 from tests import tiny
 
 KINDS = ["step=000007.ckpt", "step=000007"]
@@ -145,3 +149,48 @@ def test_tied_head_that_drifted_from_its_embedding_is_refused(tmp_path, content)
     state["model.lm_head.weight"] = state["model.lm_head.weight"] + 1e-3
     with pytest.raises(CheckpointError, match="tied"):
         read_checkpoint(tiny.write_checkpoint(tmp_path / "a.ckpt", content))
+
+
+def _save_as_two_processes(rank, path, content, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    state = {
+        name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in content["state_dict"].items()
+    }
+    torch.distributed.checkpoint.save({"state_dict": state}, checkpoint_id=path)
+    torch.distributed.barrier()
+    os._exit(0)
+
+
+def test_shards_of_two_processes_are_read_by_one(tmp_path, source, content):
+    """Uneven shards included: the layers' gates are three."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = tmp_path / "step=000007"
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=_save_as_two_processes, args=(rank, path, content, port)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(list(path.glob("*.distcp"))) == 2
+    torch.save({"shear_lit": content["shear_lit"]}, path / "meta.pt")
+    read = read_checkpoint(path)
+    for name, tensor in source[1].named_parameters():
+        assert torch.equal(read.tensors[name], tensor)
+    for axis, rows in tiny.log_alpha(tiny.config()).items():
+        assert torch.equal(read.log_alpha[axis], rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_facts_are_read_without_weights(tmp_path, source, content, kind):
+    path = tiny.write_checkpoint(tmp_path / kind, content)
+    for shard in tmp_path.glob("step=000007/*.distcp"):
+        shard.unlink()
+    assert read_facts(path) == tiny.facts(tiny.config(), source[0])

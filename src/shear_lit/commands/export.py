@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,12 @@ from shear_lit.pruning.expectation import ExpectedUnits, expected_units
 from shear_lit.pruning.gates import GateValues, deterministic_gates
 from shear_lit.reporting.model_card import ModelFacts, model_card
 from shear_lit.theory.shape import Axis, ModelShape
-from shear_lit.training.checkpoints import CheckpointFacts, read_checkpoint
+from shear_lit.training.checkpoints import (
+    CheckpointFacts,
+    ModelCheckpointContents,
+    read_checkpoint,
+    read_facts,
+)
 
 RECIPE, GATES = "recipe.json", "gates.safetensors"
 
@@ -99,88 +104,67 @@ def export(
     """
     directory = Path(output).expanduser()
     check_new_directory(directory)
-    contents = read_checkpoint(checkpoint)
-    facts = contents.facts
+    facts = read_facts(checkpoint)
     config = config_of(facts.config)
-    family = family_of(config)
-    shape = facts.target or family.shape
+    shape = facts.target or family_of(config).shape
     precision = _precision(dtype, facts.config)
-    parameters = parameter_count(config, shape)
     numbers: torch.dtype = getattr(torch, precision)
-    check_new_directory(directory, needed_bytes=parameters * numbers.itemsize)
+    check_new_directory(directory, needed_bytes=parameter_count(config, shape) * numbers.itemsize)
     origin = source or facts.source
     warnings = _origin_warnings(origin, facts)
 
-    tensors, difference, extra_files = contents.tensors, None, {}
-    expected: list[ExpectedUnits] = []
-    if facts.target is not None:
-        values = deterministic_gates(contents.log_alpha, facts.target)
-        expected = expected_units(contents.log_alpha, facts.target)
-        warnings += [_distance_warning(axis) for axis in expected if axis.off_target]
-        tensors, difference = _cut(facts, contents.tensors, values)
-        extra_files[GATES] = _gates_file(contents.log_alpha, values, family.shape)
-    del contents  # the source's weights are no longer needed
-
-    card = ModelFacts(
-        name=directory.name,
-        source=facts.source,
-        source_fingerprint=facts.source_fingerprint,
-        licence=source_licence(origin),
-        licence_files=tuple(licence_files(origin)),
-        source_shape=family.shape,
-        shape=shape,
-        source_parameters=parameter_count(config),
-        parameters=parameters,
-        dtype=precision,
-        step=facts.step,
-        tokens=facts.tokens,
-        domains=facts.domains,
-        losses=facts.losses,
-        gated_difference=difference,
-    )
-    recipe = _recipe(card, facts, expected, origin)
+    cut = _cut(read_checkpoint(checkpoint))
+    card = _card(directory.name, facts, shape, precision, cut.difference, origin)
+    recipe = _recipe(card, facts, cut.expected, origin)
     write_model(
         directory,
         carved_config(config, shape),
-        tensors,
+        cut.tensors,
         tokenizer_source=origin,
         dtype=numbers,
         extra_files={
-            **extra_files,
-            "README.md": model_card(card).encode(),
-            RECIPE: json.dumps(recipe, indent=1).encode(),
+            **cut.files,
+            "README.md": model_card(card),
+            RECIPE: json.dumps(recipe, indent=1) + "\n",
         },
     )
     return ExportResult(
         directory=str(directory),
         shape=shape,
         source_parameters=card.source_parameters,
-        parameters=parameters,
+        parameters=card.parameters,
         dtype=precision,
-        gated_difference=difference,
-        expected=tuple(expected),
-        warnings=tuple(warnings),
+        gated_difference=cut.difference,
+        expected=cut.expected,
+        warnings=(*warnings, *(_distance_warning(axis) for axis in cut.expected if axis.off_target)),
     )
 
 
-def _cut(
-    facts: CheckpointFacts, tensors: Mapping[str, Tensor], values: GateValues
-) -> tuple[dict[str, Tensor], float]:
-    """The tensors that are left, and how far their model is from the gated one, in float32.
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """The model that is left of a checkpoint, and what is known of the cut."""
+
+    tensors: Mapping[str, Tensor]
+    difference: float | None = None
+    expected: tuple[ExpectedUnits, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def _cut(contents: ModelCheckpointContents) -> _Cut:
+    """Cut at exactly the target and see that the logits stay; without gates all of the model is left.
 
     Raises:
-        VerificationError: further than the tolerance.
+        VerificationError: gated and carved logits differ by more than the tolerance.
     """
-    config = config_of(facts.config)
-    family = family_of(config)
-    tokens = check_tokens(config.vocab_size)
-    gated = build_model(config, tensors, dtype=torch.float32)
-    attach(gated, family).set(values)
-    expected = logits_of(gated, tokens)
-    del gated  # its weights are those of the checkpoint: only what was converted is freed
-    carved = carve(tensors, family, values)
-    assert facts.target is not None
-    model = build_model(carved_config(config, facts.target), carved, dtype=torch.float32)
+    target = contents.facts.target
+    if target is None:
+        return _Cut(tensors=contents.tensors)
+    config = config_of(contents.facts.config)
+    family, tokens = family_of(config), check_tokens(config.vocab_size)
+    values = deterministic_gates(contents.log_alpha, target)
+    expected = _gated_logits(contents.tensors, config, values, tokens)
+    carved = carve(contents.tensors, family, values)
+    model = build_model(carved_config(config, target), carved, dtype=torch.float32)
     difference = relative_difference(logits_of(model, tokens), expected)
     if not difference <= GATED_TOLERANCE:  # nan is no success
         raise VerificationError(
@@ -188,7 +172,45 @@ def _cut(
             f"and must be at most {GATED_TOLERANCE:g}. Nothing was kept. If the losses of the run were finite, this is "
             f"a fault of the program: please report it."
         )
-    return carved, difference
+    return _Cut(
+        tensors=carved,
+        difference=difference,
+        expected=tuple(expected_units(contents.log_alpha, target)),
+        files={GATES: _gates_file(contents.log_alpha, values, family.shape)},
+    )
+
+
+def _gated_logits(tensors: Mapping[str, Tensor], config: Any, values: GateValues, tokens: Tensor) -> Tensor:
+    model = build_model(config, tensors, dtype=torch.float32)
+    gates = attach(model, family_of(config))
+    gates.set(values)
+    logits = logits_of(model, tokens)
+    gates.detach()  # or its cycles of references would keep the source's weights until they are collected
+    return logits
+
+
+def _card(
+    name: str, facts: CheckpointFacts, shape: ModelShape, dtype: str, difference: float | None, origin: str
+) -> ModelFacts:
+    config = config_of(facts.config)
+    return ModelFacts(
+        name=name,
+        source=facts.source,
+        lineage=_lineage(origin),
+        source_fingerprint=facts.source_fingerprint,
+        licence=source_licence(origin),
+        licence_files=tuple(licence_files(origin)),
+        source_shape=family_of(config).shape,
+        shape=shape,
+        source_parameters=parameter_count(config),
+        parameters=parameter_count(config, shape),
+        dtype=dtype,
+        step=facts.step,
+        tokens=facts.tokens,
+        domains=facts.domains,
+        losses=facts.losses,
+        gated_difference=difference,
+    )
 
 
 def _precision(dtype: str, config: Mapping[str, Any]) -> Precision:
@@ -244,14 +266,31 @@ def _gates_file(log_alpha: Mapping[Axis, Tensor], values: GateValues, source: Mo
 
 
 def _recipe(
-    card: ModelFacts, facts: CheckpointFacts, expected: list[ExpectedUnits], origin: str
+    card: ModelFacts, facts: CheckpointFacts, expected: tuple[ExpectedUnits, ...], origin: str
 ) -> dict[str, Any]:
-    earlier = Path(origin).expanduser() / RECIPE
     return {
         "format": 1,
         "shear_lit": __version__,
         **asdict(card),
         "axes": [axis.value for axis in facts.axes],
         "expected_units": {axis.axis.value: axis.to_dict() for axis in expected},
-        "source_recipe": json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else None,
+        "source_recipe": _source_recipe(origin),
     }
+
+
+def _source_recipe(origin: str) -> dict[str, Any] | None:
+    """The recipe of a source that was exported by this package: stage 2 continues what stage 1 cut."""
+    path = Path(origin).expanduser() / RECIPE
+    if not path.is_file():
+        return None
+    recipe = json.loads(path.read_text(encoding="utf-8"))
+    return recipe if isinstance(recipe, dict) else None
+
+
+def _lineage(origin: str) -> tuple[str, ...]:
+    """The sources of the source, nearest first."""
+    names, recipe = [], _source_recipe(origin)
+    while recipe is not None:
+        names.append(str(recipe.get("source")))
+        recipe = recipe.get("source_recipe")
+    return tuple(names)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shear_lit.commands.evaluate import Device, DomainLosses, evaluate
+from shear_lit.data.references import References, write_references
 from shear_lit.evaluation.prepared import EvaluationError
 from shear_lit.models.huggingface import Precision
 
@@ -54,17 +55,10 @@ def measure(
             f"source={source!r}: the loss of {', '.join(undefined)} is not finite in {dtype}: it is no reference. "
             f"Use --dtype float32, and look at the data of that domain."
         )
-    _write(path, measured)
-    return MeasuredReferences(output=str(path), measured=measured)
-
-
-def _write(path: Path, measured: DomainLosses) -> None:
-    from shear_lit.data.references import References, write_references
-
     write_references(
-        path,
-        References(source=measured.model, tokenizer=measured.tokenizer, losses=dict(measured.losses)),
+        path, References(source=measured.model, tokenizer=measured.tokenizer, losses=dict(measured.losses))
     )
+    return MeasuredReferences(output=str(path), measured=measured)
 
 
 COMMANDS = {"measure": measure}

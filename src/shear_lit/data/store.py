@@ -1,5 +1,6 @@
 """Reading packed sequences by (domain, sequence): litdata chunks, mapped in place."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from torch.utils.data import Dataset
 
 from shear_lit.data.manifest import Manifest, read_manifest
 from shear_lit.data.order import WINDOW_CHUNKS
+
+_litdata_log = logging.getLogger("litdata")
+if _litdata_log.level == logging.NOTSET:  # it announces each folder it maps; its warnings stay
+    _litdata_log.setLevel(logging.WARNING)
 
 PADDING_DOMAIN = -1
 """The domain of a sequence that only fills a batch up: it counts nowhere."""

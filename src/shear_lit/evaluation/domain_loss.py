@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
+from shear_lit.data.store import DomainBatch
+
 _CHUNK_LOGITS = 1 << 24  # 64 MiB of float32 at a time
 
 
@@ -59,8 +61,9 @@ class DomainLoss(Metric):
         losses = token_losses(logits, tokens).double()
         # A comparison instead of a scatter: the same sums in the same order on every device, and no wait for one.
         member = domain[:, None] == torch.arange(len(self.loss_sum), device=domain.device)
-        self.loss_sum += torch.where(member, losses.sum(1)[:, None], 0.0).sum(0)
-        self.token_count += member.sum(0) * losses.shape[1]
+        # Not in place: after a reset in inference mode the sums could not be changed outside of it.
+        self.loss_sum = self.loss_sum + torch.where(member, losses.sum(1)[:, None], 0.0).sum(0)
+        self.token_count = self.token_count + member.sum(0) * losses.shape[1]
 
     def compute(self) -> Float64[Tensor, "domains"]:
         """The mean loss of each domain; nan for a domain without tokens."""
@@ -69,7 +72,7 @@ class DomainLoss(Metric):
 
 @torch.inference_mode()
 def measure_domain_losses(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], domains: Sequence[str]
+    model: nn.Module, batches: Iterable[DomainBatch], domains: Sequence[str]
 ) -> dict[str, float]:
     """The losses of ``model``, by domain, in nats per token; its mode is left as it was.
 

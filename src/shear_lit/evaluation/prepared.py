@@ -1,12 +1,14 @@
 """The validation text of a prepared data set, opened for one model after looking at whether the two fit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
 from transformers import AutoTokenizer
 
+from shear_lit.data.loader import ValidationLoader
+from shear_lit.data.manifest import read_manifest
+from shear_lit.data.prepare import tokenizer_fingerprint
+from shear_lit.data.store import DomainBatch, SequenceStore
 from shear_lit.models.huggingface import has_tokenizer, read_config
 
 
@@ -20,7 +22,7 @@ class ValidationText:
 
     domains: tuple[str, ...]
     """The domains' names; a batch holds indices into them."""
-    batches: Iterable[Mapping[str, Tensor]]
+    batches: Iterable[DomainBatch]
     """Batches of ``tokens`` and ``domain``: the same ones, in the same order, as a run validates on."""
     tokenizer: str
     """Fingerprint of the tokenizer that made the tokens."""
@@ -35,7 +37,8 @@ def open_validation_text(
         EvaluationError: the sequences are longer than the model allows, or hold tokens that it does not know.
         DataError: the directory is not whole, or was made with another tokenizer than the model's.
     """
-    manifest, domains, batches = _prepared(directory, sequences_per_domain, micro_batch)
+    manifest = read_manifest(directory)
+    store = SequenceStore(directory, "validation", manifest)
     config = read_config(model)
     if manifest.sequence_length > config.max_position_embeddings:
         raise EvaluationError(
@@ -49,22 +52,10 @@ def open_validation_text(
             f"{config.vocab_size}: the data was made with another tokenizer. Prepare it with the model's."
         )
     if has_tokenizer(model):
-        manifest.check_tokenizer(_tokenizer_fingerprint(model), model)
-    return ValidationText(domains=domains, batches=batches, tokenizer=manifest.tokenizer.fingerprint)
-
-
-def _prepared(directory: str, sequences: int, micro_batch: int) -> tuple[Any, tuple[str, ...], Any]:
-    """The manifest, the domains and the batches of a prepared directory."""
-    from shear_lit.data.loader import ValidationLoader
-    from shear_lit.data.manifest import read_manifest
-    from shear_lit.data.store import SequenceStore
-
-    manifest = read_manifest(directory)
-    store = SequenceStore(directory, "validation", manifest)
-    return manifest, store.domains, ValidationLoader(store, sequences=sequences, micro_batch=micro_batch)
-
-
-def _tokenizer_fingerprint(model: str) -> str:
-    from shear_lit.data.prepare import tokenizer_fingerprint
-
-    return tokenizer_fingerprint(AutoTokenizer.from_pretrained(model, trust_remote_code=False))
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        manifest.check_tokenizer(tokenizer_fingerprint(tokenizer), model)
+    return ValidationText(
+        domains=store.domains,
+        batches=ValidationLoader(store, sequences=sequences_per_domain, micro_batch=micro_batch),
+        tokenizer=manifest.tokenizer.fingerprint,
+    )

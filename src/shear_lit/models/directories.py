@@ -16,13 +16,18 @@ def check_new_directory(directory: Path, *, needed_bytes: int = 0) -> None:
     """Refuse a place that is taken or too small, before anything is computed.
 
     Raises:
-        DirectoryError: ``directory`` is a file or is not empty, or its disk has no room for ``needed_bytes``.
+        DirectoryError: ``directory`` is a file, a mount point or not empty, or there is no room for ``needed_bytes``.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         what = "is not empty" if directory.is_dir() else "is a file"
         raise DirectoryError(
             f"output={str(directory)!r} {what}: a model is written to a new or empty directory, so that nothing is "
             f"overwritten. Choose another one, or move what is there."
+        )
+    if directory.is_mount():
+        raise DirectoryError(
+            f"output={str(directory)!r} is where a disk is mounted: a finished directory is renamed to its "
+            f"place, which cannot be done with that one. Choose a new directory inside it."
         )
     disk = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(disk).free
@@ -45,6 +50,7 @@ def new_directory(directory: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
         DirectoryError: as ``check_new_directory``.
     """
     check_new_directory(directory, needed_bytes=needed_bytes)
+    directory = directory.resolve()  # "." has no name of its own
     partial = directory.with_name(f"{directory.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 
 
 class FamilyError(ValueError):
@@ -78,12 +78,7 @@ class Family:
 
     def check_target(self, target: ModelShape) -> None:
         """Raise ShapeError unless ``target`` can be cut from this model and reloaded by its stock class."""
-        if target.queries_per_group > self.shape.queries_per_group:
-            raise ShapeError(
-                f"target.query_heads={target.query_heads} with kv_heads={target.kv_heads} gives "
-                f"{target.queries_per_group} query heads per KV head, the source has {self.shape.queries_per_group}: "
-                f"pruning only removes units. Use query_heads={self.shape.queries_per_group * target.kv_heads}."
-            )
+        shrinking_axes(self.shape, target)  # raises where an axis would grow
         self.check_shape(target)
 
     def carved_sizes(

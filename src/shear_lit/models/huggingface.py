@@ -171,6 +171,8 @@ def write_model(
         copy_companions(tokenizer_source, partial)
         for name, content in (extra_files or {}).items():
             (partial / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        for path in partial.glob("*.safetensors"):  # safetensors hides its files from other users
+            path.chmod((partial / _CONFIG).stat().st_mode)
         written = read_model(str(partial), dtype=dtype)
         check_same_model(written, model, config.vocab_size, what="written against reloaded model")
 

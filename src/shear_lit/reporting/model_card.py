@@ -1,5 +1,6 @@
 """The page that tells a reader of an exported model what it is, where it comes from and how to use it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import yaml
 
 from shear_lit.theory.shape import ModelShape
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PAPER = "[Sheared LLaMA](https://arxiv.org/abs/2310.06694) (Xia et al., 2023)"
 
 
@@ -19,6 +21,8 @@ class ModelFacts:
     """Name of the model: of its directory."""
     source: str
     """Name or directory of the model that it was made from."""
+    lineage: tuple[str, ...]
+    """What the source itself was made from, nearest first, where its ``recipe.json`` says so."""
     source_fingerprint: str
     """Hash of the source's config and weights."""
     licence: Mapping[str, str]
@@ -73,20 +77,23 @@ def _front_matter(facts: ModelFacts) -> str:
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
     }
-    if facts.source.count("/") == 1 and not facts.source.startswith((".", "/", "~")):
-        entries["base_model"] = facts.source
+    hub_names = [name for name in (facts.source, *facts.lineage) if _HUB_NAME.fullmatch(name)]
+    if hub_names:
+        entries["base_model"] = hub_names[0]
     entries["tags"] = ["sheared-llama", "pruned"]
     return f"---\n{yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).strip()}\n---"
 
 
 def _origin(facts: ModelFacts) -> str:
+    names = [f"`{name}`" for name in facts.lineage]
+    earlier = f" `{facts.source}` was itself made from {', that from '.join(names)}." if names else ""
     if _pruned(facts):
         return (
             f"A dense model cut out of `{facts.source}` by structured pruning with learned gates, after {_PAPER}. "
             f"It has {facts.parameters:,} parameters of the source's {facts.source_parameters:,} "
-            f"({facts.parameters / facts.source_parameters:.1%})."
+            f"({facts.parameters / facts.source_parameters:.1%}).{earlier}"
         )
-    return f"`{facts.source}` ({facts.parameters:,} parameters), trained further after {_PAPER}."
+    return f"`{facts.source}` ({facts.parameters:,} parameters), trained further after {_PAPER}.{earlier}"
 
 
 def _shape_table(facts: ModelFacts) -> str:

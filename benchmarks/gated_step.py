@@ -1,0 +1,229 @@
+"""What does a training step with gates cost, compared with the same step of the plain Hugging Face model?
+
+A step is forward, backward and one AdamW update in float32, on one sequence of random tokens, with random
+weights. The gated step also draws all gates, computes the size penalty and updates gates and multipliers.
+Prints one JSON line.
+
+    python benchmarks/gated_step.py --model smollm2-135m
+
+Time: one process, plain and gated steps alternate on one model (which comes first alternates too); each pair
+gives one ratio. Memory: child processes that run one kind of step each; the peak of the resident set, beyond
+what the imports take.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from shear_lit.models.family import Family
+from shear_lit.models.registry import family_of
+from shear_lit.pruning.attach import AttachedGates, attach
+from shear_lit.pruning.gates import Gates, Multipliers, keyed_uniform
+from shear_lit.theory.shape import Axis
+
+CONFIGS = {
+    "smollm2-135m": {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "mha-70m": {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 11,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+    },
+}
+BAR = 1.05
+STEPS_FOR_MEMORY = 3
+KINDS = ("plain", "gated")
+
+
+def build(name: str) -> LlamaForCausalLM:
+    """The model, with random weights and the stock sdpa attention."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**CONFIGS[name], head_dim=64, max_position_embeddings=8192, use_cache=False)
+    config._attn_implementation = "sdpa"
+    return LlamaForCausalLM(config).train()
+
+
+class Training:
+    """One model and its optimizer, which takes plain steps, and gated ones while gates are attached."""
+
+    def __init__(self, name: str, tokens: int) -> None:
+        self.model = build(name)
+        self.family: Family = family_of(self.model.config)
+        shape = self.family.shape
+        self.axes = tuple(axis for axis in Axis if shape.units(axis) > 1)
+        self.target = {axis: 0.3 for axis in self.axes}
+        self.gates = Gates(shape, self.axes)
+        self.multipliers = Multipliers(self.axes)
+        self.tokens = torch.randint(0, self.model.config.vocab_size, (1, tokens))
+        # Parameters without a gradient are skipped: a plain step updates the weights only.
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(self.model.parameters()), "lr": 1e-4},
+                {"params": list(self.gates.parameters()), "lr": 1.0},
+                {"params": list(self.multipliers.parameters()), "lr": 1.0, "maximize": True},
+            ],
+            weight_decay=0.0,
+        )
+        self.steps = 0
+
+    def step(self, attached: AttachedGates | None) -> None:
+        """One update, with gates where they are attached."""
+        penalty: torch.Tensor | float = 0.0
+        if attached is not None:
+            state = self.gates(keyed_uniform(self.family.shape, self.axes, key=(0, self.steps, 0)))
+            attached.set(state.values)
+            penalty = self.multipliers(state.sparsity, self.target).total
+        loss = self.model(self.tokens, labels=self.tokens).loss + penalty
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+
+    def timed_step(self, kind: str) -> float:
+        """The seconds of one step; attaching, which a run does once, is not counted."""
+        attached = attach(self.model, self.family) if kind == "gated" else None
+        start = time.perf_counter()
+        self.step(attached)
+        seconds = time.perf_counter() - start
+        if attached is not None:
+            attached.detach()
+        return seconds
+
+
+def measure_time(name: str, tokens: int, repeats: int) -> dict[str, object]:
+    """Seconds of both kinds of step and the ratio of each repeat."""
+    training = Training(name, tokens)
+    for kind in KINDS:
+        training.timed_step(kind)
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for repeat in range(repeats):
+        for kind in KINDS if repeat % 2 == 0 else reversed(KINDS):
+            seconds[kind].append(training.timed_step(kind))
+    ratios = [gated / plain for plain, gated in zip(*seconds.values(), strict=True)]
+    return {
+        "plain_seconds": statistics.median(seconds["plain"]),
+        "gated_seconds": statistics.median(seconds["gated"]),
+        "time_ratio": statistics.median(ratios),
+        "time_ratio_spread": [min(ratios), max(ratios)],
+        "time_ratios": ratios,
+    }
+
+
+def peak_mebibytes() -> float:
+    """The highest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_of_one_kind(name: str, tokens: int, kind: str) -> dict[str, float]:
+    """What a child process prints: its peak beyond the imports, and beyond the built model."""
+    imports = peak_mebibytes()
+    training = Training(name, tokens)
+    built = peak_mebibytes()
+    attached = attach(training.model, training.family) if kind == "gated" else None
+    for _ in range(STEPS_FOR_MEMORY):
+        training.step(attached)
+    peak = peak_mebibytes()
+    return {"total": peak - imports, "beyond_model": peak - built}
+
+
+def measure_memory(name: str, tokens: int, repeats: int) -> dict[str, object]:
+    """Peaks of both kinds of step, each in processes of its own."""
+    peaks: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for _ in range(repeats):
+        for kind in KINDS:
+            command = [sys.executable, __file__, "--model", name, "--tokens", str(tokens), "--child", kind]
+            child = subprocess.run(command, check=True, capture_output=True, text=True)
+            peaks[kind].append(json.loads(child.stdout))
+    result: dict[str, object] = {}
+    for part, suffix in (("total", ""), ("beyond_model", "_beyond_model")):
+        plain, gated = ([peak[part] for peak in peaks[kind]] for kind in KINDS)
+        ratios = [after / before for before, after in zip(plain, gated, strict=True)]
+        result |= {
+            f"plain_mebibytes{suffix}": statistics.median(plain),
+            f"gated_mebibytes{suffix}": statistics.median(gated),
+            f"memory_ratio{suffix}": statistics.median(ratios),
+            f"memory_ratio_spread{suffix}": [min(ratios), max(ratios)],
+        }
+    return result
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=CONFIGS, default="smollm2-135m", help="which model to build")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs of timed steps")
+    parser.add_argument(
+        "--memory-repeats", type=int, default=3, help="pairs of child processes; 0 skips memory"
+    )
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens of the one sequence of a step")
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(memory_of_one_kind(options.model, options.tokens, options.child)))
+        return
+    # The children run first, while this process holds no model.
+    figures: dict[str, object] = {}
+    if options.memory_repeats:
+        figures |= measure_memory(options.model, options.tokens, options.memory_repeats)
+    if options.repeats:
+        figures |= measure_time(options.model, options.tokens, options.repeats)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build(options.model).parameters())
+    print(
+        json.dumps(
+            {
+                "benchmark": "gated_step",
+                "bar": BAR,
+                "model": options.model,
+                "parameters": parameters,
+                "tokens": options.tokens,
+                "repeats": options.repeats,
+                "memory_repeats": options.memory_repeats,
+                **{
+                    key: [round(one, 4) for one in value] if isinstance(value, list) else round(value, 4)  # type: ignore[call-overload]
+                    for key, value in figures.items()
+                },
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+                "processor": processor(),
+                "cores": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
