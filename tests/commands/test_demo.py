@@ -30,6 +30,8 @@ from shear_lit.commands.demo.stages import config_file, control_steps, fit
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel, markdown_table
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.evaluate import evaluate
+from shear_lit.data.prepare import tokenizer_fingerprint_of
+from shear_lit.models.huggingface import read_config
 from shear_lit.models.llama import llama
 from shear_lit.theory.shape import Axis, ModelShape
 from tests import tiny
@@ -145,7 +147,7 @@ def test_runs_are_commands_that_a_user_can_type(done):
 
 def test_steps_are_numbered_and_timed(done):
     result, _, _, records = done
-    numbered = [record.split("]")[0] for record in records if record.startswith("[")]
+    numbered = [record.split("]")[0] for record in records if record.startswith("[") and "took" not in record]
     assert numbered == [f"[{step}/10" for step in range(1, 11)]
     assert len(result.seconds) == 10 and all(seconds >= 0 for seconds in result.seconds.values())
 
@@ -249,6 +251,7 @@ def result_with(*mean_losses):
         sequence_length=8,
         prompt="Once",
         new_tokens=4,
+        warnings=("hidden: far from its target",),
         seconds={"all": 1.0},
     )
 
@@ -260,6 +263,11 @@ def test_verdicts_follow_from_the_losses():
     bad = result_with(1.0, 3.0, 3.25, 3.25)
     assert "pruned + continued is NOT better than pruned: worse by 0.250 nats" in str(bad)
     assert "is NOT better than random cut, same training" in str(bad)
+
+
+def test_warnings_of_the_cut_are_not_lost(done):
+    assert "- WARNING: hidden: far from its target" in str(result_with(1.0, 3.0, 2.5, 4.0))
+    assert any("the size constraint was not met" in warning for warning in done[0].warnings)
 
 
 def test_fast_run_says_what_it_is_worth():
@@ -395,3 +403,11 @@ def test_configuration_that_is_nowhere_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(stages, "_PACKAGE", tmp_path / "a" / "b")
     with pytest.raises(DemoError, match="installation is incomplete"):
         config_file("prune")
+
+
+def test_source_in_the_home_directory_is_found_by_all_its_readers(tmp_path, monkeypatch):
+    """The configurations name the source in the cache below ``~``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_source(tmp_path / "source")
+    assert read_config("~/source").hidden_size == 32
+    assert tokenizer_fingerprint_of("~/source") == tokenizer_fingerprint_of(str(tmp_path / "source"))

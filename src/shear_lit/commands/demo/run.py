@@ -47,13 +47,13 @@ def demo(output: str = "runs/demo", cache: str = str(default_cache()), *, fast: 
     with step("Pruning: learning which units to keep, jointly with the weights"):
         pruned = place.fit("prune", "prune", source, numbers.prune_overrides)
     with step("Cutting the model to its target"):
-        target = place.export("prune", "pruned").shape
+        cut = place.export("prune", "pruned")
     with step("Continuing the pre-training of the cut model"):
         continued = place.fit("continue", "pretrain", place.model("pruned"), numbers.continue_overrides)
         place.export("continue", "continued")
     with step("Cutting the source at random units to the same shape"):
         untrained = place.model("random-untrained")
-        write_random_cut(str(source), target, untrained, seed=numbers.control_seed)
+        write_random_cut(str(source), cut.shape, untrained, seed=numbers.control_seed)
     with step("Training the random cut on as many tokens"):
         steps = {"trainer.max_steps": str(control_steps(pruned, continued))}
         control = place.fit("control", "pretrain", untrained, {**numbers.continue_overrides, **steps})
@@ -73,6 +73,7 @@ def demo(output: str = "runs/demo", cache: str = str(default_cache()), *, fast: 
         sequence_length=numbers.sequence_length,
         prompt=numbers.prompt,
         new_tokens=numbers.new_tokens,
+        warnings=cut.warnings,
         seconds=step.seconds,
     )
     (place.path / REPORT).write_text(f"{result}\n", encoding="utf-8")

@@ -77,6 +77,8 @@ class DemoResult:
     """What the samples continue."""
     new_tokens: int
     """Tokens of one timed generation."""
+    warnings: tuple[str, ...]
+    """What the export of the pruned model found odd."""
     seconds: Mapping[str, float]
     """Wall time of every step."""
 
@@ -119,7 +121,12 @@ class DemoResult:
                 f"generation of {self.new_tokens} tokens, one sequence, median of {len(self.models[0].speeds)} "
                 f"repeats that alternate over the models.",
                 SOURCE_WEIGHTS,
-                "\n".join(f"- {verdict}" for verdict in self.verdicts),
+                "\n".join(
+                    [
+                        *(f"- {verdict}" for verdict in self.verdicts),
+                        *(f"- WARNING: {warning}" for warning in self.warnings),
+                    ]
+                ),
                 f'## What each writes after "{self.prompt}"',
                 "\n".join(f"- {model.name}: {' '.join(model.sample.split())}" for model in self.models),
                 "## How long each step took",
