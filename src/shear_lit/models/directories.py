@@ -24,7 +24,7 @@ def check_new_directory(directory: Path, *, needed_bytes: int = 0) -> None:
             f"output={str(directory)!r} {what}: a model is written to a new or empty directory, so that nothing is "
             f"overwritten. Choose another one, or move what is there."
         )
-    if directory.is_mount():
+    if directory.resolve().is_mount():  # "." would always seem to be one
         raise DirectoryError(
             f"output={str(directory)!r} is where a disk is mounted: a finished directory is renamed to its "
             f"place, which cannot be done with that one. Choose a new directory inside it."
