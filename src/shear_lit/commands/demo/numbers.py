@@ -10,7 +10,7 @@ class DemoNumbers:
 
     sequence_length: int = 128
     """Tokens per packed sequence."""
-    evaluation_sequences: int = 32
+    evaluation_sequences: int = 16
     """Validation sequences of each domain on which references and all models of the table are measured."""
     evaluation_micro_batch: int = 8
     """Sequences of one forward pass of these measurements."""
