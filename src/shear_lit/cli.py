@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from shear_lit.commands.demo.run import demo
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
 from shear_lit.commands.mistakes import CommandParser, OneLineErrors, UsageError, own_message, refusal
@@ -35,6 +36,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
     "reference": ({"measure": measure}, "reference losses for the mixture: measured on a model"),
     "export": (export, "checkpoint to a verified Hugging Face directory of exactly the target shape"),
     "evaluate": (evaluate, "domain losses of a Hugging Face directory"),
+    "demo": (demo, "all of it, small, on a real model and real text, with nothing to configure"),
 }
 
 
@@ -186,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = own_message(error)
         if message is None:
             raise
-        _leave(2, f"error: {message}", error)
+        _leave(getattr(error, "exit_code", 2), f"error: {message}", error)
 
 
 def _leave(code: int, message: str, error: Exception) -> NoReturn:
@@ -213,7 +215,11 @@ def _run(arguments: list[str]) -> None:
     elif name in _COMMANDS:
         command, _ = _COMMANDS[name]
         result = auto_cli(
-            {name: command}, args=arguments, as_positional=False, prog="shear-lit", parser_class=CommandParser
+            {name: command},
+            args=_flags(arguments),
+            as_positional=False,
+            prog="shear-lit",
+            parser_class=CommandParser,
         )
         if result is not None:
             print(result)
@@ -221,3 +227,13 @@ def _run(arguments: list[str]) -> None:
         print(usage(), file=sys.stderr)
         print(f"error: {name!r} is no command. Use one of those above.", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _flags(arguments: list[str]) -> list[str]:
+    """Let ``--fast`` alone mean ``--fast=true``."""
+    alone = {
+        index
+        for index, word in enumerate(arguments)
+        if word == "--fast" and (index + 1 == len(arguments) or arguments[index + 1].startswith("-"))
+    }
+    return ["--fast=true" if index in alone else word for index, word in enumerate(arguments)]

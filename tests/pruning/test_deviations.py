@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import AttachedGates
@@ -15,7 +14,6 @@ from tests.toy_models import (
     Variant,
     carved_logits,
     carved_model,
-    float64_norm,
     gated_logits,
     random_gates,
     shrunk,
@@ -28,9 +26,7 @@ MHA_UNTIED = Variant(grouped=False, tied=False, biased=False)
 GQA_UNTIED = Variant(grouped=True, tied=False, biased=False)
 
 
-@pytest.fixture(autouse=True)
-def float64_norms(monkeypatch):
-    monkeypatch.setattr(LlamaRMSNorm, "forward", float64_norm)
+pytestmark = pytest.mark.usefixtures("float64_norms")
 
 
 def hidden_gates(variant: Variant, *, soft: bool = True):

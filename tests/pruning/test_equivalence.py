@@ -9,7 +9,6 @@ import itertools
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from shear_lit.models.registry import family_of
 from shear_lit.pruning import attach as attach_module
@@ -23,7 +22,6 @@ from tests.toy_models import (
     Variant,
     carved_logits,
     carved_model,
-    float64_norm,
     gated_logits,
     random_gates,
     shrunk,
@@ -39,12 +37,6 @@ BROKEN = 1e-3  # a twin must be wrong by at least this share of the largest logi
 
 AXES = [None, *Axis]
 """One axis alone, or (None) all together."""
-
-
-@pytest.fixture
-def float64_norms(monkeypatch):
-    """Norms that stay in float64; the softmax of the sdpa attention does so by itself."""
-    monkeypatch.setattr(LlamaRMSNorm, "forward", float64_norm)
 
 
 def axes_of(variant: Variant, axis: Axis | None) -> tuple[Axis, ...]:

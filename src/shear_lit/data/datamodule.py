@@ -167,6 +167,20 @@ class DomainData(LightningDataModule):
             world_size=world_size,
         )
 
+    def calibration_batches(self, sequences: int) -> ValidationLoader:
+        """The first training ``sequences`` of each domain, dealt to the ranks, apart from the order of training.
+
+        All ranks get as many batches; where they do not divide, a sequence is repeated.
+        """
+        assert self.trainer is not None
+        return ValidationLoader(
+            SequenceStore(self.directory, self.split, self.manifest),
+            sequences=sequences,
+            micro_batch=self.micro_batch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Where the mixture stands, in plain types; empty before there is a training loader."""
         if self._loader is None:

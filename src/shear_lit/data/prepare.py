@@ -128,7 +128,7 @@ def tokenizer_fingerprint_of(source: str) -> str:
         DataError: there is none that can be loaded.
     """
     try:
-        return tokenizer_fingerprint(AutoTokenizer.from_pretrained(source))
+        return tokenizer_fingerprint(AutoTokenizer.from_pretrained(Path(source).expanduser()))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"model.source={source!r} has no tokenizer that can be loaded ({error}), so that nothing tells whether the "
@@ -159,7 +159,7 @@ def _check_disk(output: Path, files: dict[str, list[Path]], token_bytes: int) ->
 def _loaded_tokenizer(settings: PrepareSettings) -> PreTrainedTokenizerBase:
     name = settings.tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(Path(name).expanduser())
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"tokenizer={name!r} cannot be loaded ({error}): a Hugging Face directory or name is expected. Correct it."

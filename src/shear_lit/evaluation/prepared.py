@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import AutoTokenizer
 
@@ -52,7 +53,7 @@ def open_validation_text(
             f"{config.vocab_size}: the data was made with another tokenizer. Prepare it with the model's."
         )
     if has_tokenizer(model):
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(Path(model).expanduser(), trust_remote_code=False)
         manifest.check_tokenizer(tokenizer_fingerprint(tokenizer), model)
     return ValidationText(
         domains=store.domains,

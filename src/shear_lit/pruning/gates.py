@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from shear_lit.theory import hard_concrete
 from shear_lit.theory.constraint import size_penalty, sparsity
@@ -67,6 +68,15 @@ class Gates(nn.Module):
         else:
             values = deterministic_gates(log_alpha, target)
         return GateState(values, lost)
+
+    @torch.no_grad()
+    def start_from(self, log_alpha: Mapping[Axis, Tensor]) -> None:
+        """Set the parameters; on a sharded strategy each rank takes its part of the same values."""
+        for axis, parameter in self.log_alpha().items():
+            values = log_alpha[axis].to(parameter)
+            if isinstance(parameter, DTensor):
+                values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
+            parameter.copy_(values)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -13,6 +13,7 @@ from shear_lit.models.huggingface import Attention, read_config, read_model, sou
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.gates import Gates, GateState, Multipliers, keyed_uniform
+from shear_lit.pruning.importance import ranked_log_alpha, squared_gradients
 from shear_lit.pruning.settings import Pruning
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.shape import Axis
@@ -79,6 +80,7 @@ class ShearingModule(L.LightningModule):
         self.source_config = read_config(source)
         self.family: Family = family_of(self.source_config)
         self.axes: tuple[Axis, ...] = () if pruning is None else pruning.gated_axes(self.family)
+        self.source_fingerprint = ""
         self.model: nn.Module | None = None
         self.gates: Gates | None = None
         self.multipliers: Multipliers | None = None
@@ -96,6 +98,8 @@ class ShearingModule(L.LightningModule):
         """Read the weights, attach gates, and shard where the strategy asks for it (called before every run)."""
         if self.model is not None:
             return
+        # Once: the source may move, or its hub go away, while the run goes on.
+        self.source_fingerprint = source_fingerprint(self.source)
         model = read_model(self.source, dtype=torch.float32, attention=self.attention)
         # Lightning keeps the mode a model comes in, and transformers reads models for evaluation.
         model.train()
@@ -112,6 +116,29 @@ class ShearingModule(L.LightningModule):
             blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
             compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             shard(blocks, model, small, self.device_mesh["data_parallel"], compute_dtype=compute)
+
+    def on_train_start(self) -> None:
+        """Order the gates by importance where the user asks for it and the run is new."""
+        if self.pruning is not None and self.pruning.initial_spread > 0 and self.trainer.global_step == 0:
+            self.order_gates(self.pruning)
+
+    def order_gates(self, pruning: Pruning) -> None:
+        """Start the gates by the importance of their units, measured with all gates open on training text."""
+        assert self.gates is not None and self.attached is not None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        sums, count = squared_gradients(
+            self.attached,
+            lambda batch: self._language_loss(batch["tokens"].to(self.device)),
+            data.calibration_batches(pruning.calibration_sequences),
+            source=self.family.shape,
+            axes=self.axes,
+            device=self.device,
+        )
+        self.zero_grad()
+        # Every rank has seen as many batches as the others, so that means are in proportion to sums.
+        importance = {axis: self.trainer.strategy.reduce(total / count) for axis, total in sums.items()}
+        start = ranked_log_alpha(importance, pruning.target, spread=pruning.initial_spread)
+        self.gates.start_from(start)
 
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""
@@ -176,7 +203,7 @@ class ShearingModule(L.LightningModule):
         losses = [] if self.domain_losses is None else self.domain_losses.tolist()
         return CheckpointFacts(
             source=self.source,
-            source_fingerprint=source_fingerprint(self.source),
+            source_fingerprint=self.source_fingerprint,
             config=self.source_config.to_dict(),
             target=None if self.pruning is None else self.pruning.target,
             axes=self.axes,

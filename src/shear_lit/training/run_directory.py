@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import save_file
 
-from shear_lit.models.huggingface import source_fingerprint
 from shear_lit.training.checkpoints import CheckpointError
 from shear_lit.training.errors import RunError
 from shear_lit.training.mixture_update import domain_data
@@ -137,7 +136,7 @@ class Provenance(Callback):
             "python": platform.python_version(),
             "commit": _commit(),
             "data": domain_data(trainer).manifest.fingerprint,
-            "source": {"name": module.source, "fingerprint": source_fingerprint(module.source)},
+            "source": {"name": module.source, "fingerprint": module.source_fingerprint},
             "world_size": trainer.world_size,
             "strategy": type(trainer.strategy).__name__,
             "from_step": trainer.global_step,

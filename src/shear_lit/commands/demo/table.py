@@ -1,0 +1,188 @@
+"""What the demo found, for people and for programs; every verdict is computed from the table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shear_lit.evaluation.domain_loss import mean_loss
+
+SOURCE_WEIGHTS = (
+    "The source's weights are 4-bit ones, dequantised to float32: compare with this source, "
+    "not with published SmolLM2 scores."
+)
+FORMAT = 1
+"""The version of results.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredModel:
+    """One row of the table."""
+
+    name: str
+    """What the demo calls it."""
+    directory: str
+    """Where it lies."""
+    parameters: int
+    """Its size."""
+    training_tokens: int
+    """Tokens that it was trained on here, over all stages."""
+    losses: Mapping[str, float]
+    """Nats per token, by domain."""
+    tokens_per_second: float
+    """Median speed of greedy generation."""
+    speeds: tuple[float, ...]
+    """The speed of every repeat."""
+    sample: str
+    """Its continuation of the prompt."""
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean over the domains, in nats per token."""
+        return mean_loss(self.losses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One model against another."""
+
+    model: str
+    """The model that should be better."""
+    against: str
+    """The one that it is compared with."""
+    nats_better: float
+    """How much lower its mean loss is, in nats per token; negative if it is higher."""
+
+    def __str__(self) -> str:
+        size = f"{abs(self.nats_better):.3f} nats per token on average over the domains"
+        if self.nats_better > 0:
+            return f"{self.model} is better than {self.against}: by {size}."
+        return f"{self.model} is NOT better than {self.against}: worse by {size}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """Everything that the demo reports."""
+
+    output: str
+    """Its directory."""
+    fast: bool
+    """Whether it took only a few steps."""
+    models: tuple[MeasuredModel, ...]
+    """Source, pruned, pruned and continued, random cut: in this order."""
+    validation_sequences: int
+    """Sequences of each domain that the losses were measured on."""
+    sequence_length: int
+    """Tokens of a sequence."""
+    prompt: str
+    """What the samples continue."""
+    new_tokens: int
+    """Tokens of one timed generation."""
+    warnings: tuple[str, ...]
+    """What the export of the pruned model found odd."""
+    seconds: Mapping[str, float]
+    """Wall time of every step."""
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The continued model against the pruned one, and against the random cut with the same training."""
+        _, pruned, continued, random = self.models
+        return tuple(
+            Verdict(
+                model=continued.name,
+                against=other.name,
+                nats_better=other.mean_loss - continued.mean_loss,
+            )
+            for other in (pruned, random)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            "format": FORMAT,
+            **asdict(self),
+            "models": [{**asdict(model), "mean_loss": model.mean_loss} for model in self.models],
+            "verdicts": [asdict(verdict) for verdict in self.verdicts],
+            "source_weights": SOURCE_WEIGHTS,
+            "total_seconds": sum(self.seconds.values()),
+        }
+
+    def __str__(self) -> str:
+        return "\n\n".join(
+            [
+                "# The demo's result",
+                *(
+                    ["This was a fast run: its steps are too few to judge the method by."]
+                    if self.fast
+                    else []
+                ),
+                self._loss_table(),
+                f"Losses are nats per token, on the same {self.validation_sequences} validation sequences of "
+                f"{self.sequence_length} tokens of every domain, which no run has trained on. tokens/s: greedy "
+                f"generation of {self.new_tokens} tokens, one sequence, median of {len(self.models[0].speeds)} "
+                f"repeats that alternate over the models.",
+                SOURCE_WEIGHTS,
+                "\n".join(
+                    [
+                        *(f"- {verdict}" for verdict in self.verdicts),
+                        *(f"- WARNING: {warning}" for warning in self.warnings),
+                    ]
+                ),
+                f'## What each writes after "{self.prompt}"',
+                "\n".join(f"- {model.name}: {' '.join(model.sample.split())}" for model in self.models),
+                "## How long each step took",
+                self._time_table(),
+                "## Where it is",
+                self._places(),
+            ]
+        )
+
+    def _loss_table(self) -> str:
+        domains = list(self.models[0].losses)
+        rows = [
+            [
+                model.name,
+                f"{model.parameters:,}",
+                f"{model.training_tokens:,}",
+                *(f"{model.losses[domain]:.3f}" for domain in domains),
+                f"{model.mean_loss:.3f}",
+                f"{model.tokens_per_second:.1f}",
+            ]
+            for model in self.models
+        ]
+        return markdown_table(["model", "parameters", "training tokens", *domains, "mean", "tokens/s"], rows)
+
+    def _time_table(self) -> str:
+        rows = [[name, f"{seconds:.0f}"] for name, seconds in self.seconds.items()]
+        return markdown_table(["step", "seconds"], [*rows, ["total", f"{sum(self.seconds.values()):.0f}"]])
+
+    def _places(self) -> str:
+        continued = self.models[2]
+        return "\n".join(
+            [
+                *(f"- {model.name}: {model.directory}" for model in self.models),
+                f"- curves of all three runs: `tensorboard --logdir {self.output}`",
+                f"- this page: {self.output}/report.md; for programs: {self.output}/results.json",
+                "- to use the model, with transformers alone:",
+                "",
+                "```python",
+                "from transformers import AutoModelForCausalLM, AutoTokenizer",
+                f'model = AutoModelForCausalLM.from_pretrained("{continued.directory}")',
+                f'tokenizer = AutoTokenizer.from_pretrained("{continued.directory}")',
+                "```",
+            ]
+        )
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that reads well as it is, too: the first column to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cells[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)),
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
+    return "\n".join([line(header), rule, *map(line, rows)])
