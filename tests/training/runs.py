@@ -1,6 +1,5 @@
 """What a forked process does: one command of the command line, watched."""
 
-import logging
 import sys
 from collections.abc import Callable
 from threading import RLock
@@ -62,7 +61,7 @@ class Watch(Callback):
         }
         self.record["rates"] = [group["lr"] for group in optimizer.param_groups]
         self.record["data"] = trainer.datamodule.state_dict()
-        self.record["world_size"] = trainer.world_size
+        self.record["seen"] = getattr(pl_module, "seen", None)
 
 
 def keep_gate_values() -> None:
@@ -78,7 +77,6 @@ def keep_gate_values() -> None:
 
 def fit(arguments: list[str], sabotage: Callable[[], None] | None = None) -> dict[str, Any]:
     """Run ``arguments`` as the command line does, after breaking the code with ``sabotage``; give what happened."""
-    logging.basicConfig(level=logging.WARNING)
     keep_gate_values()
     if sabotage is not None:
         sabotage()

@@ -17,24 +17,6 @@ FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=2"]
 EXACT = ("parameters", "moments", "mixtures", "domain_losses", "rates", "data", "gates_after")
 
 
-@pytest.fixture(scope="module")
-def whole(toy, tmp_path_factory):
-    """The uninterrupted run, by stage: its folder and what happened."""
-    known = {}
-
-    def of(stage, *flags, processes=1):
-        if (stage, flags) not in known:
-            folder = tmp_path_factory.mktemp("whole") / "run"
-            arguments = [*toy.arguments(stage, folder), *flags]
-            known[stage, flags] = (
-                folder,
-                run(fit, folder.parent / "log", processes=processes, arguments=arguments),
-            )
-        return known[stage, flags]
-
-    return of
-
-
 def same(a, b):
     """Whether two nested values are equal, tensors bit for bit."""
     if isinstance(a, torch.Tensor):

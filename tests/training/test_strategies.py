@@ -17,21 +17,6 @@ SPREAD = {
 }
 
 
-@pytest.fixture(scope="module")
-def single(toy, tmp_path_factory):
-    """The run of one process, by stage and source."""
-    known = {}
-
-    def of(stage, source, *flags):
-        if (stage, source, flags) not in known:
-            folder = tmp_path_factory.mktemp("single")
-            arguments = [*toy.arguments(stage, folder / "run", source=source), *flags]
-            known[stage, source, flags] = run(fit, folder / "log", arguments=arguments)
-        return known[stage, source, flags]
-
-    return of
-
-
 def spread_run(toy, tmp_path, name, stage, source, **options):
     processes, flags = SPREAD[name]
     arguments = [*toy.arguments(stage, tmp_path / "run", source=source), *flags]
@@ -49,9 +34,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "stage", "source"), CASES, ids=lambda part: part)
-def test_several_processes_compute_what_one_does(toy, tmp_path, single, name, stage, source):
+def test_several_processes_compute_what_one_does(toy, tmp_path, whole, name, stage, source):
     """Clipping and accumulation are on; 12 steps, three validations that move the mixture."""
-    one, several = single(stage, source), spread_run(toy, tmp_path, name, stage, source)
+    _, one = whole(stage, source=source)
+    several = spread_run(toy, tmp_path, name, stage, source)
     assert len(batches(one)) == STEPS * MICRO_BATCHES
     assert same_order(one, several)
     found = distances(one, several)
@@ -76,10 +62,10 @@ def gates_of_each_rank_for_itself():
 
 
 @pytest.mark.parametrize("broken", [noise_without_micro_batch, gates_of_each_rank_for_itself])
-def test_broken_spreading_would_be_seen(toy, tmp_path, single, broken):
+def test_broken_spreading_would_be_seen(toy, tmp_path, whole, broken):
     """Clipping is off, because it refuses parameters of which some are sharded and some are not."""
     unclipped = "--trainer.gradient_clip_val=null"
     arguments = [*toy.arguments("prune", tmp_path / "run"), *SPREAD["fsdp2-2"][1], unclipped]
     several = run(fit, tmp_path / "log", processes=2, arguments=arguments, sabotage=broken)
-    found = distances(single("prune", "gqa-tied", unclipped), several)
+    found = distances(whole("prune", unclipped)[1], several)
     assert max(found.values()) > 100 * TOLERANCE

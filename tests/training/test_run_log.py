@@ -1,0 +1,217 @@
+"""What a run reports, and that it stops where a loss is not finite."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
+from shear_lit.training.module import ShearingModule
+from shear_lit.training.run_log import RunLog
+from tests.toy import DOMAINS, LENGTH
+from tests.training.forks import ForkError, run
+from tests.training.runs import fit
+
+# Units of a row: query heads are counted within their KV group.
+SOURCE = {"layers": 3, "hidden": 32, "kv_heads": 2, "query_heads": 4, "intermediate": 48}
+TARGET = {"layers": 2, "hidden": 24, "kv_heads": 1, "query_heads": 2, "intermediate": 32}
+AXES = tuple(SOURCE)
+
+
+@pytest.fixture(scope="module")
+def events(whole):
+    folder, _ = whole("prune")
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
+
+
+def values(events, tag):
+    return {event.step: event.value for event in events[tag]}
+
+
+def test_tensorboard_shows_the_whole_run(events):
+    names = ["loss/language", "loss/size_penalty", "loss/validation/mean", "speed/tokens_per_second"]
+    names += [f"loss/validation/{domain}" for domain in DOMAINS]
+    names += [f"mixture/{what}/{domain}" for what in ("weight", "tokens", "epochs") for domain in DOMAINS]
+    names += [f"size/{axis}/{what}" for what in ("expected", "target") for axis in AXES]
+    names += [f"multipliers/{axis}/{which}" for axis in AXES for which in ("first", "second")]
+    names += [f"learning_rate/{group}" for group in ("weights", "gates", "multipliers")]
+    assert set(names) == set(events)
+    assert list(values(events, "loss/language")) == [2, 4, 6, 8, 10, 12]
+    assert list(values(events, "loss/validation/code")) == [4, 8, 12]
+    assert all(speed > 0 for speed in values(events, "speed/tokens_per_second").values())
+
+
+def test_reported_loss_is_the_mean_of_its_steps(events, whole):
+    (record,) = whole("prune")[1]
+    for step, loss in values(events, "loss/language").items():
+        own = [b["loss"] for (of, _), b in record["batches"].items() if step - 2 <= of < step]
+        assert len(own) == 8
+        assert loss == pytest.approx(np.mean(own), rel=1e-6)
+
+
+def test_reported_target_size_rises_to_the_target_over_its_warm_up(events):
+    """Reported after step s - 1, for step s: linear over 4 steps, then constant."""
+    for axis in AXES:
+        for step, size in values(events, f"size/{axis}/target").items():
+            progress = min(1.0, step / 4)
+            expected = SOURCE[axis] + (TARGET[axis] - SOURCE[axis]) * progress
+            assert size == pytest.approx(expected, rel=1e-6), (axis, step)
+
+
+def test_reported_expected_size_is_that_of_the_gates(events, whole):
+    """Of the last step that a report covers, whose gates are those that the step before left."""
+    (record,) = whole("prune")[1]
+    for axis in AXES:
+        for step, size in values(events, f"size/{axis}/expected").items():
+            if step > 2:
+                log_alpha = record["gates_after"][step - 1][axis].double()
+                kept = 1 - torch.sigmoid(2 / 3 * np.log(0.1 / 1.1) - log_alpha)
+                assert size == pytest.approx(float(kept.sum(-1).mean()), rel=1e-5)
+
+
+def test_reported_tokens_are_those_that_were_drawn(events, whole):
+    (record,) = whole("prune")[1]
+    for index, domain in enumerate(DOMAINS):
+        for step, tokens in values(events, f"mixture/tokens/{domain}").items():
+            drawn = sum(
+                int((b["domain"] == index).sum()) for (of, _), b in record["batches"].items() if of < step
+            )
+            assert tokens == drawn * LENGTH
+
+
+def test_metrics_file_has_what_tensorboard_has(events, whole):
+    with (whole("prune")[0] / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["name"] for row in rows} == set(events)
+    for tag, shown in events.items():
+        written = {int(row["step"]): float(row["value"]) for row in rows if row["name"] == tag}
+        assert written == pytest.approx({event.step: event.value for event in shown}, rel=1e-6)
+
+
+def test_console_has_a_line_per_report(whole):
+    folder, _ = whole("prune")
+    said = (folder.parent / "log" / "0.log").read_text()
+    lines = [line for line in said.splitlines() if line.startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == [f"step {step} of 12" for step in range(2, 13, 2)]
+    assert all("loss 5." in line and "tokens/s" in line and "hidden" in line for line in lines)
+    for noise in (
+        "max_cache_size",
+        "POSIX",
+        "Tip",
+        "weights_only",
+        "LightningCLI",
+        "Warning",
+        "deprecated",
+        "TPU",
+    ):
+        assert noise not in said, said
+
+
+def test_gates_stay_within_their_limits(whole):
+    (record,) = whole("prune")[1]
+    assert len(record["gates_after"]) == 12
+    for gates in record["gates_after"].values():
+        assert all(rows.abs().max() <= LOG_ALPHA_LIMIT for rows in gates.values())
+
+
+def far_steps():
+    """Gates far beyond their limits after each step, if nothing brought them back."""
+    step = torch.optim.AdamW.step
+
+    def too_far(self, *args, **options):
+        found = step(self, *args, **options)
+        for group in self.param_groups:
+            if group["name"] == "gates":
+                for rows in group["params"]:
+                    rows.data.add_(100.0)
+        return found
+
+    torch.optim.AdamW.step = too_far
+
+
+def test_gates_that_were_pushed_too_far_are_brought_back(toy, tmp_path):
+    arguments = [*toy.arguments("prune", tmp_path / "run"), "--trainer.max_steps=4"]
+    (record,) = run(fit, tmp_path / "log", arguments=arguments, sabotage=far_steps)
+    for gates in record["gates_after"].values():
+        assert all(torch.equal(rows, torch.full_like(rows, LOG_ALPHA_LIMIT)) for rows in gates.values())
+
+
+# Losses that are not finite
+
+NAN_STEP = 5
+
+
+def nan_in_one_micro_batch():
+    """Not a number in the second micro-batch of step 5, which is one of the second process where there are two."""
+    train = ShearingModule.training_step
+    loss = ShearingModule._language_loss
+
+    def remember(self, batch, index):
+        self.bad = self.trainer.global_step == NAN_STEP and batch["micro_batch"] == 1
+        return train(self, batch, index)
+
+    ShearingModule.training_step = remember
+    ShearingModule._language_loss = lambda self, tokens: (
+        loss(self, tokens) * (float("nan") if self.bad else 1.0)
+    )
+
+
+def infinite_weight():
+    step = ShearingModule.optimizer_step
+
+    def overflow(self, *args, **options):
+        step(self, *args, **options)
+        if self.trainer.global_step == NAN_STEP:  # it is counted after this
+            next(self.model.parameters()).data[0, 0] = float("inf")
+
+    ShearingModule.optimizer_step = overflow
+
+
+def nan_and_unchecked_saves():
+    nan_in_one_micro_batch()
+    RunLog.on_save_checkpoint = lambda self, trainer, pl_module, checkpoint: None
+
+
+def refused_run(toy, tmp_path, sabotage, *flags, processes=1):
+    """What a run said that had to stop; it reports so seldom that only a save looks at the loss."""
+    arguments = [*toy.arguments("prune", tmp_path / "run"), "--trainer.log_every_n_steps=50", *flags]
+    with pytest.raises(ForkError) as said:
+        run(fit, tmp_path / "log", processes=processes, arguments=arguments, sabotage=sabotage)
+    return str(said.value), sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_loss_that_is_not_finite_stops_the_run(toy, tmp_path, whole):
+    said, checkpoints = refused_run(toy, tmp_path, nan_in_one_micro_batch)
+    # The mixture moved once: the batches are those of the healthy run.
+    domains = whole("prune")[1][0]["batches"][NAN_STEP, 1]["domain"].tolist()
+    names = ", ".join(sorted({DOMAINS[index] for index in domains}))
+    assert f"error: the loss of optimizer step {NAN_STEP} is not finite" in said
+    assert f"with the domains {names}." in said
+    assert f"the last good checkpoint is {tmp_path}/run/checkpoints/step=000004.ckpt" in said
+    assert checkpoints == ["step=000002.ckpt", "step=000004.ckpt"]
+
+
+def test_every_rank_stops_where_one_has_such_a_loss(toy, tmp_path):
+    flags = ["--trainer.strategy=fsdp2", "--trainer.devices=2"]
+    said, checkpoints = refused_run(toy, tmp_path, nan_in_one_micro_batch, *flags, processes=2)
+    assert "timeout" not in said
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert all(f"the loss of optimizer step {NAN_STEP} is not finite" in error for error in errors)
+    assert sum("of another rank, whose message names its domains" in error for error in errors) == 1
+    assert checkpoints == ["step=000002", "step=000004"]
+
+
+def test_weight_that_is_not_finite_is_never_saved(toy, tmp_path):
+    said, checkpoints = refused_run(toy, tmp_path, infinite_weight)
+    assert f"not finite after optimizer step {NAN_STEP}" in said and "step=000004.ckpt" in said
+    assert checkpoints == ["step=000002.ckpt", "step=000004.ckpt"]
+
+
+def test_unchecked_save_would_be_seen(toy, tmp_path):
+    _, checkpoints = refused_run(toy, tmp_path, nan_and_unchecked_saves)
+    assert "step=000006.ckpt" in checkpoints
