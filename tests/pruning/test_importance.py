@@ -84,10 +84,9 @@ def test_importance_leaves_the_gates_open_and_counts_every_batch_the_same(model,
 def test_start_keeps_the_most_important_at_the_top_and_orders_the_others():
     importance = {Axis.HIDDEN: torch.tensor([0.1, 5.0, 0.3, 4.0, 0.2])}
     target = ModelShape(layers=1, hidden=2, query_heads=1, kv_heads=1, intermediate=1)
-    start = ranked_log_alpha(importance, target, spread=3.0)[Axis.HIDDEN]
-    assert start.tolist() == pytest.approx(
-        [LOG_ALPHA_LIMIT - 3, LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT - 1, LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT - 2]
-    )
+    start = ranked_log_alpha(importance, target, gap=3.0)[Axis.HIDDEN]
+    top = LOG_ALPHA_LIMIT
+    assert start.tolist() == pytest.approx([top - 3, top, top - 2.8, top, top - 2.9])
     kept = deterministic(start, torch.tensor(2)) != 0
     assert kept.tolist() == [False, True, False, True, False]
 
@@ -95,7 +94,7 @@ def test_start_keeps_the_most_important_at_the_top_and_orders_the_others():
 def test_start_ranks_every_row_by_itself():
     importance = {Axis.KV_HEADS: torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])}
     target = ModelShape(layers=2, hidden=2, query_heads=2, kv_heads=2, intermediate=1)
-    start = ranked_log_alpha(importance, target, spread=9.0)[Axis.KV_HEADS]
+    start = ranked_log_alpha(importance, target, gap=9.0)[Axis.KV_HEADS]
     assert (start < LOG_ALPHA_LIMIT).tolist() == [[False, False, True], [True, False, False]]
     assert start.min() >= -LOG_ALPHA_LIMIT
 

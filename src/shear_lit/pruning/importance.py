@@ -19,6 +19,9 @@ Importance = dict[Axis, Float[Tensor, "..."]]
 """Mean squared gradients by axis, each of ``ModelShape.gate_shape(axis)``; larger is more important."""
 
 
+_ORDERED_SHARE = 0.1
+
+
 def squared_gradients(
     attached: AttachedGates,
     loss_of: Callable[[Any], Tensor],
@@ -47,16 +50,18 @@ def squared_gradients(
 
 
 def ranked_log_alpha(
-    importance: Mapping[Axis, Tensor], target: ModelShape, *, spread: float
+    importance: Mapping[Axis, Tensor], target: ModelShape, *, gap: float
 ) -> dict[Axis, Tensor]:
     """A start for the gates: the most important units of a row, as many as ``target`` keeps, at the top.
 
-    The others lie below in the order of their importance, the last one ``spread`` below the top.
+    The others begin ``gap`` below, the more important among them up to a tenth of it higher.
     """
     start = {}
     for axis, values in importance.items():
         rank = values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1, stable=True)
         kept, units = target.units(axis), values.shape[-1]
-        beyond = (rank - kept + 1).clamp(min=0) / max(1, units - kept)
-        start[axis] = (LOG_ALPHA_LIMIT - spread * beyond).clamp(min=-LOG_ALPHA_LIMIT)
+        # Among the units beyond the target: 0 for the least important, close to 1 for the first.
+        standing = (units - 1 - rank) / max(1, units - kept)
+        beyond = LOG_ALPHA_LIMIT - gap * (1 - _ORDERED_SHARE * standing)
+        start[axis] = torch.where(rank < kept, LOG_ALPHA_LIMIT, beyond).clamp(min=-LOG_ALPHA_LIMIT)
     return start

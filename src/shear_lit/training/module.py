@@ -119,7 +119,7 @@ class ShearingModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Order the gates by importance where the user asks for it and the run is new."""
-        if self.pruning is not None and self.pruning.initial_spread > 0 and self.trainer.global_step == 0:
+        if self.pruning is not None and self.pruning.initial_gap > 0 and self.trainer.global_step == 0:
             self.order_gates(self.pruning)
 
     def order_gates(self, pruning: Pruning) -> None:
@@ -137,7 +137,7 @@ class ShearingModule(L.LightningModule):
         self.zero_grad()
         # Every rank has seen as many batches as the others, so that means are in proportion to sums.
         importance = {axis: self.trainer.strategy.reduce(total / count) for axis, total in sums.items()}
-        start = ranked_log_alpha(importance, pruning.target, spread=pruning.initial_spread)
+        start = ranked_log_alpha(importance, pruning.target, gap=pruning.initial_gap)
         self.gates.start_from(start)
 
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:

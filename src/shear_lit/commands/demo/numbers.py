@@ -39,7 +39,6 @@ FAST = replace(
     generation_repeats=3,
     prune_overrides={
         "trainer.max_steps": "20",
-        "model.pruning.sparsity_warmup_steps": "10",
         "model.optimizer.warmup_steps": "2",
         "data.validation_sequences": "4",
         "data.mixture.update_every_steps": "10",
