@@ -61,6 +61,21 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
     """The parser of the commands that need a Trainer."""
 
 
+class RunConfig(SaveConfigCallback):
+    """Writes ``config.yaml``, numbered where an earlier start of the same run has left one; only of a ``fit``."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Find a free name, and write there."""
+        if stage != "fit":
+            return
+        number, self.config_filename = 1, "config.yaml"
+        while (Path(trainer.default_root_dir) / self.config_filename).exists():
+            number += 1
+            self.config_filename = f"config-{number}.yaml"
+        self.config_filename = trainer.strategy.broadcast(self.config_filename)
+        super().setup(trainer, pl_module, stage)
+
+
 class ShearingCLI(LightningCLI):
     """Builds a run from YAML and flags, and checks it as a whole before any weight is read."""
 
@@ -70,8 +85,7 @@ class ShearingCLI(LightningCLI):
             DomainData,
             args=list(args),
             parser_class=TrainingParser,
-            save_config_callback=SaveConfigCallback,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=RunConfig,
             auto_configure_optimizers=False,
             seed_everything_default=17,
             parser_kwargs={"default_env": True, "env_prefix": "SHEAR", "prog": "shear_lit"},
@@ -109,7 +123,9 @@ class ShearingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log to the run's directory, show a bar on a terminal, and keep gates float32 when sharded."""
         asked = self._get(self.config_init, "trainer")
-        if asked.logger in (None, True):
+        if self.subcommand != "fit":
+            kwargs["logger"] = False  # what is measured on the side belongs to no run's log
+        elif asked.logger in (None, True):
             root = Path(asked.default_root_dir)
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="")
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]

@@ -83,6 +83,36 @@ def test_metrics_file_goes_on_after_a_resume(toy, tmp_path):
     assert file.read_text().count("step,name,value") == 1
 
 
+def test_flags_win_over_the_checkpoint(toy, tmp_path, whole):
+    """A checkpoint carries the learning rates of its run; who resumes says what is in force."""
+    folder, (before,) = whole("prune")
+    arguments = [
+        *toy.arguments("prune", tmp_path / "run"),
+        f"--ckpt_path={folder / 'checkpoints' / 'step=000006.ckpt'}",
+        "--model.optimizer.weights_learning_rate=5e-4",
+        "--model.optimizer.betas=[0.8, 0.9]",
+    ]
+    (after,) = run(fit, tmp_path / "log", arguments=arguments)
+    assert before["rates"] == pytest.approx([1e-4, 0.05, 0.05])
+    assert after["rates"] == pytest.approx([5e-5, 0.05, 0.05])
+    rates = next(numbers for _, numbers in after["reports"] if "learning_rate/weights" in numbers)
+    assert rates["learning_rate/weights"] == pytest.approx(rates["learning_rate/gates"] * 1e-3)
+
+
+def test_each_start_of_a_run_leaves_its_configuration(toy, tmp_path):
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), "--trainer.max_steps=4"]
+    run(fit, tmp_path / "first", arguments=arguments)
+    first = (tmp_path / "run" / "config.yaml").read_bytes()
+    flags = ["--trainer.max_steps=8", "--ckpt_path=last"]
+    run(fit, tmp_path / "second", arguments=[*arguments, *flags])
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == first
+    assert "max_steps: 8" in (tmp_path / "run" / "config-2.yaml").read_text()
+    assert sorted(path.name for path in (tmp_path / "run").glob("provenance*")) == [
+        "provenance-2.json",
+        "provenance.json",
+    ]
+
+
 def stop_within_a_save():
     """Hang before the last file of a sharded checkpoint is written: the test kills the run there."""
     save = torch.save

@@ -1,6 +1,7 @@
 """What a run reports, and that it stops where a loss is not finite."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -109,6 +110,26 @@ def test_console_has_a_line_per_report(whole):
         "TPU",
     ):
         assert noise not in said, said
+
+
+def test_bar_shows_the_last_report_where_there_is_one(toy, tmp_path):
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), "--trainer.enable_progress_bar=true"]
+    run(fit, tmp_path / "log", arguments=[*arguments, "--trainer.max_steps=4"])
+    said = (tmp_path / "log" / "0.log").read_text().replace("\r", "\n").splitlines()
+    assert re.search(r"4/4 .*step.*loss 5\.\d+, tokens/s", [line for line in said if "4/4" in line][-1])
+    assert not any(line.startswith("step ") for line in said)
+
+
+def test_validation_of_a_checkpoint_gives_the_losses_of_its_run(toy, tmp_path, whole):
+    folder, (record,) = whole("prune")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    arguments = ["validate", *toy.arguments("prune", folder)[1:]]
+    arguments.append(f"--ckpt_path={folder / 'checkpoints' / 'step=000012.ckpt'}")
+    run(fit, tmp_path / "log", arguments=arguments)
+    said = (tmp_path / "log" / "0.log").read_text()
+    for domain, loss in zip(DOMAINS, record["domain_losses"][12].tolist(), strict=True):
+        assert re.search(rf"^{domain} +{loss:.4f} nats per token$", said, re.MULTILINE), said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_gates_stay_within_their_limits(whole):

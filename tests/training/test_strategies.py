@@ -56,8 +56,8 @@ def noise_without_micro_batch():
 def gates_of_each_rank_for_itself():
     """Leave the gates out of the sharding: nobody averages their gradients."""
     shard = module.shard
-    module.shard = lambda blocks, model, small, mesh: shard(
-        blocks, model, [each for each in small if not isinstance(each, Gates)], mesh
+    module.shard = lambda blocks, model, small, mesh, **options: shard(
+        blocks, model, [each for each in small if not isinstance(each, Gates)], mesh, **options
     )
 
 

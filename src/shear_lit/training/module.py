@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from shear_lit.evaluation.domain_loss import DomainLoss
 from shear_lit.models.family import Family
@@ -18,7 +19,13 @@ from shear_lit.pruning.settings import Pruning
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
-from shear_lit.training.optimizer import PAPER_PRUNING, OptimizerSettings, build_optimizer, build_schedule
+from shear_lit.training.optimizer import (
+    PAPER_PRUNING,
+    OptimizerSettings,
+    apply_settings,
+    build_optimizer,
+    build_schedule,
+)
 from shear_lit.training.strategies import shard
 
 
@@ -185,6 +192,11 @@ class ShearingModule(L.LightningModule):
         optimizer = build_optimizer(self.optimizer_settings, self.model, self.gates, self.multipliers)
         schedule = build_schedule(self.optimizer_settings, optimizer, total_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let what the user says of the optimizer win over what a checkpoint says."""
+        schedule = cast(LambdaLR, self.lr_schedulers())
+        apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what ``export`` must know, as plain types."""

@@ -97,6 +97,29 @@ def build_optimizer(
     return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon)
 
 
+def apply_settings(settings: OptimizerSettings, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
+    """Put ``settings`` in force again after a state was loaded, which brings those of the run that saved it.
+
+    The same settings change nothing.
+    """
+    rates = {
+        "weights": settings.weights_learning_rate,
+        "gates": settings.gates_learning_rate,
+        "multipliers": settings.multipliers_learning_rate,
+    }
+    for index, group in enumerate(optimizer.param_groups):
+        rate = rates[group["name"]]
+        schedule.base_lrs[index] = rate
+        group |= {
+            "lr": rate * schedule.lr_lambdas[index](schedule.last_epoch),
+            "initial_lr": rate,
+            "betas": tuple(settings.betas),
+            "eps": settings.epsilon,
+        }
+        if group["name"] == "weights":
+            group["weight_decay"] = settings.weight_decay
+
+
 def build_schedule(
     settings: OptimizerSettings, optimizer: torch.optim.Optimizer, *, total_steps: int
 ) -> LambdaLR:
