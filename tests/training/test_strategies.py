@@ -47,6 +47,18 @@ def test_several_processes_compute_what_one_does(toy, tmp_path, whole, name, sta
         assert len({tuple(weights.values()) for weights in moved.values()}) == len(moved) == 3
 
 
+def test_several_processes_rank_units_as_one_does(toy, tmp_path, whole):
+    """Importance is measured before the first step, on calibration sequences that the processes share out."""
+    ranked = ["--model.pruning.initial_gap=2.0", "--model.pruning.calibration_sequences=8"]
+    _, one = whole("prune", *ranked)
+    arguments = [*toy.arguments("prune", tmp_path / "run"), *SPREAD["fsdp2-2"][1], *ranked]
+    several = run(fit, tmp_path / "log", processes=2, arguments=arguments)
+    starts = {float(value) for rows in one[0]["gates_after"][1].values() for value in rows.unique()}
+    assert len(starts) > 1
+    found = distances(one, several)
+    assert max(found.values()) <= TOLERANCE, found
+
+
 def noise_without_micro_batch():
     """Key the gates' noise by what a rank counts by itself, instead of the global batch."""
     keyed = module.keyed_uniform

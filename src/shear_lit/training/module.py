@@ -125,7 +125,12 @@ class ShearingModule(L.LightningModule):
             shard(blocks, model, small, self.device_mesh["data_parallel"], compute_dtype=compute)
 
     def on_train_start(self) -> None:
-        """Order the gates by importance where the user asks for it and the run is new."""
+        """Let what the user says of the optimizer win over a checkpoint, and order the gates of a new run.
+
+        The gates are ordered by importance, where the user asks for it.
+        """
+        schedule = cast(LambdaLR, self.lr_schedulers())
+        apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
         if self.pruning is not None and self.pruning.initial_gap > 0 and self.trainer.global_step == 0:
             self.order_gates(self.pruning)
 
@@ -192,11 +197,6 @@ class ShearingModule(L.LightningModule):
         optimizer = build_optimizer(self.optimizer_settings, self.model, self.gates, self.multipliers)
         schedule = build_schedule(self.optimizer_settings, optimizer, total_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_start(self) -> None:
-        """Let what the user says of the optimizer win over what a checkpoint says."""
-        schedule = cast(LambdaLR, self.lr_schedulers())
-        apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what ``export`` must know, as plain types."""
