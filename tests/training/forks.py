@@ -31,7 +31,8 @@ def _work(
     log = (Path(folder) / f"{rank}.log").open("w")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    os.environ.update(TOKENIZERS_PARALLELISM="false", GLOO_SOCKET_IFNAME="lo")
+    # Without OMP_NUM_THREADS, Lightning chooses a number of threads for the processes that it starts.
+    os.environ.update(TOKENIZERS_PARALLELISM="false", GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1")
     if processes > 1:
         os.environ.update(
             MASTER_ADDR="127.0.0.1",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.utils.tensorboard import SummaryWriter  # noqa: F401 (imported once, before the forks)
 from tqdm import tqdm
 
 from shear_lit import cli
