@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from shear_lit.models.huggingface import check_sizes, config_of
 from shear_lit.models.registry import family_of, tensor_sizes
 from shear_lit.theory.shape import Axis, ModelShape
+from shear_lit.training.shard_index import check_index
 
 ENTRY = "shear_lit"
 """The key under which a checkpoint keeps its facts."""
@@ -110,8 +111,8 @@ class ModelCheckpointContents:
 def read_checkpoint(path: str | Path) -> ModelCheckpointContents:
     """Read the model, the gates and the facts of a checkpoint of either kind.
 
-    Of a file nothing is copied; of a directory of shards the model is, once. The index of shards is unpickled by torch:
-    read directories only from where you trust the writer.
+    Of a file nothing is copied; of a directory of shards the model is, once. Neither runs code: tensors are read as
+    such, and the index of shards, which torch unpickles, may name only torch's records.
 
     Raises:
         CheckpointError: there is none, it is half-written or damaged, it is not of this package, or it does not
@@ -132,7 +133,10 @@ def read_facts(path: str | Path) -> CheckpointFacts:
         CheckpointError: there is none, it is half-written or damaged, or it is not of this package.
     """
     path = Path(path)
-    return _facts(_load(path / _META if path.is_dir() else path, path), path)
+    checkpoint = _load(path / _META if path.is_dir() else path, path)
+    if path.is_dir():
+        _guarded(lambda: check_index(path), path)
+    return _facts(checkpoint, path)
 
 
 def _facts(checkpoint: Mapping[str, Any], path: Path) -> CheckpointFacts:
@@ -157,6 +161,7 @@ def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     wanted = (prefix + _MODEL, prefix + _GATES)
 
     def read_shards() -> dict[str, Tensor]:
+        check_index(path)
         reader = sharded.FileSystemReader(path)
         stored = reader.read_metadata().state_dict_metadata
         shards = {
