@@ -62,12 +62,12 @@ def check_run(
         _check_run_directory(Path(trainer.default_root_dir), checkpoint)
         _check_disk(module, Path(trainer.default_root_dir))
     if checkpoint is not None:
-        _check_checkpoint(module, read_facts(checkpoint), checkpoint)
-        if Path(checkpoint).is_dir() and not isinstance(trainer.strategy, FSDP2Strategy):
+        if (Path(checkpoint) / "meta.pt").is_file() and not isinstance(trainer.strategy, FSDP2Strategy):
             raise RunError(
                 f"ckpt_path={checkpoint} is a directory of shards, which trainer.strategy="
                 f"{type(trainer.strategy).__name__} cannot read. Use trainer.strategy=fsdp2 (one process will do)."
             )
+        _check_checkpoint(module, read_facts(checkpoint), checkpoint)
 
 
 def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
