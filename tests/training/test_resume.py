@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from shear_lit.commands.export import export
-from shear_lit.training import checkpoints, mixture_update
+from shear_lit.training import checkpoints, mixture_update, module
 from tests.training.compare import distances, same_order
 from tests.training.forks import run, start
 from tests.training.runs import fit
@@ -69,6 +69,37 @@ def test_forgotten_validation_at_resume_would_be_seen(toy, tmp_path, whole):
     arguments = [*toy.arguments("prune", tmp_path / "run"), f"--ckpt_path={checkpoint}"]
     resumed = run(fit, tmp_path / "log", arguments=arguments, sabotage=no_validation_at_resume)
     assert {"mixtures", "batches", "parameters"} <= set(differences(uninterrupted[0], resumed[0], 4))
+
+
+RANKED = "--model.pruning.initial_gap=9.2"
+
+
+def resumed_from_a_ranked_cut(toy, tmp_path, whole, sabotage=None):
+    """A run whose gates started in order, and one that was resumed from its step 4."""
+    folder, (uninterrupted,) = whole("prune", RANKED)
+    checkpoint = folder / "checkpoints" / "step=000004.ckpt"
+    arguments = [*toy.arguments("prune", tmp_path / "run"), RANKED, f"--ckpt_path={checkpoint}"]
+    (resumed,) = run(fit, tmp_path / "log", arguments=arguments, sabotage=sabotage)
+    return uninterrupted, resumed
+
+
+def test_gates_that_started_in_order_go_on_where_they_were(toy, tmp_path, whole):
+    assert differences(*resumed_from_a_ranked_cut(toy, tmp_path, whole), 4) == []
+
+
+def ordering_at_every_start():
+    start = module.ShearingModule.on_train_start
+
+    def ordered(self):
+        start(self)
+        self.order_gates(self.pruning)
+
+    module.ShearingModule.on_train_start = ordered
+
+
+def test_gates_ordered_again_at_a_resume_would_be_seen(toy, tmp_path, whole):
+    found = differences(*resumed_from_a_ranked_cut(toy, tmp_path, whole, ordering_at_every_start), 4)
+    assert {"gates_after", "parameters"} <= set(found)
 
 
 def test_metrics_file_goes_on_after_a_resume(toy, tmp_path):

@@ -212,7 +212,11 @@ class ShearingModule(L.LightningModule):
     def facts(self) -> CheckpointFacts:
         """Where the run came from and what it is after."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        losses = [] if self.domain_losses is None else self.domain_losses.tolist()
+        losses = (
+            {}
+            if self.domain_losses is None
+            else dict(zip(data.domains, self.domain_losses.tolist(), strict=True))
+        )
         return CheckpointFacts(
             source=self.source,
             source_fingerprint=self.source_fingerprint,
@@ -222,7 +226,7 @@ class ShearingModule(L.LightningModule):
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},
-            losses=dict(zip(data.domains, losses, strict=False)),
+            losses=losses,
         )
 
     def scheduled_sparsity(self) -> dict[Axis, float]:

@@ -50,4 +50,4 @@ FAST = replace(
         "data.mixture.update_every_steps": "10",
     },
 )
-"""The same path in about five minutes: too few steps to judge the method by."""
+"""The same path in about six minutes: too few steps to judge the method by."""

@@ -29,7 +29,7 @@ def demo(output: str = "runs/demo", cache: str = str(default_cache()), *, fast: 
     Args:
         output: Directory for data, runs, models and the report; it must be new or empty.
         cache: Directory in which the source model and the text are kept once they are fetched.
-        fast: Take only a few steps: the same path in about five minutes.
+        fast: Take only a few steps: the same path in about six minutes.
     """
     numbers = FAST if fast else DEMO
     place, kept, step = (
