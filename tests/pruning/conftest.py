@@ -1,12 +1,17 @@
 """What the tests of gates and cuts share."""
 
 import pytest
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+import torch
 
+from tests.toy_families import ONE_PLUS_NORMS, RMS_NORMS, one_plus_float64, softmax_of_its_dtype
 from tests.toy_models import float64_norm
 
 
 @pytest.fixture
 def float64_norms(monkeypatch):
-    """Norms that stay in float64; the softmax of the sdpa attention does so by itself."""
-    monkeypatch.setattr(LlamaRMSNorm, "forward", float64_norm)
+    """Norms and softmax that stay in float64; the softmax of the sdpa attention does so by itself."""
+    for norm in RMS_NORMS:
+        monkeypatch.setattr(norm, "forward", float64_norm)
+    for norm in ONE_PLUS_NORMS:
+        monkeypatch.setattr(norm, "forward", one_plus_float64)
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax_of_its_dtype(torch.nn.functional.softmax))
