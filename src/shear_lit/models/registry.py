@@ -144,8 +144,9 @@ def _refuse_towers(config: PretrainedConfig) -> None:
 
 
 def _refuse_experts(config: PretrainedConfig) -> None:
+    entries = config.to_dict()  # by the names that the user sees
     for name in _EXPERTS:
-        count = getattr(config, name, None)
+        count = entries.get(name)
         if isinstance(count, int) and count > 1:
             raise FamilyError(
                 f"model.source has model_type={config.model_type!r} with {name}={count}: mixtures of experts are not "
