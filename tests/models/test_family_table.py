@@ -1,13 +1,16 @@
 """The table covers every tensor dimension of a live model except the vocabulary, exactly once."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig
 
+from shear_lit.models import qwen3
 from shear_lit.models.family import Family, units_along
-from shear_lit.models.registry import family_of, tensor_sizes
+from shear_lit.models.registry import FAMILIES, family_of, tensor_sizes
 from tests.toy_families import FORMS, Form, model_of
 from tests.toy_models import VARIANTS, VOCABULARY, Variant, toy_config, toy_model
 
@@ -136,3 +139,17 @@ def test_sizes_of_the_table_are_those_of_the_config():
 def test_head_size_follows_from_the_config_where_it_is_not_explicit():
     with torch.device("meta"):
         assert family_of(toy_config(head_dim=None)).head_size == 4
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_family.md").read_text()
+
+
+def test_page_walks_through_the_file_as_it_is():
+    walked = PAGE.partition("```python\ndef qwen3")[2].partition("```")[0]
+    assert "def qwen3" + walked in Path(qwen3.__file__).read_text()
+
+
+def test_page_lists_every_family():
+    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert listed == set(FAMILIES)

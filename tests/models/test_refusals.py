@@ -1,8 +1,12 @@
 """Models that no table describes are refused by name, before any weight is read, with what to do instead."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from transformers import (
     Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
@@ -11,11 +15,14 @@ from transformers import (
     OlmoeConfig,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
+    SiglipVisionConfig,
 )
 
 from shear_lit.models.family import FamilyError
+from shear_lit.models.huggingface import read_model
 from shear_lit.models.registry import FAMILIES, family_of
-from tests.toy_models import toy_config
+from tests.toy_families import FORMS
+from tests.toy_models import toy_config, toy_ids
 
 
 def refusal(config) -> str:
@@ -81,3 +88,27 @@ def test_list_with_an_entry_per_block_that_the_table_does_not_know_is_refused():
     assert "window_of_block=[1, 2, 3, 4]" in message and "per_layer" in message
     family_of(toy_config(window_of_block=[1, 2, 3]))
     family_of(toy_config(eos_token_id=[1, 2, 3, 4]))
+
+
+def test_language_model_of_a_multi_modal_one_is_saved_as_the_page_shows(tmp_path, monkeypatch):
+    """The page's own lines, run on a tiny Gemma 3 with a vision tower."""
+    page = (Path(__file__).parents[2] / "docs" / "adding_a_family.md").read_text()
+    lines = page.partition("```python\nfrom transformers import AutoModelForImageTextToText")[2]
+    lines = "from transformers import AutoModelForImageTextToText" + lines.partition("```")[0]
+    form = next(form for form in FORMS if form.family == "gemma3_text")
+    tower = SiglipVisionConfig(
+        **dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2),
+        **dict(image_size=28, patch_size=14),
+    )
+    config = Gemma3Config(
+        text_config=form.config(final_logit_softcapping=None), vision_config=tower, mm_tokens_per_image=4
+    )
+    torch.manual_seed(0)
+    whole = Gemma3ForConditionalGeneration(config).eval()
+    monkeypatch.chdir(tmp_path)
+    whole.save_pretrained("gemma-3-4b-it")
+    exec(lines, {})
+    text = read_model("gemma-3-4b-text", dtype=torch.float32)
+    assert family_of(text.config).model_type == "gemma3_text"
+    with torch.no_grad():
+        assert torch.equal(text(toy_ids()).logits, whole(toy_ids()).logits)

@@ -19,7 +19,8 @@ from shear_lit.pruning import carve as carve_module
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
 from shear_lit.theory.shape import Axis
-from tests.toy_families import FORMS, KEPT_LAYERS, ONE_OF_EACH, Form, carved_of, model_of
+from tests.pruning.test_attach import stored_bytes
+from tests.toy_families import FORMS, HEAD_SIZE, KEPT_LAYERS, ONE_OF_EACH, Form, carved_of, model_of
 from tests.toy_models import gated_logits, tables_with_one_carry_less, toy_ids
 
 FLOAT64_BOUND = 1e-10
@@ -355,3 +356,13 @@ def test_narrow_training_gives_the_gates_float32_gradients_like_the_wide_ones(fo
         assert found[axis].dtype == torch.float32
         cosine = torch.nn.functional.cosine_similarity(found[axis].flatten(), exact[axis].flatten(), dim=0)
         assert cosine > 0.97, axis
+
+
+@pytest.mark.parametrize("form", NEW_ARITHMETIC, ids=str)
+def test_no_activation_and_no_weight_is_stored_a_second_time(form):
+    """All gates together store less than one activation of the residual stream, and than one weight matrix."""
+    model, ids = model_of(form, dtype=torch.float32).train(), toy_ids(sequences=8, length=60)
+    values = {axis: gate.requires_grad_() for axis, gate in form.gates(dtype=torch.float32).items()}
+    plain, gated = (stored_bytes(model, gates, ids) for gates in ({}, values))
+    hidden = model.config.hidden_size
+    assert gated - plain < min(ids.numel() * hidden, hidden * 6 * HEAD_SIZE) * 4
