@@ -1,9 +1,12 @@
-"""Families whose gates do more than LLaMA's: sharded over two processes with checkpointing, they train as in one."""
+"""Families whose gates do more than LLaMA's: sharded over two processes they train as in one, and are exported."""
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from shear_lit.commands.export import export
 from shear_lit.models.huggingface import copy_companions
+from shear_lit.models.registry import family_of
 from tests.toy_families import ONE_OF_EACH, model_of
 from tests.training.compare import distances
 from tests.training.forks import run
@@ -15,7 +18,8 @@ SPREAD = ("--trainer.strategy=fsdp2", "--trainer.devices=2", "--model.gradient_c
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_two_processes_compute_what_one_does(form, toy, tmp_path):
+def test_two_processes_compute_what_one_does_and_the_target_comes_out(form, toy, tmp_path):
+    """With activation checkpointing. The model that is cut out of the shards is a stock one of exactly the target."""
     source = tmp_path / "source"
     model_of(form, dtype=torch.float32, vocab_size=300).save_pretrained(source)
     copy_companions(str(toy.source()), source)
@@ -23,10 +27,15 @@ def test_two_processes_compute_what_one_does(form, toy, tmp_path):
 
     def train(name, *flags):
         arguments = toy.arguments("prune", tmp_path / name)
-        arguments += [f"--model.source={source}", *target, "--trainer.max_steps=2", *flags]
+        arguments += [f"--model.source={source}", *target, "--trainer.max_steps=4", *flags]
         processes = 2 if flags else 1
         return run(fit, tmp_path / f"{name}-log", processes=processes, arguments=arguments)
 
     one, several = train("one"), train("several", *SPREAD)
     found = distances(one, several)
     assert max(found.values()) <= TOLERANCE, found
+    (checkpoint,) = (tmp_path / "several" / "checkpoints").glob("step=*4")
+    export(str(checkpoint), str(tmp_path / "hf"))
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", trust_remote_code=False)
+    assert family_of(small.config).shape == form.target
+    assert type(small).__name__ == AutoModelForCausalLM.from_pretrained(source).__class__.__name__
