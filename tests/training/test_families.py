@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from shear_lit.commands.export import export
+from shear_lit.models.family import FamilyError
 from shear_lit.models.huggingface import copy_companions
 from shear_lit.models.registry import family_of
+from shear_lit.training.module import ShearingModule
 from tests.toy_families import ONE_OF_EACH, model_of
 from tests.training.compare import distances
 from tests.training.forks import run
@@ -39,3 +41,10 @@ def test_two_processes_compute_what_one_does_and_the_target_comes_out(form, toy,
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", trust_remote_code=False)
     assert family_of(small.config).shape == form.target
     assert type(small).__name__ == AutoModelForCausalLM.from_pretrained(source).__class__.__name__
+
+
+def test_model_without_a_table_is_refused_before_any_weight_is_read(tmp_path):
+    """There are none."""
+    MixtralConfig().save_pretrained(tmp_path)
+    with pytest.raises(FamilyError, match="num_local_experts=8"):
+        ShearingModule(str(tmp_path))

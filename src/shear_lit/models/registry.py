@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from shear_lit.models.family import Family, FamilyError
+from shear_lit.models.family import Family
 from shear_lit.models.gemma2 import gemma2
 from shear_lit.models.gemma3_text import gemma3_text
 from shear_lit.models.gpt_neox import gpt_neox
@@ -17,6 +17,7 @@ from shear_lit.models.olmo2 import olmo2
 from shear_lit.models.phi3 import phi3
 from shear_lit.models.qwen2 import qwen2
 from shear_lit.models.qwen3 import qwen3
+from shear_lit.models.refusals import check_has_table, check_lists_are_known
 from shear_lit.models.smollm3 import smollm3
 from shear_lit.theory.shape import ModelShape
 
@@ -37,10 +38,6 @@ FAMILIES: dict[str, Callable[[PretrainedConfig], Family]] = {
 WrittenAs = Literal["source", "mistral"]
 """The model type that a carved model is written as: its source's, or (for llama, on request) mistral."""
 
-_TOWERS = ("vision_config", "audio_config", "text_config", "thinker_config")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts")
-_NOT_PER_LAYER = ("architectures", "keys_to_ignore_at_inference")
-
 
 def family_of(config: PretrainedConfig) -> Family:
     """The table of the model that ``config`` describes.
@@ -48,16 +45,9 @@ def family_of(config: PretrainedConfig) -> Family:
     Raises:
         FamilyError: no table exists for its model type, or it has an option that its table does not cover.
     """
-    _refuse_towers(config)
-    _refuse_experts(config)
-    if config.model_type not in FAMILIES:
-        raise FamilyError(
-            f"model.source has model_type={config.model_type!r}, for which there is no family table. {_tables()} "
-            f"Use such a model, or add a table (docs/adding_a_family.md)."
-        )
-    _refuse_other_heads(config)
+    check_has_table(config, tuple(FAMILIES))
     family = FAMILIES[config.model_type](config)
-    _refuse_unknown_lists(config, family)
+    check_lists_are_known(config, family)
     return family
 
 
@@ -125,51 +115,3 @@ def _entries_of_blocks(
         if entries.get(name) is not None
     }
     return {name: [values[block] for block in kept_layers] for name, values in lists.items()} | counts
-
-
-def _tables() -> str:
-    return f"Tables exist for: {', '.join(FAMILIES)}."
-
-
-def _refuse_towers(config: PretrainedConfig) -> None:
-    towers = [name for name in _TOWERS if getattr(config, name, None) is not None]
-    if towers:
-        text = getattr(getattr(config, "text_config", None), "model_type", None)
-        raise FamilyError(
-            f"model.source has model_type={config.model_type!r} with {', '.join(towers)}: a multi-modal model is not "
-            f"pruned as a whole. Save its language model"
-            + (f" (model_type={text!r})" if text else "")
-            + f" as a directory of its own, as docs/adding_a_family.md shows, and name that. {_tables()}"
-        )
-
-
-def _refuse_experts(config: PretrainedConfig) -> None:
-    entries = config.to_dict()  # by the names that the user sees
-    for name in _EXPERTS:
-        count = entries.get(name)
-        if isinstance(count, int) and count > 1:
-            raise FamilyError(
-                f"model.source has model_type={config.model_type!r} with {name}={count}: mixtures of experts are not "
-                f"pruned, only dense models are. {_tables()} Use such a model."
-            )
-
-
-def _refuse_other_heads(config: PretrainedConfig) -> None:
-    others = [name for name in config.architectures or () if not name.endswith("ForCausalLM")]
-    if others:
-        raise FamilyError(
-            f"model.source has architectures={others}: only language models, whose architecture ends in ForCausalLM, "
-            f"are pruned. Use the {config.model_type} language model that this one was made from."
-        )
-
-
-def _refuse_unknown_lists(config: PretrainedConfig, family: Family) -> None:
-    """A list with an entry per block that the table does not know would go on describing blocks that are gone."""
-    for name, value in config.to_dict().items():
-        known = name in family.per_layer or name in _NOT_PER_LAYER or name.endswith(("token_id", "token_ids"))
-        if isinstance(value, list) and len(value) == family.shape.layers and not known:
-            raise FamilyError(
-                f"model.source has {name}={value}, as long as there are blocks, and the {family.model_type} table does "
-                f"not say what becomes of it when blocks go. Add it to per_layer there, if it describes blocks, or "
-                f"take it out of the config."
-            )
