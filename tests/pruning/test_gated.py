@@ -224,15 +224,47 @@ def test_gated_layer_norm_equals_that_of_the_kept_units():
     assert (gated_norm(norm, LAYER, stream, broken) - ours).abs().max() > 0.01
 
 
-def test_gated_layer_norm_passes_gradcheck():
+def layer_norm_inputs(kept_fraction: float) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    tensors = (torch.randn(3, 5) + 0.5, torch.randn(5), torch.randn(5))
+    leaves = (tensor.double().requires_grad_() for tensor in tensors)
+    return *leaves, torch.tensor(kept_fraction, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kept_fraction", [1.0, 0.6])
+def test_gated_layer_norm_passes_gradcheck(kept_fraction):
+    def run(*inputs):
+        return gated_module._GatedLayerNorm.apply(*inputs, 0.1)
+
+    assert torch.autograd.gradcheck(run, layer_norm_inputs(kept_fraction), check_batched_grad=False)
+
+
+def test_gradcheck_sees_sums_over_all_units_in_the_gradient_of_a_gated_layer_norm(monkeypatch):
+    """The twin: what the stock kernel gives."""
+    monkeypatch.setattr(torch.Tensor, "addcmul_", lambda self, *factors: self)
+
+    def run(*inputs):
+        return gated_module._GatedLayerNorm.apply(*inputs, 0.1)
+
+    inputs = layer_norm_inputs(0.6)
+    assert not torch.autograd.gradcheck(run, inputs, check_batched_grad=False, raise_exception=False)
+
+
+def test_gated_layer_norm_gives_gates_weight_and_bias_the_gradients_of_the_plain_expression():
     torch.manual_seed(0)
     norm = layer_norm(4)
     gates = torch.tensor([1.0, 0.3, 0.5, 0.2], dtype=torch.float64, requires_grad=True)
     stream = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-
-    assert torch.autograd.gradcheck(
-        lambda stream, gates: gated_norm(norm, LAYER, stream, gates_of(gates)), (stream, gates)
-    )
+    leaves = (stream, gates, norm.weight, norm.bias)
+    ours, expected = gated_norm(norm, LAYER, stream, gates_of(gates)), norm(stream) * gates
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    arriving = torch.randn_like(ours)
+    for left, right in zip(
+        torch.autograd.grad(ours, leaves, arriving),
+        torch.autograd.grad(expected, leaves, arriving),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
 
 
 def test_gated_layer_norm_of_a_bfloat16_stream_is_rounded_once():

@@ -148,22 +148,42 @@ def _gated_rms_norm(norm: nn.Module, declared: Norm, x: Tensor, gates: NormGates
     return type(norm).forward(stand_in, x)
 
 
-def _gated_layer_norm(norm: nn.LayerNorm, x: Tensor, gates: NormGates) -> Tensor:
-    """The stock arithmetic on the kept units less their mean, so that the mean over all is 0.
+class _GatedLayerNorm(torch.autograd.Function):
+    """A layer norm over the kept units alone, which stores no more than the stock one: what it normalises.
 
-    With k of d units kept, what is left times sqrt(d/k) has as its variance over d that over k, and its norm is to be
-    multiplied by sqrt(k/d). Backward computes it again, so that what is stored is the residual stream, as without
-    gates.
+    The others are exactly 0. With the fraction f of units kept, and m and v the mean and the variance over all, those
+    over the kept ones are m/f and (v - m (m/f - m)) / f. Where a unit is not kept, its weight and its bias are 0.
     """
 
-    def normalise(x: Tensor, gates: NormGates) -> Tensor:
-        fraction = gates.kept_fraction
-        wide = x.to(torch.promote_types(x.dtype, fraction.dtype))
-        centred = (wide - wide.mean(-1, keepdim=True) / fraction) * (gates.is_open / fraction.sqrt())
-        weight, bias = norm.weight * gates.weight_scale, norm.bias * gates.values
-        return functional.layer_norm(centred, weight.shape, weight, bias, norm.eps).to(x.dtype)
+    @staticmethod
+    def forward(ctx, x, weight, bias, kept_fraction, epsilon):  # type: ignore[no-untyped-def]
+        wide = x.to(weight.dtype)
+        variance, mean = torch.var_mean(wide, -1, correction=0, keepdim=True)
+        kept_mean = mean / kept_fraction
+        kept_variance = (variance - mean * (kept_mean - mean)) / kept_fraction
+        scale = torch.rsqrt(kept_variance.clamp(min=0) + epsilon)
+        ctx.save_for_backward(x, weight, bias, kept_mean, scale, kept_fraction)
+        normed = torch.addcmul(-kept_mean * scale, wide, scale)
+        return torch.addcmul(bias, normed, weight).to(x.dtype)
 
-    return checkpoint(normalise, x, gates, use_reentrant=False, preserve_rng_state=False)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, weight, bias, mean, scale, kept_fraction = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            wide, grad = x.to(weight.dtype), grad.to(weight.dtype)
+            grad_x, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
+                grad, wide, weight.shape, mean, scale, weight, bias, [True, True, True]
+            )
+            # The stock kernel divides its two sums by the number of all units, and not of the kept ones.
+            grad_x = grad_x.div_(kept_fraction).addcmul_(grad * weight, scale * (1 - 1 / kept_fraction))
+        return grad_x.to(x.dtype), grad_weight, grad_bias, None, None
+
+
+def _gated_layer_norm(norm: nn.LayerNorm, x: Tensor, gates: NormGates) -> Tensor:
+    """The bias carries the gates as the weight does; the kernel takes the number of units into account itself."""
+    weight, bias = norm.weight * gates.values, norm.bias * gates.values
+    return _GatedLayerNorm.apply(x, weight, bias, gates.kept_fraction, norm.eps)
 
 
 def gated_embedding(
