@@ -20,11 +20,20 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
 
 from shear_lit.models.family import Family
 from shear_lit.models.registry import family_of
@@ -32,37 +41,73 @@ from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.gates import Gates, Multipliers, keyed_uniform
 from shear_lit.theory.shape import Axis
 
-CONFIGS = {
-    "smollm2-135m": {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49152,
-        "tie_word_embeddings": True,
-    },
-    "mha-70m": {
-        "hidden_size": 512,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 11,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,
-        "vocab_size": 32000,
-        "tie_word_embeddings": False,
-    },
+_LLAMA = {"head_dim": 64, "max_position_embeddings": 8192}
+
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "smollm2-135m": lambda: LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+        **_LLAMA,
+    ),
+    "mha-70m": lambda: LlamaConfig(
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=11,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        vocab_size=32000,
+        tie_word_embeddings=False,
+        **_LLAMA,
+    ),
+    "qwen3-53m": lambda: Qwen3Config(
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        vocab_size=32000,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+    ),
+    "gemma3-54m": lambda: Gemma3TextConfig(
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=128,
+        vocab_size=32000,
+        sliding_window=512,
+        query_pre_attn_scalar=128,
+        max_position_embeddings=8192,
+    ),
+    "pythia-70m": lambda: GPTNeoXConfig(
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        vocab_size=50304,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    ),
 }
 BAR = 1.05
 STEPS_FOR_MEMORY = 3
 KINDS = ("plain", "gated")
 
 
-def build(name: str) -> LlamaForCausalLM:
+def build(name: str) -> PreTrainedModel:
     """The model, with random weights and the stock sdpa attention."""
     torch.manual_seed(0)
-    config = LlamaConfig(**CONFIGS[name], head_dim=64, max_position_embeddings=8192, use_cache=False)
+    config = CONFIGS[name]()
+    config.use_cache = False
     config._attn_implementation = "sdpa"
-    return LlamaForCausalLM(config).train()
+    return AutoModelForCausalLM.from_config(config).train()
 
 
 class Training:

@@ -1,6 +1,7 @@
 """Fixtures of more than one folder."""
 
 import pytest
+import torch
 
 from tests.toy import Toy, write_toy
 
@@ -9,3 +10,16 @@ from tests.toy import Toy, write_toy
 def toy(tmp_path_factory) -> Toy:
     """Two tiny models and prepared data of three domains."""
     return write_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def float64_norms(monkeypatch):
+    """Norms and softmax that stay in float64; the softmax of the sdpa attention does so by itself."""
+    from tests.toy_families import ONE_PLUS_NORMS, RMS_NORMS, one_plus_float64, softmax_of_its_dtype
+    from tests.toy_models import float64_norm
+
+    for norm in RMS_NORMS:
+        monkeypatch.setattr(norm, "forward", float64_norm)
+    for norm in ONE_PLUS_NORMS:
+        monkeypatch.setattr(norm, "forward", one_plus_float64)
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax_of_its_dtype(torch.nn.functional.softmax))

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from shear_lit.models.registry import carved_config, family_of, parameter_count
 from shear_lit.theory.shape import ModelShape
@@ -39,9 +51,44 @@ def count_on_meta(config: LlamaConfig) -> int:
         return sum(parameter.numel() for parameter in LlamaForCausalLM(config).parameters())
 
 
-def test_sources_have_their_published_counts():
-    assert parameter_count(LLAMA2_7B) == 6_738_415_616
-    assert parameter_count(SMOLLM2_135M) == 134_515_008
+def sizes(hidden: int, intermediate: int, layers: int, heads: int, vocabulary: int, **more: int) -> dict:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "vocab_size": vocabulary,
+        **more,
+    }
+
+
+PUBLISHED = {
+    "Llama-2-7B": (LLAMA2_7B, 6_738_415_616),
+    "SmolLM2-135M": (SMOLLM2_135M, 134_515_008),
+    "Mistral-7B": (MistralConfig(**sizes(4096, 14336, 32, 32, 32000)), 7_241_732_096),
+    "Qwen2.5-0.5B": (
+        Qwen2Config(**sizes(896, 4864, 24, 14, 151936, num_key_value_heads=2), tie_word_embeddings=True),
+        494_032_768,
+    ),
+    "Qwen3-0.6B": (
+        Qwen3Config(**sizes(1024, 3072, 28, 16, 151936, num_key_value_heads=8), tie_word_embeddings=True),
+        596_049_920,
+    ),
+    "SmolLM3-3B": (SmolLM3Config(**sizes(2048, 11008, 36, 16, 128256)), 3_075_098_624),
+    "OLMo-2-1B": (Olmo2Config(**sizes(2048, 8192, 16, 16, 100352)), 1_484_916_736),
+    "gemma-2-2b": (Gemma2Config(**sizes(2304, 9216, 26, 8, 256000)), 2_614_341_888),
+    "gemma-3-1b": (
+        Gemma3TextConfig(**sizes(1152, 6912, 26, 4, 262144, num_key_value_heads=1)),
+        999_885_952,
+    ),
+    "pythia-70m": (GPTNeoXConfig(**sizes(512, 2048, 6, 8, 50304)), 70_426_624),
+    "Phi-3-mini": (Phi3Config(**sizes(3072, 8192, 32, 32, 32064)), 3_821_079_552),
+}
+
+
+@pytest.mark.parametrize(("config", "published"), PUBLISHED.values(), ids=PUBLISHED)
+def test_sources_have_their_published_counts(config, published):
+    assert parameter_count(config) == published
 
 
 @pytest.mark.parametrize(

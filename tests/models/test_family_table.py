@@ -1,50 +1,89 @@
 """The table covers every tensor dimension of a live model except the vocabulary, exactly once."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig
+from transformers import LlamaConfig
 
-from shear_lit.models.family import Family, FamilyError, units_along
-from shear_lit.models.registry import family_of, tensor_sizes
+from shear_lit.models import qwen3
+from shear_lit.models.family import Family, units_along
+from shear_lit.models.registry import FAMILIES, family_of, tensor_sizes
+from tests.toy_families import FORMS, Form, model_of
 from tests.toy_models import VARIANTS, VOCABULARY, Variant, toy_config, toy_model
 
 
 def complaints(family: Family, sizes: dict[str, tuple[int, ...]]) -> list[str]:
     """Where the table and the tensors disagree."""
-    found = [
-        f"{cut.tensor} is in no tensor"
-        for cut in family.cuts
-        if not any(cut in family.cuts_of(name) for name in sizes)
-    ]
+    patterns = {family.pattern(name)[0] for name in sizes}
+    named = [cut.tensor for cut in family.cuts] + list(family.untouched)
+    found = [f"{name} is in no tensor" for name in named if name not in patterns]
     for name, size in sizes.items():
+        cuts = family.cuts_of(name)
+        if family.pattern(name)[0] in family.untouched:
+            found += [f"{name} is cut, and untouched"] * bool(cuts)
+            continue
         for dim, length in enumerate(size):
-            cuts = [cut for cut in family.cuts_of(name) if cut.dim == dim]
-            if len(cuts) != (length != VOCABULARY):
-                found.append(f"dimension {dim} of {name} has {len(cuts)} cuts")
-            if any(units_along(family.shape, cut.axis) * cut.entries != length for cut in cuts):
-                found.append(f"dimension {dim} of {name} has {length} entries")
+            end = 0
+            for cut in (cut for cut in cuts if cut.dim == dim):
+                if cut.offset != end:
+                    found.append(
+                        f"a piece of dimension {dim} of {name} begins at {cut.offset}, and not at {end}"
+                    )
+                end += units_along(family.shape, cut.axis) * cut.entries
+            if end != (0 if length == VOCABULARY else length):
+                found.append(f"cuts of dimension {dim} of {name} cover {end} of {length} entries")
     return found
 
 
-def live_sizes(variant: Variant) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in toy_model(toy_config(variant)).named_parameters()}
+def live_sizes(form: Form | Variant) -> dict[str, tuple[int, ...]]:
+    model = model_of(form) if isinstance(form, Form) else toy_model(toy_config(form))
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_table_covers_every_dimension_but_the_vocabulary_exactly_once(variant):
-    assert complaints(family_of(toy_config(variant)), live_sizes(variant)) == []
+def table_of(form: Form | Variant) -> Family:
+    return family_of(form.config() if isinstance(form, Form) else toy_config(form))
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_table_without_any_one_cut_or_with_one_twice_does_not_cover(variant):
-    """The twin: each cut is needed, once."""
-    family, sizes = family_of(toy_config(variant)), live_sizes(variant)
+@pytest.mark.parametrize("form", [*VARIANTS, *FORMS], ids=str)
+def test_table_covers_every_dimension_but_the_vocabulary_exactly_once(form):
+    assert complaints(table_of(form), live_sizes(form)) == []
+
+
+@pytest.mark.parametrize("form", [*VARIANTS, *FORMS], ids=str)
+def test_table_without_any_one_cut_or_with_one_twice_or_moved_does_not_cover(form):
+    """The twin: each cut is needed, once, where it is."""
+    family, sizes = table_of(form), live_sizes(form)
     for index, cut in enumerate(family.cuts):
         rest = (*family.cuts[:index], *family.cuts[index + 1 :])
-        assert complaints(replace(family, cuts=rest), sizes)
-        assert complaints(replace(family, cuts=(*family.cuts, cut)), sizes)
+        for cuts in (rest, (*family.cuts, cut), (*rest, replace(cut, offset=cut.offset + 1))):
+            assert complaints(replace(family, cuts=cuts), sizes), cut
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_table_without_any_one_untouched_tensor_does_not_cover(form):
+    family, sizes = table_of(form), live_sizes(form)
+    for name in family.untouched:
+        rest = tuple(other for other in family.untouched if other != name)
+        assert complaints(replace(family, untouched=rest), sizes), name
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_table_names_every_norm_over_units_that_can_go_and_every_bias_carries_what_its_weight_does(form):
+    family, model = table_of(form), model_of(form)
+    norms = {
+        family.pattern(name)[0]
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+    }
+    within_heads = {name.removesuffix(".weight") for name in family.untouched}
+    assert {norm.module for norm in family.norms} | within_heads == norms
+    carried = {(cut.tensor, cut.dim): cut.carries for cut in family.cuts}
+    for (tensor, _), carries in carried.items():
+        if tensor.endswith(".bias"):
+            assert carried[tensor.removesuffix("bias") + "weight", 0] == carries, tensor
 
 
 def test_table_with_another_head_size_does_not_cover():
@@ -85,16 +124,6 @@ def test_pattern_replaces_the_block_index_and_nothing_else():
     assert family.pattern("model.norm.weight") == ("model.norm.weight", None)
 
 
-def test_family_of_refuses_a_model_type_without_a_table():
-    with pytest.raises(FamilyError) as refusal:
-        family_of(GPT2Config())
-    message = str(refusal.value)
-    assert "model.source" in message  # the key
-    assert "model_type='gpt2'" in message  # the value
-    assert "no family table" in message  # the rule
-    assert "llama" in message and "Use such a model" in message  # the repair
-
-
 def test_sizes_of_the_table_are_those_of_the_config():
     family = family_of(toy_config())
     assert family.shape.to_dict() == {
@@ -110,3 +139,17 @@ def test_sizes_of_the_table_are_those_of_the_config():
 def test_head_size_follows_from_the_config_where_it_is_not_explicit():
     with torch.device("meta"):
         assert family_of(toy_config(head_dim=None)).head_size == 4
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_family.md").read_text()
+
+
+def test_page_walks_through_the_file_as_it_is():
+    walked = PAGE.partition("```python\ndef qwen3")[2].partition("```")[0]
+    assert "def qwen3" + walked in Path(qwen3.__file__).read_text()
+
+
+def test_page_lists_every_family():
+    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert listed == set(FAMILIES)

@@ -24,6 +24,8 @@ from shear_lit.models.huggingface import (
 )
 from shear_lit.models.verification import VerificationError, check_same_model, check_tokens, logits_of
 from tests import tiny
+from tests.toy_families import FORMS, model_of
+from tests.toy_models import VOCABULARY
 
 
 @pytest.fixture
@@ -58,6 +60,38 @@ def test_model_read_is_the_model_written(source):
 def test_attention_and_dtype_are_those_asked_for(source, attention):
     network = read_model(str(source), dtype=torch.bfloat16, attention=attention)
     assert (network.dtype, network.config._attn_implementation) == (torch.bfloat16, attention)
+
+
+def test_model_type_without_sdpa_computes_with_eager_where_sdpa_is_asked_for(tmp_path):
+    """Gemma 2, which caps its attention scores."""
+    form = next(form for form in FORMS if form.family == "gemma2")
+    model_of(form, dtype=torch.float32).save_pretrained(tmp_path)
+    network = read_model(str(tmp_path), dtype=torch.float32)
+    assert network.config._attn_implementation == "eager"
+    built = build_model(network.config, parameters(network), dtype=torch.float32)
+    check_same_model(built, network, VOCABULARY, what="built")
+
+
+def test_attention_is_not_that_of_the_model_which_the_config_came_from(source):
+    original = read_model(str(source), dtype=torch.float32, attention="eager")
+    built = build_model(original.config, parameters(original), dtype=torch.float32)
+    assert built.config._attn_implementation == "sdpa"
+    assert original.config._attn_implementation == "eager"
+
+
+def test_old_names_of_gpt_neox_checkpoints_are_read(tmp_path):
+    """As Pythia's are stored: another name for the head, and buffers that no model has any more."""
+    form = next(form for form in FORMS if form.family == "gpt_neox" and not form.tied)
+    network = model_of(form, dtype=torch.float32)
+    network.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    head = next(name for name in ("lm_head.weight", "embed_out.weight") if name in tensors)
+    tensors["embed_out.weight"] = tensors.pop(head)
+    tensors["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    tensors["gpt_neox.layers.0.attention.masked_bias"] = torch.tensor(-1e9)
+    tensors["gpt_neox.layers.0.attention.rotary_emb.inv_freq"] = torch.ones(2)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    check_same_model(read_model(str(tmp_path), dtype=torch.float32), network, VOCABULARY, what="read")
 
 
 def test_config_survives_its_entries(source):

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shear_lit.models.registry import family_of
-from shear_lit.pruning import attach as attach_module
-from shear_lit.pruning.gated import StreamGates
+from shear_lit.pruning import vectors
+from shear_lit.pruning.attach import AttachedGates
+from shear_lit.pruning.gated import NormGates
 from shear_lit.pruning.gates import Gates
 from shear_lit.theory.shape import Axis
 from tests.toy_models import (
@@ -144,7 +145,7 @@ def test_norm_that_divides_by_all_units_breaks_the_equivalence(soft, float64_nor
     values = gates_for(variant, (Axis.HIDDEN,), soft=soft)
     model, ids = toy_model(toy_config(variant)), toy_ids()
     one = torch.ones((), dtype=torch.float64)
-    monkeypatch.setattr(attach_module, "stream_gates", lambda gates: StreamGates(gates, gates, one))
+    monkeypatch.setattr(vectors, "norm_gates", lambda gates, is_open: NormGates(gates, is_open, gates, one))
     assert difference(gated_logits(model, values, ids), carved_logits(model, values, ids)) > BROKEN
 
 
@@ -154,10 +155,10 @@ def test_norm_that_counts_the_sum_of_soft_gates_breaks_the_equivalence(float64_n
     values = gates_for(variant, (Axis.HIDDEN,))
     model, ids = toy_model(toy_config(variant)), toy_ids()
 
-    def by_sum(gates: torch.Tensor) -> StreamGates:
-        return StreamGates(gates, gates * gates.mean().sqrt(), gates.mean())
+    def by_sum(gates: torch.Tensor, is_open: torch.Tensor) -> NormGates:
+        return NormGates(gates, is_open, gates * gates.mean().sqrt(), gates.mean())
 
-    monkeypatch.setattr(attach_module, "stream_gates", by_sum)
+    monkeypatch.setattr(vectors, "norm_gates", by_sum)
     assert difference(gated_logits(model, values, ids), carved_logits(model, values, ids)) > BROKEN
 
 
@@ -165,11 +166,9 @@ def test_norm_that_keeps_its_constant_breaks_the_equivalence(float64_norms, monk
     variant = SOME_VARIANTS[0]
     values = gates_for(variant, (Axis.HIDDEN,))
     model, ids = toy_model(toy_config(variant)), toy_ids()
-    prepare = attach_module.stream_gates
+    prepare, one = vectors.norm_gates, torch.ones((), dtype=torch.float64)
     monkeypatch.setattr(
-        attach_module,
-        "stream_gates",
-        lambda gates: prepare(gates)._replace(kept_fraction=torch.ones((), dtype=torch.float64)),
+        vectors, "norm_gates", lambda gates, is_open: prepare(gates, is_open)._replace(kept_fraction=one)
     )
     assert difference(gated_logits(model, values, ids), carved_logits(model, values, ids)) > BROKEN / 10
 
@@ -191,16 +190,16 @@ def test_carving_without_any_one_carried_gate_breaks_the_equivalence(variant, in
     assert difference(gated, carved_logits(model, values, ids, family=broken)) > BROKEN
 
 
-@pytest.mark.parametrize("source", ["_block_outputs", "_heads", "_intermediate"])
+@pytest.mark.parametrize("source", [vectors.block_outputs, vectors.heads, vectors.intermediate])
 def test_gates_put_in_the_wrong_block_break_the_equivalence(source, float64_norms, monkeypatch):
     variant = SOME_VARIANTS[0]
     model, ids = toy_model(toy_config(variant)), toy_ids()
     values = gates_for(variant, tuple(axis for axis in variant.axes if axis is not Axis.HIDDEN))
-    put = attach_module.AttachedGates.set
+    put = AttachedGates.set
 
     def reversed_blocks(self, values):
         put(self, values)
-        getattr(self, source).reverse()
+        self._vectors[source].reverse()
 
-    monkeypatch.setattr(attach_module.AttachedGates, "set", reversed_blocks)
+    monkeypatch.setattr(AttachedGates, "set", reversed_blocks)
     assert difference(gated_logits(model, values, ids), carved_logits(model, values, ids)) > BROKEN

@@ -5,12 +5,17 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from shear_lit.models.family import Norm, NormKind
 from shear_lit.pruning import gated as gated_module
-from shear_lit.pruning.gated import gated_embedding, gated_linear, gated_norm, scaled, stream_gates
+from shear_lit.pruning.gated import NormGates, gated_embedding, gated_linear, gated_norm, norm_gates, scaled
 from tests.toy_models import float64_norm
 
+RMS = Norm(module="norm")
+ONE_PLUS = Norm(module="norm", epsilon="eps", kind=NormKind.ONE_PLUS_RMS)
+LAYER = Norm(module="norm", epsilon="eps", kind=NormKind.LAYER)
 NAMES = ("x", "weight", "bias", "rows", "columns")
 PRESENT = [
     {"bias", *gates} if bias else set(gates)
@@ -117,6 +122,10 @@ def test_scaled_of_a_bfloat16_weight_is_rounded_once():
     torch.testing.assert_close(product, weight.float() * rows[:, None] * columns, rtol=0, atol=0)
 
 
+def gates_of(values: torch.Tensor) -> NormGates:
+    return norm_gates(values, values != 0)
+
+
 def test_gated_norm_equals_the_norm_of_the_kept_units(monkeypatch):
     monkeypatch.setattr(LlamaRMSNorm, "forward", float64_norm)
     torch.manual_seed(0)
@@ -126,7 +135,7 @@ def test_gated_norm_equals_the_norm_of_the_kept_units(monkeypatch):
     norm, small = LlamaRMSNorm(6, eps=0.1).double(), LlamaRMSNorm(4, eps=0.1).double()
     nn.init.normal_(norm.weight)
     small.weight.data = (norm.weight * gates)[kept]
-    ours = gated_norm(norm, "variance_epsilon", stream, stream_gates(gates))
+    ours = gated_norm(norm, RMS, stream, gates_of(gates))
     torch.testing.assert_close(ours[..., kept], small(stream[..., kept]), rtol=1e-12, atol=1e-12)
     assert not ours[..., ~kept].any()
     assert norm.variance_epsilon == 0.1
@@ -140,7 +149,7 @@ def test_gated_norm_passes_gradcheck(monkeypatch):
     stream = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
 
     def run(stream, gates):
-        return gated_norm(norm, "variance_epsilon", stream, stream_gates(gates))
+        return gated_norm(norm, RMS, stream, gates_of(gates))
 
     assert torch.autograd.gradcheck(run, (stream, gates))
 
@@ -148,16 +157,16 @@ def test_gated_norm_passes_gradcheck(monkeypatch):
 def test_gated_norm_gives_its_weight_the_gradient_of_the_plain_expression():
     norm = LlamaRMSNorm(4)
     gates, stream = torch.tensor([1.0, 0.3, 0.5, 0.2]), torch.randn(3, 4)
-    gated_norm(norm, "variance_epsilon", stream, stream_gates(gates)).sum().backward()
+    gated_norm(norm, RMS, stream, gates_of(gates)).sum().backward()
     expected = (nn.functional.rms_norm(stream, (4,), eps=1e-6) * gates).sum(0)
     torch.testing.assert_close(norm.weight.grad, expected)
 
 
 def test_stream_without_any_open_gate_is_finite():
     """At least one unit is counted: nothing is divided by 0."""
-    prepared = stream_gates(torch.zeros(4))
+    prepared = gates_of(torch.zeros(4))
     assert prepared.kept_fraction == 0.25
-    normed = gated_norm(LlamaRMSNorm(4), "variance_epsilon", torch.zeros(3, 4), prepared)
+    normed = gated_norm(LlamaRMSNorm(4), RMS, torch.zeros(3, 4), prepared)
     assert torch.equal(normed, torch.zeros(3, 4))
 
 
@@ -166,7 +175,7 @@ def test_gated_embedding_and_its_gradients_equal_the_plain_product():
     embedding = nn.Embedding(7, 4, dtype=torch.float64)
     gates = torch.tensor([1.0, 0.0, 0.5, 0.2], dtype=torch.float64, requires_grad=True)
     ids = torch.tensor([[1, 2, 1], [6, 0, 3]])
-    ours, expected = gated_embedding(embedding, ids, stream_gates(gates)), embedding(ids) * gates
+    ours, expected = gated_embedding(embedding, ids, gates), embedding(ids) * gates
     assert torch.equal(ours, expected)
     arriving, leaves = torch.randn_like(ours), (embedding.weight, gates)
     for left, right in zip(
@@ -175,3 +184,95 @@ def test_gated_embedding_and_its_gradients_equal_the_plain_product():
         strict=True,
     ):
         torch.testing.assert_close(left, right, rtol=1e-14, atol=1e-14)
+
+
+def kept_and_gates() -> tuple[torch.Tensor, torch.Tensor]:
+    gates = torch.tensor([1.0, 0.0, 0.5, 0.2, 0.0, 1.0], dtype=torch.float64)
+    return gates != 0, gates
+
+
+def test_gated_norm_that_adds_one_equals_that_of_the_kept_units(float64_norms):
+    torch.manual_seed(0)
+    kept, gates = kept_and_gates()
+    stream = torch.randn(2, 3, 6, dtype=torch.float64) * gates
+    norm, small = Gemma3RMSNorm(6, eps=0.1).double(), Gemma3RMSNorm(4, eps=0.1).double()
+    nn.init.normal_(norm.weight)
+    small.weight.data = ((1 + norm.weight) * gates - 1)[kept]
+    ours = gated_norm(norm, ONE_PLUS, stream, gates_of(gates))
+    torch.testing.assert_close(ours[..., kept], small(stream[..., kept]), rtol=1e-12, atol=1e-12)
+    assert not ours[..., ~kept].any()
+
+
+def layer_norm(size: int) -> nn.LayerNorm:
+    norm = nn.LayerNorm(size, eps=0.1).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def test_gated_layer_norm_equals_that_of_the_kept_units():
+    """Their own mean and variance; the bias carries the gate as the weight does."""
+    torch.manual_seed(0)
+    kept, gates = kept_and_gates()
+    stream = (torch.randn(2, 3, 6, dtype=torch.float64) + 2) * gates
+    norm, small = layer_norm(6), layer_norm(4)
+    small.weight.data, small.bias.data = (norm.weight * gates)[kept], (norm.bias * gates)[kept]
+    ours = gated_norm(norm, LAYER, stream, gates_of(gates))
+    torch.testing.assert_close(ours[..., kept], small(stream[..., kept]), rtol=1e-12, atol=1e-12)
+    assert not ours[..., ~kept].any()
+    broken = norm_gates(gates, torch.ones_like(kept))  # the twin: a mean and a variance over all units
+    assert (gated_norm(norm, LAYER, stream, broken) - ours).abs().max() > 0.01
+
+
+def layer_norm_inputs(kept_fraction: float) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    tensors = (torch.randn(3, 5) + 0.5, torch.randn(5), torch.randn(5))
+    leaves = (tensor.double().requires_grad_() for tensor in tensors)
+    return *leaves, torch.tensor(kept_fraction, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kept_fraction", [1.0, 0.6])
+def test_gated_layer_norm_passes_gradcheck(kept_fraction):
+    def run(*inputs):
+        return gated_module._GatedLayerNorm.apply(*inputs, 0.1)
+
+    assert torch.autograd.gradcheck(run, layer_norm_inputs(kept_fraction), check_batched_grad=False)
+
+
+def test_gradcheck_sees_sums_over_all_units_in_the_gradient_of_a_gated_layer_norm(monkeypatch):
+    """The twin: what the stock kernel gives."""
+    monkeypatch.setattr(torch.Tensor, "addcmul_", lambda self, *factors: self)
+
+    def run(*inputs):
+        return gated_module._GatedLayerNorm.apply(*inputs, 0.1)
+
+    inputs = layer_norm_inputs(0.6)
+    assert not torch.autograd.gradcheck(run, inputs, check_batched_grad=False, raise_exception=False)
+
+
+def test_gated_layer_norm_gives_gates_weight_and_bias_the_gradients_of_the_plain_expression():
+    torch.manual_seed(0)
+    norm = layer_norm(4)
+    gates = torch.tensor([1.0, 0.3, 0.5, 0.2], dtype=torch.float64, requires_grad=True)
+    stream = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    leaves = (stream, gates, norm.weight, norm.bias)
+    ours, expected = gated_norm(norm, LAYER, stream, gates_of(gates)), norm(stream) * gates
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    arriving = torch.randn_like(ours)
+    for left, right in zip(
+        torch.autograd.grad(ours, leaves, arriving),
+        torch.autograd.grad(expected, leaves, arriving),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
+
+
+def test_gated_layer_norm_of_a_bfloat16_stream_is_rounded_once():
+    """The mean is taken off in float32: in bfloat16 little would be left of a stream far from 0."""
+    torch.manual_seed(0)
+    norm, gates = nn.LayerNorm(64).bfloat16(), torch.rand(64).clamp(min=0.3)
+    stream = (torch.randn(5, 64) + 30).bfloat16()
+    ours = gated_norm(norm, LAYER, stream, gates_of(gates))
+    exact = nn.functional.layer_norm(stream.float(), (64,)) * gates
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), exact, rtol=2**-8, atol=1e-6)

@@ -118,7 +118,7 @@ def export(
     recipe = _recipe(card, facts, cut.expected, origin)
     write_model(
         directory,
-        carved_config(config, shape),
+        cut.config,
         cut.tensors,
         tokenizer_source=origin,
         dtype=numbers,
@@ -144,6 +144,7 @@ def export(
 class _Cut:
     """The model that is left of a checkpoint, and what is known of the cut."""
 
+    config: Any
     tensors: Mapping[str, Tensor]
     difference: float | None = None
     expected: tuple[ExpectedUnits, ...] = ()
@@ -156,15 +157,16 @@ def _cut(contents: ModelCheckpointContents) -> _Cut:
     Raises:
         VerificationError: gated and carved logits differ by more than the tolerance.
     """
-    target = contents.facts.target
+    target, config = contents.facts.target, config_of(contents.facts.config)
     if target is None:
-        return _Cut(tensors=contents.tensors)
-    config = config_of(contents.facts.config)
+        return _Cut(config=carved_config(config, family_of(config).shape), tensors=contents.tensors)
     family, tokens = family_of(config), check_tokens(config.vocab_size)
     values = deterministic_gates(contents.log_alpha, target)
     expected = _gated_logits(contents.tensors, config, values, tokens)
     carved = carve(contents.tensors, family, values)
-    model = build_model(carved_config(config, target), carved, dtype=torch.float32)
+    kept_layers = kept_units(values, family.shape).layers.tolist()
+    small = carved_config(config, target, kept_layers=kept_layers)
+    model = build_model(small, carved, dtype=torch.float32)
     difference = relative_difference(logits_of(model, tokens), expected)
     if not difference <= GATED_TOLERANCE:  # nan is no success
         raise VerificationError(
@@ -173,6 +175,7 @@ def _cut(contents: ModelCheckpointContents) -> _Cut:
             f"a fault of the program: please report it."
         )
     return _Cut(
+        config=small,
         tensors=carved,
         difference=difference,
         expected=tuple(expected_units(contents.log_alpha, target)),

@@ -1,10 +1,12 @@
 """A model family as a table: which dimension of which tensor shrinks along which axis, and which gates it carries.
 
 Attaching gates, cutting and counting parameters are all derived from this one table, so they cannot disagree.
+``docs/adding_a_family.md`` walks through a real one.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
@@ -16,7 +18,7 @@ class FamilyError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """One tensor dimension that shrinks when units of an axis go."""
+    """One tensor dimension, or one piece of a fused one, that shrinks when units of an axis go."""
 
     tensor: str
     """Name in the state dict; ``*`` stands for the block index."""
@@ -26,18 +28,36 @@ class Cut:
     """The axis whose units lie along it."""
     entries: int = 1
     """Consecutive entries per unit: 1 for channels, the head size for heads."""
+    offset: int = 0
+    """Where the units begin along the dimension: the pieces of a fused tensor follow one another."""
     carries: tuple[Axis, ...] = ()
     """Axes whose gate values are folded into the tensor along this dimension when it is cut."""
+    compensates: int = 0
+    """The power of (the source's embedding scale / the carved model's) that the tensor takes when it is cut."""
+
+
+class NormKind(Enum):
+    """How a normalisation computes."""
+
+    RMS = "weight times x over its root mean square"
+    ONE_PLUS_RMS = "(1 + weight) times x over its root mean square"
+    LAYER = "weight times (x minus its mean) over its deviation, plus bias"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """A normalisation over the residual stream, which must see only the hidden units that are kept."""
+    """A normalisation over units that can be removed: it must see only those that are kept."""
 
     module: str
     """Name of the module; ``*`` stands for the block index."""
-    epsilon: str
+    epsilon: str = "variance_epsilon"
     """Attribute that holds the constant added to the mean square."""
+    kind: NormKind = NormKind.RMS
+    """How it computes."""
+    over: Axis = Axis.HIDDEN
+    """The axis whose units it normalises over."""
+    after: str | None = None
+    """The linear layer whose output it normalises; None: the residual stream, where lost units are 0 already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +75,21 @@ class Family:
     embedding: str
     """Name of the embedding module, whose output starts the residual stream."""
     norms: tuple[Norm, ...]
-    """Every normalisation over the residual stream."""
+    """Every normalisation over units that can be removed."""
     cuts: tuple[Cut, ...]
-    """Every prunable tensor dimension: all dimensions but the vocabulary."""
+    """Every prunable tensor dimension: all dimensions but the vocabulary and those of ``untouched`` tensors."""
     check_shape: Callable[[ModelShape], None]
     """Raises ShapeError for a shape that the stock config class refuses."""
     resized: Callable[[ModelShape], dict[str, Any]]
     """The config entries that give the model another shape."""
+    untouched: tuple[str, ...] = ()
+    """Tensors that no axis cuts, such as a norm within each head."""
+    embedding_scale: Callable[[int], float] | None = None
+    """The constant that the model multiplies the embedding by, where it depends on the hidden size."""
+    per_layer: tuple[str, ...] = ()
+    """Config entries that list something per block; they follow the blocks that are kept."""
+    layer_counts: tuple[str, ...] = ()
+    """Config entries that count blocks from the first; they become the number of those that are kept."""
 
     def pattern(self, tensor: str) -> tuple[str, int | None]:
         """``tensor`` with its block index replaced by ``*``, and that index (None outside the blocks)."""
@@ -72,9 +100,15 @@ class Family:
         return f"{prefix}*.{rest}", int(index)
 
     def cuts_of(self, tensor: str) -> tuple[Cut, ...]:
-        """The cuts of one tensor of the state dict."""
+        """The cuts of one tensor of the state dict, the pieces of each dimension in their order."""
         pattern, _ = self.pattern(tensor)
-        return tuple(cut for cut in self.cuts if cut.tensor == pattern)
+        found = (cut for cut in self.cuts if cut.tensor == pattern)
+        return tuple(sorted(found, key=lambda cut: (cut.dim, cut.offset)))
+
+    def norm_of(self, tensor: str) -> Norm | None:
+        """The norm that a tensor of the state dict is the weight or the bias of."""
+        pattern, _ = self.pattern(tensor)
+        return next((norm for norm in self.norms if norm.module == pattern.rpartition(".")[0]), None)
 
     def check_target(self, target: ModelShape) -> None:
         """Raise ShapeError unless ``target`` can be cut from this model and reloaded by its stock class."""

@@ -22,7 +22,10 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """What the numbers of a saved model are stored in."""
 
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
-"""Which of transformers' attention implementations computes."""
+"""Which of transformers' attention implementations computes.
+
+Where a model type has no ``sdpa`` (gemma2, which caps its scores), that stands for ``eager``, as in transformers.
+"""
 
 _CONFIG, _INDEX, _WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 _MODEL_FILES = (_CONFIG, "generation_config.json", "*.safetensors", _INDEX)
@@ -81,7 +84,7 @@ def read_model(source: str, *, dtype: torch.dtype, attention: Attention = "sdpa"
             directory,
             config=config,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=_implementation(attention),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -120,14 +123,21 @@ def build_model(
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     check_sizes(tensors, {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()})
+    own_config = copy.deepcopy(config)
+    own_config._attn_implementation = None  # that of a model which it may have come from
     model = type(empty).from_pretrained(
         None,
-        config=copy.deepcopy(config),
+        config=own_config,
         state_dict={name: tensor.to(dtype) for name, tensor in tensors.items()},
         dtype=dtype,
-        attn_implementation=attention,
+        attn_implementation=_implementation(attention),
     )
     return cast(PreTrainedModel, model)
+
+
+def _implementation(attention: Attention) -> str | None:
+    """Left to choose, transformers takes sdpa, and eager where there is none; asked for sdpa, it refuses there."""
+    return None if attention == "sdpa" else attention
 
 
 def check_sizes(tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> None:

@@ -1,14 +1,15 @@
 """Cut a model at its gates: the kept units of every tensor, with the gate values folded in once."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from shear_lit.models.family import Cut, Family
+from shear_lit.models.family import Cut, Family, FamilyError, Norm, NormKind, units_along
 from shear_lit.pruning.gates import GateValues
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
 
@@ -65,44 +66,99 @@ def kept_units(values: GateValues, source: ModelShape) -> KeptUnits:
     )
 
 
-def carve(tensors: Mapping[str, Tensor], family: Family, values: GateValues) -> dict[str, Tensor]:
+def carve(
+    tensors: Mapping[str, Tensor],
+    family: Family,
+    values: GateValues,
+    *,
+    built_in: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
     """The tensors of the carved model, by their names in it.
 
     ``tensors`` has every parameter of the source once (a tied head is its embedding). Tensors that carry
-    gates come back in the wider of their own dtype and the gates'.
+    gates come back in the wider of their own dtype and the gates'. ``built_in``: what models are built in, to which
+    they round a constant that multiplies the embedding.
 
     Raises:
         ShapeError: the gates leave no stock shape.
     """
     values = {axis: gates.detach().cpu() for axis, gates in values.items()}
     kept = kept_units(values, family.shape)
+    carver = _Carver(family, values, kept, _scale_ratio(family, len(kept.hidden), built_in))
     new_index = {int(block): index for index, block in enumerate(kept.layers)}
     carved = {}
     for name, tensor in tensors.items():
         _, block = family.pattern(name)
         if block is None:
-            carved[name] = _carve_tensor(name, tensor, family, values, kept)
+            carved[name] = carver.carve(name, tensor)
         elif block in new_index:
             renumbered = name.replace(f"{family.blocks}.{block}.", f"{family.blocks}.{new_index[block]}.", 1)
-            carved[renumbered] = _carve_tensor(name, tensor, family, values, kept)
+            carved[renumbered] = carver.carve(name, tensor)
     return carved
 
 
-def _carve_tensor(name: str, tensor: Tensor, family: Family, values: GateValues, kept: KeptUnits) -> Tensor:
-    _, block = family.pattern(name)
-    tensor = tensor.detach().cpu()
-    for cut in family.cuts_of(name):
-        units = kept.along(cut.axis, block)
+def _scale_ratio(family: Family, hidden: int, built_in: torch.dtype) -> float:
+    """The constant that multiplies the source's embedding over the one that will multiply the carved model's."""
+    if family.embedding_scale is None or hidden == family.shape.hidden:
+        return 1.0
+    sizes = (family.shape.hidden, hidden)
+    before, after = (torch.tensor(family.embedding_scale(size), dtype=built_in).item() for size in sizes)
+    return float(before / after)
+
+
+@dataclass(frozen=True)
+class _Carver:
+    """Cuts one tensor after another."""
+
+    family: Family
+    values: GateValues
+    kept: KeptUnits
+    scale_ratio: float
+
+    def carve(self, name: str, tensor: Tensor) -> Tensor:
+        """The kept units of one tensor, with what it carries folded in."""
+        _, block = self.family.pattern(name)
+        cuts, tensor = self.family.cuts_of(name), tensor.detach().cpu()
+        if not cuts:
+            # A clone owns its memory: a view would keep the source alive, and safetensors refuses shared storage.
+            return tensor.clone()
+        for dim, pieces in itertools.groupby(cuts, key=lambda cut: cut.dim):
+            tensor = self._carve_dim(tensor, dim, list(pieces), block, self.family.norm_of(name))
+        return tensor.contiguous()
+
+    def _carve_dim(
+        self, tensor: Tensor, dim: int, pieces: list[Cut], block: int | None, norm: Norm | None
+    ) -> Tensor:
         # Select before multiplying: less work, and dropped units need no value.
-        entries = (units[:, None] * cut.entries + torch.arange(cut.entries)).flatten()
-        tensor = tensor.index_select(cut.dim, entries)
-        gates = _carried(cut, block, family.shape, values)
-        if gates is not None:
-            along = [1] * tensor.ndim
-            along[cut.dim] = -1
-            tensor = tensor * gates[units].repeat_interleave(cut.entries).view(along)
-    # A clone owns its memory: a view would keep the source alive, and safetensors refuses shared storage.
-    return tensor.clone() if not family.cuts_of(name) else tensor.contiguous()
+        tensor = tensor.index_select(dim, torch.cat([self._entries(cut, block) for cut in pieces]))
+        factors = [self._factor(cut, block) for cut in pieces]
+        present = [factor for factor in factors if factor is not None]
+        if not present:
+            return tensor
+        if len(present) < len(pieces):
+            raise FamilyError(f"{pieces[0].tensor} carries gates in some of its pieces only: mend the table")
+        along = [1] * tensor.ndim
+        along[dim] = -1
+        factor = torch.cat(present).view(along)
+        if norm is not None and norm.kind is NormKind.ONE_PLUS_RMS:
+            return tensor * factor + (factor - 1)
+        return tensor * factor
+
+    def _entries(self, cut: Cut, block: int | None) -> Int[Tensor, "entries"]:
+        units = self.kept.along(cut.axis, block)
+        return (cut.offset + units[:, None] * cut.entries + torch.arange(cut.entries)).flatten()
+
+    def _factor(self, cut: Cut, block: int | None) -> Float[Tensor, "entries"] | None:
+        """What multiplies the kept entries of one piece."""
+        gates = _carried(cut, block, self.family.shape, self.values)
+        compensation = self.scale_ratio**cut.compensates
+        if gates is None and compensation == 1:
+            return None
+        units = self.kept.along(cut.axis, block)
+        if gates is None:
+            numbers = next(iter(self.values.values())).dtype
+            return torch.full((len(units) * cut.entries,), compensation, dtype=numbers)
+        return (gates[units] * compensation).repeat_interleave(cut.entries)
 
 
 def _carried(cut: Cut, block: int | None, shape: ModelShape, values: GateValues) -> Tensor | None:
@@ -110,8 +166,7 @@ def _carried(cut: Cut, block: int | None, shape: ModelShape, values: GateValues)
     present = [axis for axis in cut.carries if axis in values]
     if not present:
         return None
-    length = shape.query_heads if cut.axis is Axis.QUERY_HEADS else shape.units(cut.axis)
-    product = torch.ones(length, dtype=values[present[0]].dtype)
+    product = torch.ones(units_along(shape, cut.axis), dtype=values[present[0]].dtype)
     for axis in present:
         gates = values[axis] if axis is Axis.HIDDEN else values[axis][block]
         if axis is Axis.KV_HEADS:

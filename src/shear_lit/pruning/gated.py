@@ -1,33 +1,40 @@
-"""The three stock layers as they compute under gates: same arithmetic, gate values folded into their weights.
+"""The stock layers as they compute under gates: same arithmetic, gate values folded into their weights.
 
 Folding keeps the cost of gates independent of the number of tokens, and runs the very weights that a cut would keep.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-
-class StreamGates(NamedTuple):
-    """The gates of the residual stream, with what every norm over it needs: computed once for all of them."""
-
-    values: Float[Tensor, "hidden"]
-    """The gates."""
-    norm_scale: Float[Tensor, "hidden"]
-    """What multiplies the weight of a norm."""
-    kept_fraction: Float[Tensor, ""]
-    """The fraction of gates that are not exactly 0; what multiplies the constant of a norm."""
+from shear_lit.models.family import Norm, NormKind
 
 
-def stream_gates(values: Float[Tensor, "hidden"]) -> StreamGates:
-    """Prepare the gates of the residual stream. No shape depends on their values, and nothing waits for them."""
-    kept_fraction = (values != 0).sum().clamp(min=1).to(values.dtype) / values.numel()
-    return StreamGates(values, values * kept_fraction.sqrt(), kept_fraction)
+class NormGates(NamedTuple):
+    """The gates of the units that a norm normalises over, with what it needs to see only those that are kept."""
+
+    values: Float[Tensor, "*rows units"]
+    """The gates that it carries; those of the residual stream are what it reads from the embedding, too."""
+    is_open: Bool[Tensor, "*rows units"]
+    """Where the gate of the unit is not exactly 0."""
+    weight_scale: Float[Tensor, "*rows units"]
+    """What multiplies the weight of the norm."""
+    kept_fraction: Float[Tensor, "*rows"]
+    """The fraction of units whose gate is not exactly 0; what multiplies the constant of the norm.
+
+    Without a dimension for a single norm, so that it widens nothing that it meets.
+    """
+
+
+def norm_gates(values: Float[Tensor, "*rows units"], is_open: Bool[Tensor, "*rows units"]) -> NormGates:
+    """Prepare the gates of norms. No shape depends on their values, and nothing waits for them."""
+    kept_fraction = is_open.sum(-1).clamp(min=1).to(values.dtype) / values.shape[-1]
+    return NormGates(values, is_open, values * kept_fraction.sqrt()[..., None], kept_fraction)
 
 
 def scaled(
@@ -112,29 +119,80 @@ def gated_linear(
 
 
 def gated_norm(
-    norm: nn.Module, epsilon: str, x: Float[Tensor, "*batch hidden"], gates: StreamGates
-) -> Float[Tensor, "*batch hidden"]:
-    """A stock RMS norm that sees only the units whose gate is not exactly 0, and carries their gates.
+    norm: nn.Module, declared: Norm, x: Float[Tensor, "*batch units"], gates: NormGates
+) -> Float[Tensor, "*batch units"]:
+    """A stock norm that sees only the units whose gate is not exactly 0, and carries its gates.
 
-    The stock arithmetic runs with other numbers: with k of d units kept, the mean over k is d/k times the
-    mean over d (the others are exactly 0), which is the same as the constant times k/d and the weight times
-    sqrt(k/d).
+    What it reads of the other units must be 0.
+    """
+    if declared.kind is NormKind.LAYER:
+        return _gated_layer_norm(cast(nn.LayerNorm, norm), x, gates)
+    return _gated_rms_norm(norm, declared, x, gates)
+
+
+def _gated_rms_norm(norm: nn.Module, declared: Norm, x: Tensor, gates: NormGates) -> Tensor:
+    """The stock arithmetic with other numbers.
+
+    With k of d units kept, the mean over k is d/k times the mean over d (the others are exactly 0), which is the
+    same as the constant times k/d and the weight times sqrt(k/d).
     """
     stand_in = type(norm).__new__(type(norm))
     stand_in.__dict__.update({**norm.__dict__, "_parameters": {}})
     weight = norm.get_parameter("weight")
-    stand_in.weight = (weight * gates.norm_scale).to(weight.dtype)
-    setattr(stand_in, epsilon, getattr(norm, epsilon) * gates.kept_fraction)
+    if declared.kind is NormKind.ONE_PLUS_RMS:
+        # (1 + w) s - 1, exactly w where s is 1. It stays wide: near -1 there is little left of a narrow number.
+        stand_in.weight = weight * gates.weight_scale + (gates.weight_scale - 1)
+    else:
+        stand_in.weight = (weight * gates.weight_scale).to(weight.dtype)
+    setattr(stand_in, declared.epsilon, getattr(norm, declared.epsilon) * gates.kept_fraction)
     return type(norm).forward(stand_in, x)
 
 
+class _GatedLayerNorm(torch.autograd.Function):
+    """A layer norm over the kept units alone, which stores no more than the stock one: what it normalises.
+
+    The others are exactly 0. With the fraction f of units kept, and m and v the mean and the variance over all, those
+    over the kept ones are m/f and (v - m (m/f - m)) / f. Where a unit is not kept, its weight and its bias are 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, kept_fraction, epsilon):  # type: ignore[no-untyped-def]
+        wide = x.to(weight.dtype)
+        variance, mean = torch.var_mean(wide, -1, correction=0, keepdim=True)
+        kept_mean = mean / kept_fraction
+        kept_variance = (variance - mean * (kept_mean - mean)) / kept_fraction
+        scale = torch.rsqrt(kept_variance.clamp(min=0) + epsilon)
+        ctx.save_for_backward(x, weight, bias, kept_mean, scale, kept_fraction)
+        normed = torch.addcmul(-kept_mean * scale, wide, scale)
+        return torch.addcmul(bias, normed, weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, weight, bias, mean, scale, kept_fraction = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            wide, grad = x.to(weight.dtype), grad.to(weight.dtype)
+            grad_x, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
+                grad, wide, weight.shape, mean, scale, weight, bias, [True, True, True]
+            )
+            # The stock kernel divides its two sums by the number of all units, and not of the kept ones.
+            grad_x = grad_x.div_(kept_fraction).addcmul_(grad * weight, scale * (1 - 1 / kept_fraction))
+        return grad_x.to(x.dtype), grad_weight, grad_bias, None, None
+
+
+def _gated_layer_norm(norm: nn.LayerNorm, x: Tensor, gates: NormGates) -> Tensor:
+    """The bias carries the gates as the weight does; the kernel takes the number of units into account itself."""
+    weight, bias = norm.weight * gates.values, norm.bias * gates.values
+    return _GatedLayerNorm.apply(x, weight, bias, gates.kept_fraction, norm.eps)
+
+
 def gated_embedding(
-    embedding: nn.Module, ids: Int[Tensor, "*batch"], gates: StreamGates
+    embedding: nn.Module, ids: Int[Tensor, "*batch"], gates: Float[Tensor, "hidden"]
 ) -> Float[Tensor, "*batch hidden"]:
     """The start of a gated residual stream. Backward looks the rows up again, so they are not stored."""
 
-    def embed(ids: Tensor, values: Tensor) -> Tensor:
+    def embed(ids: Tensor, gates: Tensor) -> Tensor:
         rows = type(embedding).forward(embedding, ids)
-        return (rows * values).to(rows.dtype)
+        return (rows * gates).to(rows.dtype)
 
-    return checkpoint(embed, ids, gates.values, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(embed, ids, gates, use_reentrant=False, preserve_rng_state=False)

@@ -40,7 +40,7 @@ def write_random_cut(source: str, target: ModelShape, output: Path, *, seed: int
     kept = kept_units(values, family.shape)
     write_model(
         output,
-        carved_config(config, target),
+        carved_config(config, target, kept_layers=kept.layers.tolist()),
         carved,
         tokenizer_source=source,
         dtype=torch.float32,

@@ -1,0 +1,52 @@
+"""What Gemma 2 (arXiv:2408.00118) and Gemma 3 (arXiv:2503.19786) share: four norms a block, a scaled embedding.
+
+Their norms multiply by (1 + weight). The scale of the embedding is the root of the hidden size, which pruning changes.
+"""
+
+import math
+
+from transformers import PretrainedConfig
+
+from shear_lit.models import parts
+from shear_lit.models.family import Family, FamilyError, Norm, NormKind
+from shear_lit.models.shape_rules import hidden_multiple_of_heads
+
+
+def _norm(module: str, *, after: str | None = None) -> Norm:
+    return Norm(module=module, epsilon="eps", kind=NormKind.ONE_PLUS_RMS, after=after)
+
+
+_NORMS = (
+    _norm(f"{parts.BLOCK}.input_layernorm"),
+    _norm(f"{parts.BLOCK}.post_attention_layernorm", after=parts.OUTPUT),
+    _norm(f"{parts.BLOCK}.pre_feedforward_layernorm"),
+    _norm(f"{parts.BLOCK}.post_feedforward_layernorm", after=parts.DOWN),
+    _norm(parts.LAST_NORM),
+)
+
+
+def gemma_like(config: PretrainedConfig, *, untouched: tuple[str, ...] = ()) -> Family:
+    """The table of one Gemma model of text.
+
+    Raises:
+        FamilyError: its attention looks ahead.
+    """
+    if config.use_bidirectional_attention:
+        raise FamilyError(
+            f"model.source has use_bidirectional_attention=True: only {config.model_type} models that look back can be "
+            f"trained to predict the next token. Use a causal language model."
+        )
+    return parts.llama_like(
+        config,
+        norms=_NORMS,
+        cuts=(
+            *parts.attention_cuts(
+                config.head_dim, biased=parts.ATTENTION_LAYERS if config.attention_bias else (), writes=()
+            ),
+            *parts.feed_forward_cuts(writes=()),
+        ),
+        check_shape=hidden_multiple_of_heads(config.model_type, parts.shape_of(config)),
+        embedding_scale=math.sqrt,
+        untouched=untouched,
+        per_layer=("layer_types",),
+    )
