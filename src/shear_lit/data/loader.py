@@ -42,7 +42,7 @@ class _Planned(NamedTuple):
 
     after: ScheduleState
     """The state after its global batch."""
-    index: int
+    micro_batch: int
     """Its index within the global batch, over all ranks."""
     keys: list[Key]
     """Its sequences."""
@@ -224,7 +224,7 @@ class MixtureLoader:
             domain = torch.tensor([domain for domain, _ in planned.keys])
         else:
             tokens, domain = read["tokens"], read["domain"]
-        return _batch(tokens, domain, planned.index, self._boundary)
+        return _batch(tokens, domain, planned.micro_batch, self._boundary)
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the run, in plain types; the same on every rank."""

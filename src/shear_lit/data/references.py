@@ -26,8 +26,8 @@ class References:
     """Fingerprint of the tokenizer of the text they were measured on; empty if it is not known."""
     losses: dict[str, float]
     """Nats per token, by domain."""
-    cross_document_attention: bool = True
-    """Whether attention crossed documents when they were measured."""
+    cross_document_attention: bool | None = None
+    """Whether attention crossed documents when they were measured; none if it is not known."""
 
     def for_domains(self, domains: tuple[str, ...], where: str) -> list[float]:
         """The losses in the order of ``domains``, those of ``where``.

@@ -136,9 +136,10 @@ class MixtureSchedule:
         self.global_batch = global_batch
         self.seed = seed
         self._orders = [DomainOrder(name, sizes, seed) for name, sizes in chunk_sizes.items()]
-        by_name = max_epochs if isinstance(max_epochs, Mapping) else {}
-        others = math.inf if max_epochs is None or by_name else float(max_epochs)
-        self._max_epochs = [float(by_name.get(name, others)) for name in self.domains]
+        if isinstance(max_epochs, Mapping):
+            self._max_epochs = [float(max_epochs.get(name, math.inf)) for name in self.domains]
+        else:
+            self._max_epochs = [math.inf if max_epochs is None else float(max_epochs)] * len(self.domains)
         layout: list[int | str] = []
         for name, sizes in chunk_sizes.items():
             layout += [name, *sizes]
@@ -273,7 +274,7 @@ class MixtureSchedule:
         caps = zip(self.epochs(state).items(), self._max_epochs, strict=True)
         epochs = ", ".join(f"{name} {count:.2f} of {cap:g}" for (name, count), cap in caps)
         return DataError(
-            f"data.mixture.max_epochs: at global batch {state.batch} no domain that is drawn from has text left "
+            f"data.mixture.max_epochs: at global batch {state.batch} no domain that is drawn from has a batch left "
             f"(epochs read: {epochs}). Raise max_epochs, lower trainer.max_steps, or prepare more text."
         )
 

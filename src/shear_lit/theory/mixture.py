@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+_ROUNDING = 1e-12
+
 
 class MixtureRule(StrEnum):
     """How the weights of the domains move after a validation."""
@@ -86,7 +88,7 @@ def _towards(
 ) -> Float64[Tensor, "domains"]:
     """The point between two bounds that is nearest to ``wanted`` and whose sum is on the right side of 1."""
     start, end = feasible.sum(), wanted.sum()
-    if (end <= 1) if at_most else (end >= 1):
+    if (end <= 1 + _ROUNDING) if at_most else (end >= 1 - _ROUNDING):
         return wanted
     return torch.lerp(feasible, wanted, (1 - start) / (end - start))
 
@@ -100,7 +102,9 @@ def _clamped_to_one(
     """
     drawn = values > 0
     bends = torch.cat([lower[drawn] / values[drawn], upper[drawn] / values[drawn]]).sort().values
-    sums = (bends[:, None] * values).clamp(lower, upper).sum(1)
+    sums = (
+        (bends[:, None] * values).clamp(lower, upper).sum(1).cummax(0).values
+    )  # rising, whatever the rounding
     before = int((sums <= 1).sum()) - 1  # the last bend before the sum passes 1
     if before < 0 or before + 1 == len(bends):
         return (bends[max(before, 0)] * values).clamp(lower, upper)

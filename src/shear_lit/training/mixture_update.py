@@ -110,8 +110,11 @@ def _log_change(trainer: L.Trainer, losses: Mapping[str, float] | None) -> None:
     if path.exists():
         log = read_mixture_log(path, "trainer.default_root_dir")
     else:
-        sizes = {"global_batch": data.global_batch, "sequence_length": data.manifest.sequence_length}
-        log = MixtureLog(domains=data.domains, **sizes)
+        log = MixtureLog(
+            domains=data.domains,
+            global_batch=data.global_batch,
+            sequence_length=data.manifest.sequence_length,
+        )
     change = MixtureChange(
         step=trainer.global_step, weights=data.weights, losses=None if losses is None else dict(losses)
     )
