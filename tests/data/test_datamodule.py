@@ -226,7 +226,8 @@ def test_replaying_the_log_of_weights_gives_the_same_state(prepared, tmp_path):
             log = log.followed_by(MixtureChange(step=step, weights=module.weights, losses=None))
     write_mixture_log(tmp_path / "mixture.json", log)
 
-    changes = {change.step: list(change.weights.values()) for change in read_mixture_log(tmp_path).updates}
+    log = read_mixture_log(tmp_path)
+    changes = {change.step: [change.weights[name] for name in log.domains] for change in log.updates}
     plan = data(prepared, mixture(max_epochs={"a": 1.5})).schedule
     state = plan.start(changes[0])
     for step in range(20):
