@@ -16,7 +16,7 @@ from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
 
 WORLDS, WORKERS = (1, 2, 4, 8), (0, 1, 2)
-SIZES = {"short": 30, "capped": 100, "endless": 40, "one": 1}
+SIZES = {"capped": 100, "endless": 40, "one": 1, "short": 30}  # in the order that a manifest has
 CAPS = {"short": 2.0, "capped": 0.9}
 STEPS, EVERY, GLOBAL, LENGTH = 24, 4, 16, 8
 
@@ -78,7 +78,7 @@ def loader(directory: Path, rank: int = 0, world: int = 1, workers: int = 0) -> 
     return MixtureLoader(
         store,
         MixtureSchedule(store.chunk_sizes, global_batch=GLOBAL, seed=5, max_epochs=CAPS),
-        (0.3, 0.3, 0.3, 0.1),
+        (0.3, 0.3, 0.1, 0.3),
         steps=STEPS,
         update_every_steps=EVERY,
         micro_batch=1,
