@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -192,6 +193,29 @@ def test_updates_stay_within_bounds_and_change(prepared):
     assert [weights["a"] for weights in seen] == pytest.approx([0.35, 0.4, 0.4])
     assert [weights["c"] for weights in seen] == pytest.approx([0.2, 0.2, 0.2], abs=0.01)
     assert all(sum(weights.values()) == pytest.approx(1) for weights in seen)
+
+
+def without_text(module, name):
+    """``module`` as if nothing of a domain had come through preparation."""
+    record = module.manifest.domains[name]
+    nothing = {split: replace(part, chunks=()) for split, part in record.splits.items()}
+    domains = module.manifest.domains | {name: replace(record, splits=nothing)}
+    module.manifest = replace(module.manifest, domains=domains)
+    return module
+
+
+def test_domain_without_text_is_legal_where_it_has_no_weight(prepared):
+    """In training and in validation: nothing is drawn, measured or moved, and all else goes on."""
+    module = without_text(data(prepared, mixture(proportions={"a": 0.5, "b": 0.0, "c": 0.5})), "b")
+    module.check(world_size=2, max_steps=100)
+    drawn = {int(domain) for batch in module.training_loader(steps=2) for domain in batch["domain"]}
+    validated = {int(domain) for batch in module.validation_loader() for domain in batch["domain"]}
+    assert drawn == {0, 2} and validated - {-1} == {0, 2}
+    assert module.epochs["b"] == 0 == module.update_mixture(torch.tensor([2.5, math.nan, 1.0]))["b"]
+    with pytest.raises(DataError, match=r"'b' has no validation sequence.*proportion of 0"):
+        without_text(data(prepared), "b").check(world_size=2, max_steps=100)
+    with pytest.raises(DataError, match=r"b: 0\.5: the domain has no sequence"):
+        without_text(data(prepared, mixture(rule="static")), "b").check(world_size=2, max_steps=100)
 
 
 def test_progress_is_told_by_domain(prepared):

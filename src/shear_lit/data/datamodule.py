@@ -138,7 +138,7 @@ class DomainData(LightningDataModule):
         if isinstance(self.mixture.max_epochs, dict):
             self._check_names("max_epochs", self.mixture.max_epochs)
         self.manifest.chunk_sizes(self.split)
-        self.manifest.chunk_sizes("validation")
+        self._check_validation()
         _ = self.references, self.boundary
 
     # What Lightning calls
@@ -278,13 +278,13 @@ class DomainData(LightningDataModule):
         weights = torch.tensor(state.weights, dtype=torch.float64)
         reference = torch.zeros_like(weights) if self.references is None else self.references
         loss = self._loss_vector(losses, reference)
+        rule = MixtureRule(self.mixture.rule)
         for name, weight, value in zip(self.domains, state.weights, loss.tolist(), strict=True):
-            if weight > 0 and not math.isfinite(value):
+            if rule is not MixtureRule.STATIC and weight > 0 and not math.isfinite(value):
                 raise DataError(
                     f"the validation loss of domain {name!r} is {value}: the mixture cannot follow it. "
                     "Look at the last checkpoint, and lower the learning rate."
                 )
-        rule = MixtureRule(self.mixture.rule)
         updated = update_weights(weights, loss, reference, rule=rule, floor=self.mixture.update_floor)
         if self.mixture.limits_updates:
             updated = self._bounded(updated, weights)
@@ -310,6 +310,15 @@ class DomainData(LightningDataModule):
 
     def _start_weights(self) -> list[float]:
         return [self.proportions[name] for name in self.domains]
+
+    def _check_validation(self) -> None:
+        for name, chunks in self.manifest.chunk_sizes("validation").items():
+            if self.mixture.rule != "static" and self.proportions[name] > 0 and not sum(chunks):
+                raise DataError(
+                    f"data.mixture.rule={self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
+                    "tells the loss that its weight follows. Prepare more validation text of it, give it a proportion "
+                    "of 0, or use data.mixture.rule=static."
+                )
 
     def _check_names(self, key: str, named: Mapping[str, float]) -> None:
         if unknown := sorted(set(named) - set(self.domains)):
