@@ -121,6 +121,27 @@ def test_settings_read_from_yaml_and_flags_have_help(prepared, tmp_path, capsys)
     assert "Sequences of one optimizer step" in parser.format_help()
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("max_epochs=2", 2.0),
+        ("max_epochs={a: 1.5, b: 2}", {"a": 1.5, "b": 2.0}),
+        ("max_epochs=null", None),
+        ("minimum={a: 0.1}", {"a": 0.1}),
+        ("maximum={b: 0.6}", {"b": 0.6}),
+        ("largest_change=0.05", 0.05),
+    ],
+)
+def test_limits_are_read_from_flags_in_each_of_their_forms(prepared, flag, value):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DomainData, "data")
+    flags = [f"--data.directory={prepared}", f"--data.mixture.proportions={PROPORTIONS}"]
+    flags += [f"--data.mixture.references={LOSSES}", f"--data.mixture.{flag}"]
+    module = parser.instantiate(parser.parse_args(flags)).data
+    assert getattr(module.mixture, flag.partition("=")[0]) == value
+    module.check(world_size=1, max_steps=50)
+
+
 def test_update_follows_the_rule_of_the_paper(prepared):
     module = data(prepared)
     module.training_loader(steps=STEPS)

@@ -18,10 +18,12 @@ from shear_lit.pruning.attach import attach
 from shear_lit.theory.shape import Axis
 from tests import tiny
 from tests.toy import DOMAINS
+from tests.training.compare import distances, same_order
 from tests.training.forks import run
 from tests.training.runs import fit
 
 EOS = 1
+FSDP2 = ("--trainer.strategy=fsdp2", "--trainer.devices=2")
 APART = ("--data.cross_document_attention=false",)
 BOUNDARY = DocumentBoundary(end=EOS, begin=None)
 
@@ -172,6 +174,15 @@ def test_setting_reaches_a_run_with_gates(whole):
         assert torch.equal(one["tokens"], other["tokens"])
         several = bool((one["tokens"][:, :-1] == EOS).any())
         assert (abs(one["loss"] - other["loss"]) > 1e-6) == several
+
+
+def test_setting_means_the_same_on_two_sharded_processes(toy, tmp_path, whole):
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), *APART, *FSDP2]
+    two = run(fit, tmp_path / "log", processes=2, arguments=arguments)
+    _, one = whole("pretrain", *APART)
+    assert same_order(one, two)
+    found = distances(one, two)
+    assert max(found.values()) <= 1e-5, found
 
 
 def forget_the_positions():
