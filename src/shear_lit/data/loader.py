@@ -99,7 +99,8 @@ class _Segments(Sampler[list[Key]]):
 
     def _say_exhausted(self, after: ScheduleState) -> None:
         told = zip(self.schedule.domains, self.state.exhausted, after.exhausted, strict=True)
-        gone = [name for name, before, now in told if now and not before]
+        epochs = self.schedule.epochs(self.state)
+        gone = [f"{name} (read {epochs[name]:.2f} times)" for name, before, now in told if now and not before]
         weights = zip(self.schedule.domains, after.weights, strict=True)
         _log.warning(
             "data.mixture.max_epochs: no more is drawn from %s, from step %d on; the mixture is now %s",
