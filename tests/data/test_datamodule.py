@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from shear_lit.data.datamodule import DomainData
 from shear_lit.data.errors import DataError
 from shear_lit.data.mixture import MixtureSettings
+from shear_lit.data.mixture_log import MixtureChange, MixtureLog, read_mixture_log, write_mixture_log
 from shear_lit.data.references import References, write_references
 from shear_lit.theory.mixture import update_weights
 
@@ -53,6 +55,16 @@ def test_settings_that_fit_are_accepted(prepared):
         ({"rule": "static", "floor": 0.1}, "no effect"),
         ({"update_every_steps": 0}, "update_every_steps=0"),
         ({"max_epochs": 0}, "max_epochs=0"),
+        ({"max_epochs": {"a": 1, "b": -1}}, "max_epochs=.*more than 0"),
+        ({"minimum": {"a": 1.5}}, r"minimum: a: 1\.5 is no weight"),
+        ({"maximum": {"a": -0.1}}, r"maximum: a: -0\.1 is no weight"),
+        ({"minimum": {"a": 0.3}, "maximum": {"a": 0.2}}, r"minimum: a: 0\.3 is more than"),
+        ({"minimum": {"a": 0.5, "b": 0.4, "c": 0.3}}, r"smallest weights sum to 1\.2"),
+        ({"minimum": {"a": 0.3}}, r"proportions: a: 0\.25 lies outside.*0\.3 to 1\.0"),
+        ({"maximum": {"b": 0.4}}, r"proportions: b: 0\.5 lies outside.*0\.0 to 0\.4"),
+        ({"largest_change": 0.0}, r"largest_change=0\.0"),
+        ({"rule": "static", "largest_change": 0.1}, "no effect with rule 'static'"),
+        ({"rule": "static", "minimum": {"a": 0.1}}, "no effect with rule 'static'"),
     ],
 )
 def test_settings_of_the_mixture_that_cannot_work_are_refused(changes, message):
@@ -70,6 +82,10 @@ def test_settings_of_the_mixture_that_cannot_work_are_refused(changes, message):
         ),
         ({"references": {"a": 1.0, "b": 1.0}}, {}, r"data\.mixture\.references: .*lacks c"),
         ({"update_every_steps": 7}, {}, r"max_steps=100 is no multiple.*=7.*max_steps=98"),
+        ({"minimum": {"x": 0.0}}, {}, r"data\.mixture\.minimum names x"),
+        ({"maximum": {"x": 1.0}}, {}, r"data\.mixture\.maximum names x"),
+        ({"max_epochs": {"x": 1}}, {}, r"data\.mixture\.max_epochs names x"),
+        ({"proportions": "nowhere"}, {}, r"data\.mixture\.proportions='nowhere' cannot be read"),
         ({}, {"global_batch": 9}, r"data\.global_batch=9"),
         ({}, {"split": "nothing"}, r"data\.split='nothing'"),
         ({}, {"directory": "nowhere"}, r"data\.directory='nowhere'"),
@@ -103,6 +119,27 @@ def test_settings_read_from_yaml_and_flags_have_help(prepared, tmp_path, capsys)
     module = parser.instantiate(parsed).data
     assert module.mixture.rule == "static" and module.seed == 3 and module.mixture.floor == "rule"
     assert "Sequences of one optimizer step" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("max_epochs=2", 2.0),
+        ("max_epochs={a: 1.5, b: 2}", {"a": 1.5, "b": 2.0}),
+        ("max_epochs=null", None),
+        ("minimum={a: 0.1}", {"a": 0.1}),
+        ("maximum={b: 0.6}", {"b": 0.6}),
+        ("largest_change=0.05", 0.05),
+    ],
+)
+def test_limits_are_read_from_flags_in_each_of_their_forms(prepared, flag, value):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DomainData, "data")
+    flags = [f"--data.directory={prepared}", f"--data.mixture.proportions={PROPORTIONS}"]
+    flags += [f"--data.mixture.references={LOSSES}", f"--data.mixture.{flag}"]
+    module = parser.instantiate(parser.parse_args(flags)).data
+    assert getattr(module.mixture, flag.partition("=")[0]) == value
+    module.check(world_size=1, max_steps=50)
 
 
 def test_update_follows_the_rule_of_the_paper(prepared):
@@ -140,6 +177,68 @@ def test_static_mixture_needs_no_references_and_stays(prepared):
     assert module.update_mixture(LOSSES) == PROPORTIONS
 
 
+def test_a_run_may_begin_with_the_last_mixture_of_another(prepared, tmp_path):
+    """One line of configuration, read as a string from YAML and flags."""
+    final = {"a": 0.125, "b": 0.375, "c": 0.5}
+    changes = (
+        MixtureChange(step=0, weights=PROPORTIONS, losses=None),
+        MixtureChange(step=2, weights=final, losses=LOSSES),
+    )
+    log = MixtureLog(domains=("a", "b", "c"), global_batch=8, sequence_length=4, updates=changes)
+    write_mixture_log(tmp_path / "mixture.json", log)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DomainData, "data")
+    flags = [f"--data.directory={prepared}", "--data.mixture.rule=static", "--data.global_batch=8"]
+    flags.append(f"--data.mixture.proportions={tmp_path / 'mixture.json'}")
+    module = parser.instantiate(parser.parse_args(flags)).data
+    module.check(world_size=1, max_steps=50)
+    assert module.weights == final
+    module.training_loader(steps=STEPS)
+    assert module.update_mixture(LOSSES) == final
+
+
+def test_the_last_mixture_of_another_run_meets_the_bounds_of_this_one(prepared, tmp_path):
+    log = MixtureLog(domains=("a", "b", "c"), global_batch=8, sequence_length=4)
+    change = MixtureChange(step=0, weights=PROPORTIONS, losses=None)
+    write_mixture_log(tmp_path / "mixture.json", log.followed_by(change))
+    module = data(prepared, mixture(proportions=str(tmp_path), maximum={"b": 0.4}))
+    with pytest.raises(DataError, match=r"b: 0\.5 lies outside"):
+        module.check(world_size=2, max_steps=100)
+
+
+def test_updates_stay_within_bounds_and_change(prepared):
+    settings = mixture(maximum={"a": 0.4}, minimum={"c": 0.2}, largest_change=0.1)
+    module = data(prepared, settings)
+    module.training_loader(steps=STEPS)
+    seen = [module.update_mixture({"a": 5.0, "b": 2.5, "c": 1.5}) for _ in range(3)]
+    assert [weights["a"] for weights in seen] == pytest.approx([0.35, 0.4, 0.4])
+    assert [weights["c"] for weights in seen] == pytest.approx([0.2, 0.2, 0.2], abs=0.01)
+    assert all(sum(weights.values()) == pytest.approx(1) for weights in seen)
+
+
+def without_text(module, name):
+    """``module`` as if nothing of a domain had come through preparation."""
+    record = module.manifest.domains[name]
+    nothing = {split: replace(part, chunks=()) for split, part in record.splits.items()}
+    domains = module.manifest.domains | {name: replace(record, splits=nothing)}
+    module.manifest = replace(module.manifest, domains=domains)
+    return module
+
+
+def test_domain_without_text_is_legal_where_it_has_no_weight(prepared):
+    """In training and in validation: nothing is drawn, measured or moved, and all else goes on."""
+    module = without_text(data(prepared, mixture(proportions={"a": 0.5, "b": 0.0, "c": 0.5})), "b")
+    module.check(world_size=2, max_steps=100)
+    drawn = {int(domain) for batch in module.training_loader(steps=2) for domain in batch["domain"]}
+    validated = {int(domain) for batch in module.validation_loader() for domain in batch["domain"]}
+    assert drawn == {0, 2} and validated - {-1} == {0, 2}
+    assert module.epochs["b"] == 0 == module.update_mixture(torch.tensor([2.5, math.nan, 1.0]))["b"]
+    with pytest.raises(DataError, match=r"'b' has no validation sequence.*proportion of 0"):
+        without_text(data(prepared), "b").check(world_size=2, max_steps=100)
+    with pytest.raises(DataError, match=r"b: 0\.5: the domain has no sequence"):
+        without_text(data(prepared, mixture(rule="static")), "b").check(world_size=2, max_steps=100)
+
+
 def test_progress_is_told_by_domain(prepared):
     module = data(prepared)
     loader = iter(module.training_loader(steps=STEPS))
@@ -148,6 +247,39 @@ def test_progress_is_told_by_domain(prepared):
         next(loader)
     assert module.sequences_drawn == {"a": 2, "b": 4, "c": 2} and module.tokens_seen["b"] == 16
     assert module.epochs["b"] == pytest.approx(0.1)
+
+
+def test_state_of_a_run_is_small_however_many_updates_it_had(prepared):
+    module = data(prepared)
+    for _ in module.training_loader(steps=60):
+        if module.update_due:
+            module.update_mixture({"a": 2.01, "b": 1.02, "c": 1.5})
+    assert module.updated_at_step == 60
+    assert len(json.dumps(module.state_dict())) < 1024
+
+
+def test_replaying_the_log_of_weights_gives_the_same_state(prepared, tmp_path):
+    """Written, read and replayed: the log and the settings are all that the order of a run depends on."""
+    module = data(prepared, mixture(max_epochs={"a": 1.5}))
+    loader = module.training_loader(steps=20)
+    log = MixtureLog(domains=module.domains, global_batch=8, sequence_length=4)
+    log = log.followed_by(MixtureChange(step=0, weights=module.weights, losses=None))
+    for _ in loader:
+        if module.update_due:
+            step = loader.state.batch
+            module.update_mixture({"a": 2.0, "b": 1.0 + 0.05 * (step % 3), "c": 1.5 + 0.02 * step})
+            log = log.followed_by(MixtureChange(step=step, weights=module.weights, losses=None))
+    write_mixture_log(tmp_path / "mixture.json", log)
+
+    log = read_mixture_log(tmp_path)
+    changes = {change.step: [change.weights[name] for name in log.domains] for change in log.updates}
+    plan = data(prepared, mixture(max_epochs={"a": 1.5})).schedule
+    state = plan.start(changes[0])
+    for step in range(20):
+        state = plan.reweighted(state, changes[step]) if step in changes else state
+        _, state = plan.next_batch(state)
+    assert plan.reweighted(state, changes[20]) == loader.state
+    assert loader.state.exhausted == (True, False, False)
 
 
 def test_an_update_is_due_once_at_each_boundary(prepared):

@@ -69,6 +69,22 @@ def test_order_is_the_same_with_workers(prepared, expected, workers):
     assert run(loader(prepared, workers=workers)) == expected
 
 
+@pytest.mark.parametrize("largest", [65_535, 65_536, 2**31])
+def test_workers_deliver_tokens_of_any_vocabulary(monkeypatch, prepared, largest):
+    read = SequenceStore.__getitems__
+
+    def read_large(store, keys):
+        batch = read(store, keys)
+        batch["tokens"][:, -1] = largest
+        return batch
+
+    monkeypatch.setattr(SequenceStore, "__getitems__", read_large)
+    with_worker, without = next(iter(loader(prepared, workers=1))), next(iter(loader(prepared)))
+    assert with_worker["tokens"].dtype == torch.int64 and with_worker["tokens"][0, -1] == largest
+    assert torch.equal(with_worker["tokens"], without["tokens"])
+    assert torch.equal(with_worker["domain"], without["domain"])
+
+
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_order_is_the_same_for_any_number_of_ranks(prepared, expected, world, workers):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shear_lit.theory import mixture
-from shear_lit.theory.mixture import MixtureRule, update_weights
+from shear_lit.theory.mixture import MixtureRule, bounded_weights, update_weights
 
 PAPER, RELEASE, STATIC = MixtureRule.PAPER, MixtureRule.RELEASE, MixtureRule.STATIC
 
@@ -168,3 +168,115 @@ def test_published_mixture_sums_to_one(published):
 
 def test_rule_is_found_by_its_name_in_a_configuration():
     assert [mixture.MixtureRule(name) for name in ("paper", "release", "static")] == list(MixtureRule)
+
+
+def random_bounds(weights, generator):
+    """Bounds that the weights meet, some of them at the weights themselves."""
+    low = weights * generator.choice([0, 0.3, 0.9, 1], len(weights))
+    high = np.minimum(1, weights * generator.choice([1, 1.1, 2, 50], len(weights)))
+    return torch.tensor(low), torch.tensor(high)
+
+
+def relative_entropy(of, to):
+    return float((of * (of / to).log()).sum())
+
+
+def check_bounds(bounded):
+    """What the docstring proves: one mixture, within the bounds and the change, in proportion where nothing holds."""
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        weights, updated = (generator.dirichlet(np.full(1 + seed % 9, 0.5)) + 1e-6 for _ in range(2))
+        weights, updated = torch.tensor(weights / weights.sum()), torch.tensor(updated / updated.sum())
+        low, high = random_bounds(weights.numpy(), generator)
+        change = generator.choice([1e-3, 0.05, 1.0])
+        found = bounded(updated, weights, minimum=low, maximum=high, largest_change=change)
+        assert found.sum().item() == pytest.approx(1, abs=1e-12)
+        assert (found >= low).all() and (found <= high).all()
+        assert ((found - weights).abs() <= change + 1e-15).all()
+        lower, upper = torch.maximum(low, weights - change), torch.minimum(high, weights + change)
+        free = (found > lower + 1e-12) & (found < upper - 1e-12)
+        if free.any():
+            scale = (found / updated)[free]
+            torch.testing.assert_close(scale, scale[0].expand_as(scale), rtol=1e-9, atol=0)
+            # At this scale, what the lower end holds would lie below it, and what the upper end holds above.
+            room = lower < upper - 1e-12
+            below, above = room & (found <= lower), room & (found >= upper)
+            assert (updated[below] * scale[0] <= lower[below] + 1e-9).all()
+            assert (updated[above] * scale[0] >= upper[above] - 1e-9).all()
+
+
+def test_bounded_weights_are_one_mixture_within_bounds_and_change():
+    check_bounds(bounded_weights)
+
+
+def test_weights_clamped_and_normalised_again_would_leave_the_bounds():
+    """The broken twin."""
+
+    def clamped(updated, weights, *, minimum, maximum, largest_change):
+        inside = updated.clamp(minimum, maximum)
+        inside = inside.clamp(weights - largest_change, weights + largest_change)
+        return inside / inside.sum()
+
+    with pytest.raises(AssertionError):
+        check_bounds(clamped)
+
+
+def test_bounded_weights_are_the_nearest_in_relative_entropy():
+    """Against many other mixtures within the same bounds."""
+    generator = np.random.default_rng(1)
+    weights, updated = (torch.tensor(generator.dirichlet(np.ones(4))) for _ in range(2))
+    low, high = weights * 0.7, weights * 1.2
+    found = bounded_weights(updated, weights, minimum=low, maximum=high)
+    others = weights + torch.tensor(generator.uniform(-0.2, 0.2, (20_000, 4))) * weights
+    others = others / others.sum(1, keepdim=True)
+    inside = others[((others >= low) & (others <= high)).all(1)]
+    assert len(inside) > 1000
+    assert all(
+        relative_entropy(found, updated) <= relative_entropy(other, updated) for other in inside[:1000]
+    )
+
+
+def test_without_bounds_an_update_stays_what_it_was():
+    weights, updated = (torch.tensor(np.random.default_rng(seed).dirichlet(np.ones(6))) for seed in (0, 1))
+    nothing, all_of_it = torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
+    found = bounded_weights(updated, weights, minimum=nothing, maximum=all_of_it)
+    torch.testing.assert_close(found, updated, rtol=1e-14, atol=0)
+
+
+def test_domain_of_weight_zero_stays_at_zero_within_bounds():
+    found = bounded_weights(
+        tensor(0.9, 0.0, 0.1),
+        tensor(0.5, 0.0, 0.5),
+        minimum=tensor(0.0, 0.2, 0.3),
+        maximum=tensor(1.0, 0.5, 1.0),
+    )
+    torch.testing.assert_close(found, tensor(0.7, 0.0, 0.3))
+
+
+def test_weight_that_fell_to_nothing_is_raised_to_its_smallest():
+    found = bounded_weights(
+        tensor(1.0, 0.0), tensor(0.5, 0.5), minimum=tensor(0.0, 0.0), maximum=tensor(0.6, 1.0)
+    )
+    torch.testing.assert_close(found, tensor(0.6, 0.4))
+
+
+@pytest.mark.parametrize("change", [0.01, 0.1, 1.0])
+def test_bounds_that_an_exhausted_domain_made_impossible_give_way(change):
+    """Two domains are left, and their ceilings of 0.4 cannot make 1: they stay as near as they are."""
+    weights, ceilings = tensor(0.7, 0.3, 0.0), tensor(0.4, 0.4, 0.4)
+    found = bounded_weights(
+        tensor(0.9, 0.1, 0.0), weights, minimum=ceilings * 0, maximum=ceilings, largest_change=change
+    )
+    assert found.sum().item() == pytest.approx(1, abs=1e-12) and found[2] == 0
+    assert ((found - weights).abs() <= change + 1e-15).all()
+    assert found[0] < 0.7 and found[1] > 0.3
+
+
+def test_weights_beyond_their_bounds_go_back_as_fast_as_the_change_allows():
+    weights = tensor(0.8, 0.1, 0.1)
+    high = tensor(0.5, 1.0, 1.0)
+    steps = []
+    for _ in range(5):
+        weights = bounded_weights(weights, weights, minimum=high * 0, maximum=high, largest_change=0.1)
+        steps.append(round(weights[0].item(), 9))
+    assert steps == [0.7, 0.6, 0.5, 0.5, 0.5]

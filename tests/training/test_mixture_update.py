@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.toy import DOMAINS
+from shear_lit.data.mixture_log import read_mixture_log
+from tests.toy import DOMAINS, LENGTH
+from tests.training.forks import run
+from tests.training.runs import fit
 
 REFERENCES = np.array([2.0, 2.5, 3.0])
 START = np.array([0.5, 0.3, 0.2])
@@ -41,6 +44,44 @@ def test_each_segment_is_drawn_with_the_mixture_before_it(whole, stage, flags):
                 drawn += np.bincount(batch["domain"].numpy(), minlength=3)
         assert drawn.sum() == 32
         assert (np.abs(drawn - 32 * weights(mixture)) < 2).all()
+
+
+@pytest.mark.parametrize("stage", ["prune", "pretrain"])
+def test_log_of_a_run_holds_each_mixture_and_the_losses_it_followed(whole, stage):
+    folder, (record,) = whole(stage)
+    log = read_mixture_log(folder)
+    assert (log.domains, log.global_batch, log.sequence_length) == (DOMAINS, 8, LENGTH)
+    assert [change.step for change in log.updates] == [0, 4, 8, 12]
+    if stage == "prune":
+        assert log.updates[0].losses is None and log.updates[0].weights == dict(
+            zip(DOMAINS, START, strict=True)
+        )
+    for change in log.updates[stage == "prune" :]:
+        assert change.weights == record["mixtures"][change.step]
+        assert list(change.losses.values()) == record["domain_losses"][change.step].tolist()
+
+
+def test_run_begins_with_the_last_mixture_of_another_in_one_line(toy, whole, tmp_path):
+    folder, _ = whole("prune")
+    flags = [*STATIC, f"--data.mixture.proportions={folder}", "--trainer.max_steps=4"]
+    (record,) = run(fit, tmp_path / "log", arguments=[*toy.arguments("pretrain", tmp_path / "run"), *flags])
+    final = read_mixture_log(folder).final_weights
+    assert final != dict(zip(DOMAINS, START, strict=True))
+    assert all(mixture == final for mixture in record["mixtures"].values()) and 4 in record["mixtures"]
+
+
+def test_log_goes_back_with_a_resume_and_keeps_what_followed(toy, tmp_path):
+    """A second attempt from step 4 on, with other references, beside the first one's log."""
+    arguments = toy.arguments("pretrain", tmp_path / "run")
+    run(fit, tmp_path / "first", arguments=[*arguments, "--trainer.max_steps=8"])
+    before = read_mixture_log(tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step=000006.ckpt"
+    flags = [f"--ckpt_path={checkpoint}", "--data.mixture.references={code: 0.5, law: 2.5, wiki: 3.0}"]
+    (record,) = run(fit, tmp_path / "second", arguments=[*arguments, *flags])
+    after = read_mixture_log(tmp_path / "run")
+    assert after.up_to(4) == before.up_to(4) and [change.step for change in after.updates] == [0, 4, 8, 12]
+    assert after.updates[2].weights == record["mixtures"][8] != before.updates[2].weights
+    assert read_mixture_log(tmp_path / "run" / "mixture-2.json") == before
 
 
 def test_static_mixture_stays(whole):

@@ -57,6 +57,7 @@ def test_killed_run_goes_on_as_if_it_had_not_been(toy, tmp_path, whole, stage, s
     ends = [run / "checkpoints" / "step=000012.ckpt" for run in (folder, tmp_path / "run")]
     facts = [checkpoints.read_facts(end) for end in ends]
     assert facts[0] == facts[1] and facts[0].losses
+    assert (tmp_path / "run" / "mixture.json").read_bytes() == (folder / "mixture.json").read_bytes()
 
 
 def no_validation_at_resume():

@@ -46,6 +46,7 @@ def evaluate(
     dtype: Precision = "float32",
     device: Device = "auto",
     output: str | None = None,
+    cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
 ) -> DomainLosses:
     """Measure the losses of a Hugging Face model on the validation split of prepared data, by domain.
 
@@ -57,9 +58,14 @@ def evaluate(
         dtype: What to compute in; losses are always summed in float64.
         device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
         output: JSON file to write the losses to, besides printing them.
+        cross_document_attention: Whether a token may attend to earlier documents of its packed sequence.
     """
     text = open_validation_text(
-        data, model, sequences_per_domain=sequences_per_domain, micro_batch=micro_batch
+        data,
+        model,
+        sequences_per_domain=sequences_per_domain,
+        micro_batch=micro_batch,
+        cross_document_attention=cross_document_attention,
     )
     network = read_model(model, dtype=getattr(torch, dtype)).to(torch.device(_device(device)))  # type: ignore[arg-type]
     result = DomainLosses(

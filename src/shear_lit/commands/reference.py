@@ -31,6 +31,7 @@ def measure(
     micro_batch: int = 4,
     dtype: Precision = "float32",
     device: Device = "auto",
+    cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
 ) -> MeasuredReferences:
     """Measure a model's losses by domain and write them as the references that `fit` reads.
 
@@ -42,22 +43,35 @@ def measure(
         micro_batch: Sequences of one forward pass.
         dtype: What to compute in; losses are always summed in float64.
         device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
+        cross_document_attention: Whether a token may attend to earlier documents; as `data` of the run has it.
     """
     path = Path(output).expanduser()
     if path.exists():
         raise EvaluationError(
             f"output={output!r} exists: references are not overwritten. Choose another file, or remove it."
         )
-    measured = evaluate(source, data, sequences_per_domain, micro_batch, dtype, device)
+    measured = evaluate(
+        source,
+        data,
+        sequences_per_domain,
+        micro_batch,
+        dtype,
+        device,
+        cross_document_attention=cross_document_attention,
+    )
     undefined = [name for name, loss in measured.losses.items() if not math.isfinite(loss)]
     if undefined:
         raise EvaluationError(
             f"source={source!r}: the loss of {', '.join(undefined)} is not finite in {dtype}: it is no reference. "
             f"Use --dtype float32, and look at the data of that domain."
         )
-    write_references(
-        path, References(source=measured.model, tokenizer=measured.tokenizer, losses=dict(measured.losses))
+    references = References(
+        source=measured.model,
+        tokenizer=measured.tokenizer,
+        losses=dict(measured.losses),
+        cross_document_attention=cross_document_attention,
     )
+    write_references(path, references)
     return MeasuredReferences(output=str(path), measured=measured)
 
 

@@ -10,13 +10,14 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from shear_lit.data.boundaries import DocumentBoundary, boundary_of
 from shear_lit.data.errors import DataError
 from shear_lit.data.loader import MixtureLoader, ValidationLoader, accumulation_of
 from shear_lit.data.manifest import Manifest, check_same_domains, read_manifest
 from shear_lit.data.mixture import MixtureSettings
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
-from shear_lit.theory.mixture import MixtureRule, update_weights
+from shear_lit.theory.mixture import MixtureRule, bounded_weights, update_weights
 
 _log = logging.getLogger(__name__)
 _NEVER = -1
@@ -36,6 +37,7 @@ class DomainData(LightningDataModule):
         validation_micro_batch: int = 4,
         workers: int = 0,
         seed: int = 17,
+        cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     ) -> None:
         """Read prepared data.
 
@@ -49,12 +51,15 @@ class DomainData(LightningDataModule):
             validation_micro_batch: Sequences of one validation forward pass of one process.
             workers: Processes that read ahead for each process; reading mapped files is fastest without.
             seed: What the order of sequences depends on, besides the data and the mixture.
+            cross_document_attention: Whether a token may attend to earlier documents of its packed sequence, as in the
+                paper; false: positions begin anew with each document, and its first token is no label.
         """
         super().__init__()
         self.directory, self.mixture, self.split = directory, mixture, split
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.validation_sequences, self.validation_micro_batch = validation_sequences, validation_micro_batch
         self.workers, self.seed = workers, seed
+        self.cross_document_attention = cross_document_attention
         self._loader: MixtureLoader | None = None
         self._restored: Mapping[str, Any] | None = None
         self._updated_at = _NEVER
@@ -72,12 +77,23 @@ class DomainData(LightningDataModule):
         return tuple(self.manifest.domains)
 
     @cached_property
+    def proportions(self) -> dict[str, float]:
+        """The mixture at the start, by domain."""
+        return self.mixture.read_proportions()
+
+    @cached_property
+    def boundary(self) -> DocumentBoundary | None:
+        """What tells documents apart, if attention must not cross them."""
+        return None if self.cross_document_attention else boundary_of(self.manifest, self.directory)
+
+    @cached_property
     def references(self) -> Tensor | None:
         """Reference losses in nats per token, in the order of ``domains``; none with a static mixture without them."""
         references = self.mixture.read_references()
         if references is None:
             return None
         references.check_tokenizer(self.manifest.tokenizer.fingerprint)
+        references.check_attention(cross_document=self.cross_document_attention)
         losses = references.for_domains(self.domains, f"the data in {self.directory}")
         return torch.tensor(losses, dtype=torch.float64)
 
@@ -99,6 +115,7 @@ class DomainData(LightningDataModule):
                 length, batch and processes do not divide.
         """
         self.check_data()
+        self.schedule.start(self._start_weights())
         accumulation_of(self.global_batch, self.micro_batch, world_size)
         every = self.mixture.update_every_steps
         if max_steps < 1 or max_steps % every:
@@ -115,10 +132,14 @@ class DomainData(LightningDataModule):
             DataError: so it is.
         """
         where = f"the data in {self.directory}"
-        check_same_domains(self.domains, self.mixture.proportions, "data.mixture.proportions", where)
+        check_same_domains(self.domains, self.proportions, "data.mixture.proportions", where)
+        self._check_names("minimum", self.mixture.minimum)
+        self._check_names("maximum", self.mixture.maximum)
+        if isinstance(self.mixture.max_epochs, dict):
+            self._check_names("max_epochs", self.mixture.max_epochs)
         self.manifest.chunk_sizes(self.split)
-        self.manifest.chunk_sizes("validation")
-        _ = self.references
+        self._check_validation()
+        _ = self.references, self.boundary
 
     # What Lightning calls
 
@@ -143,13 +164,14 @@ class DomainData(LightningDataModule):
         self._loader = MixtureLoader(
             SequenceStore(self.directory, self.split, self.manifest),
             self.schedule,
-            [self.mixture.proportions[name] for name in self.domains],
+            self._start_weights(),
             steps=steps,
             update_every_steps=self.mixture.update_every_steps,
             micro_batch=self.micro_batch,
             rank=rank,
             world_size=world_size,
             workers=self.workers,
+            boundary=self.boundary,
         )
         if self._restored is not None:
             self._check_restored(self._restored)
@@ -165,6 +187,7 @@ class DomainData(LightningDataModule):
             micro_batch=self.validation_micro_batch,
             rank=rank,
             world_size=world_size,
+            boundary=self.boundary,
         )
 
     def calibration_batches(self, sequences: int) -> ValidationLoader:
@@ -179,6 +202,7 @@ class DomainData(LightningDataModule):
             micro_batch=self.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            boundary=self.boundary,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -198,7 +222,7 @@ class DomainData(LightningDataModule):
     def weights(self) -> dict[str, float]:
         """The present mixture, by domain."""
         if self._loader is None:
-            return {name: self.mixture.proportions[name] for name in self.domains}
+            return {name: self.proportions[name] for name in self.domains}
         return dict(zip(self.domains, self._loader.state.weights, strict=True))
 
     @property
@@ -222,7 +246,7 @@ class DomainData(LightningDataModule):
     def epochs(self) -> dict[str, float]:
         """How often each domain has been read; 1.5 is once and a half."""
         sizes = self.manifest.chunk_sizes(self.split)
-        return {name: drawn / sum(sizes[name]) for name, drawn in self.sequences_drawn.items()}
+        return {name: drawn / max(1, sum(sizes[name])) for name, drawn in self.sequences_drawn.items()}
 
     @property
     def updated_at_step(self) -> int:
@@ -254,19 +278,54 @@ class DomainData(LightningDataModule):
         weights = torch.tensor(state.weights, dtype=torch.float64)
         reference = torch.zeros_like(weights) if self.references is None else self.references
         loss = self._loss_vector(losses, reference)
+        rule = MixtureRule(self.mixture.rule)
         for name, weight, value in zip(self.domains, state.weights, loss.tolist(), strict=True):
-            if weight > 0 and not math.isfinite(value):
+            if rule is not MixtureRule.STATIC and weight > 0 and not math.isfinite(value):
                 raise DataError(
                     f"the validation loss of domain {name!r} is {value}: the mixture cannot follow it. "
                     "Look at the last checkpoint, and lower the learning rate."
                 )
-        rule = MixtureRule(self.mixture.rule)
         updated = update_weights(weights, loss, reference, rule=rule, floor=self.mixture.update_floor)
+        if self.mixture.limits_updates:
+            updated = self._bounded(updated, weights)
         self._loader.set_weights(updated.tolist())
         self._updated_at = state.batch
         shown = ", ".join(f"{name} {weight:.4f}" for name, weight in self.weights.items())
         _log.info("mixture from step %d on: %s", state.batch, shown)
         return self.weights
+
+    def _bounded(self, updated: Tensor, weights: Tensor) -> Tensor:
+        minimum, maximum, change = (
+            self.mixture.minimum,
+            self.mixture.maximum,
+            self.mixture.largest_change,
+        )
+        return bounded_weights(
+            updated,
+            weights,
+            minimum=torch.tensor([minimum.get(name, 0.0) for name in self.domains], dtype=torch.float64),
+            maximum=torch.tensor([maximum.get(name, 1.0) for name in self.domains], dtype=torch.float64),
+            largest_change=1.0 if change is None else change,
+        )
+
+    def _start_weights(self) -> list[float]:
+        return [self.proportions[name] for name in self.domains]
+
+    def _check_validation(self) -> None:
+        for name, chunks in self.manifest.chunk_sizes("validation").items():
+            if self.mixture.rule != "static" and self.proportions[name] > 0 and not sum(chunks):
+                raise DataError(
+                    f"data.mixture.rule={self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
+                    "tells the loss that its weight follows. Prepare more validation text of it, give it a proportion "
+                    "of 0, or use data.mixture.rule=static."
+                )
+
+    def _check_names(self, key: str, named: Mapping[str, float]) -> None:
+        if unknown := sorted(set(named) - set(self.domains)):
+            raise DataError(
+                f"data.mixture.{key} names {', '.join(unknown)}: the data in {self.directory} has "
+                f"{', '.join(self.domains)}. Correct the name."
+            )
 
     def _loss_vector(self, losses: Mapping[str, float] | Tensor, reference: Tensor) -> Tensor:
         if isinstance(losses, Tensor):

@@ -1,15 +1,23 @@
 """What Lightning sees: micro-batches in an order that no worker, rank or resume changes."""
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from shear_lit.data.boundaries import DocumentBoundary, document_positions
 from shear_lit.data.errors import DataError
 from shear_lit.data.schedule import GlobalBatch, MixtureSchedule, ScheduleState
 from shear_lit.data.store import PADDING_DOMAIN, DomainBatch, Key, SequenceStore
+
+_log = logging.getLogger(__name__)
+_BATCHES_AHEAD = 4
+"""Micro-batches that each worker may have ready."""
 
 
 def accumulation_of(global_batch: int, micro_batch: int, world_size: int) -> int:
@@ -27,6 +35,17 @@ def accumulation_of(global_batch: int, micro_batch: int, world_size: int) -> int
             f"Use data.global_batch={better}, or another micro-batch."
         )
     return global_batch // together
+
+
+class _Planned(NamedTuple):
+    """One micro-batch of this rank."""
+
+    after: ScheduleState
+    """The state after its global batch."""
+    micro_batch: int
+    """Its index within the global batch, over all ranks."""
+    keys: list[Key]
+    """Its sequences."""
 
 
 class _Segments(Sampler[list[Key]]):
@@ -48,7 +67,7 @@ class _Segments(Sampler[list[Key]]):
         """Deal each global batch out in micro-batches; those that ``ranks`` counts off are this rank's."""
         self.schedule, self.state, self.position = schedule, start, 0
         self.end, self.every, self.micro_batch, self.ranks = end, every, micro_batch, ranks
-        self._ahead: deque[tuple[ScheduleState, int]] = deque()
+        self._ahead: deque[_Planned] = deque()
 
     @property
     def together(self) -> int:
@@ -63,21 +82,50 @@ class _Segments(Sampler[list[Key]]):
         while state.batch < end:
             batch, state = self.schedule.next_batch(state)
             for index in self.ranks[position // self.together :]:
-                self._ahead.append((state, index))
-                yield self._keys(batch, index)
+                planned = _Planned(state, index, self._keys(batch, index))
+                self._ahead.append(planned)
+                yield planned.keys
             position = 0
 
-    def advance(self) -> int:
-        """Count the next planned micro-batch, of every rank, as used, and give its index."""
-        after, index = self._ahead.popleft()
+    def advance(self) -> _Planned:
+        """Count the next planned micro-batch, of every rank, as used, and give this rank's."""
+        planned = self._ahead.popleft()
         self.position += self.together
         if self.position == self.schedule.global_batch:
-            self.state, self.position = after, 0
-        return index
+            if self.ranks.start == 0 and planned.after.exhausted != self.state.exhausted:
+                self._say_exhausted(planned.after)
+            self.state, self.position = planned.after, 0
+        return planned
+
+    def _say_exhausted(self, after: ScheduleState) -> None:
+        told = zip(self.schedule.domains, self.state.exhausted, after.exhausted, strict=True)
+        epochs = self.schedule.epochs(self.state)
+        gone = [f"{name} (read {epochs[name]:.2f} times)" for name, before, now in told if now and not before]
+        weights = zip(self.schedule.domains, after.weights, strict=True)
+        _log.warning(
+            "data.mixture.max_epochs: no more is drawn from %s, from step %d on; the mixture is now %s",
+            ", ".join(gone),
+            self.state.batch,
+            ", ".join(f"{name} {weight:.4f}" for name, weight in weights),
+        )
 
     def _keys(self, batch: GlobalBatch, index: int) -> list[Key]:
         part = slice(index * self.micro_batch, (index + 1) * self.micro_batch)
         return list(zip(batch.domain[part].tolist(), batch.sequence[part].tolist(), strict=True))
+
+
+class _Narrow(Dataset[NDArray[np.unsignedinteger]]):
+    """What workers send: the tokens alone, in 16 bits where they fit. The main process knows the rest.
+
+    A small array goes through the workers' pipe as it is; each tensor would cost a file of shared memory.
+    """
+
+    def __init__(self, store: SequenceStore) -> None:
+        self._store = store
+
+    def __getitems__(self, keys: Sequence[Key]) -> NDArray[np.unsignedinteger]:
+        tokens = self._store.__getitems__(keys)["tokens"].numpy()
+        return tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.uint32)
 
 
 class MixtureLoader:
@@ -102,14 +150,18 @@ class MixtureLoader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
+        boundary: DocumentBoundary | None = None,
     ) -> None:
         """Take the run's length in global batches (``steps``) and this rank's part in each.
+
+        With a ``boundary``, each batch says at which position of its document a token stands.
 
         Raises:
             DataError: the global batch cannot be dealt to the ranks.
         """
         accumulation = accumulation_of(schedule.global_batch, micro_batch, world_size)
         self._store, self._schedule, self._workers = store, schedule, workers
+        self._boundary = boundary
         self._length = steps * accumulation
         self._segments = _Segments(
             schedule,
@@ -152,18 +204,28 @@ class MixtureLoader:
 
     def __iter__(self) -> Iterator[DomainBatch]:
         """Yield from where the state stands to the end of the run."""
-        batches: DataLoader[DomainBatch] = DataLoader(
-            self._store,
+        batches: DataLoader[Any] = DataLoader(
+            _Narrow(self._store) if self._workers else self._store,
             batch_sampler=self._segments,
             num_workers=self._workers,
+            prefetch_factor=_BATCHES_AHEAD if self._workers else None,
             collate_fn=_as_read,
             persistent_workers=self._workers > 0,
             generator=torch.Generator(),  # or each segment would take a number from the global one
         )
         while self.state.batch < self._segments.end:
-            for batch in batches:
-                batch["micro_batch"] = self._segments.advance()
-                yield batch
+            for read in batches:
+                yield self._handed_out(read)
+
+    def _handed_out(self, read: DomainBatch | NDArray[np.unsignedinteger]) -> DomainBatch:
+        """The micro-batch whose tokens were ``read``; it counts as used from here on."""
+        planned = self._segments.advance()
+        if isinstance(read, np.ndarray):
+            tokens = torch.from_numpy(read.astype(np.int64))
+            domain = torch.tensor([domain for domain, _ in planned.keys])
+        else:
+            tokens, domain = read["tokens"], read["domain"]
+        return _batch(tokens, domain, planned.micro_batch, self._boundary)
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the run, in plain types; the same on every rank."""
@@ -183,6 +245,12 @@ class MixtureLoader:
                 "reach. Use the micro-batch and processes of the checkpoint, or a checkpoint taken between steps."
             )
         self._segments.state, self._segments.position = restored, state["position"]
+        if names := self._schedule.held_back(restored):
+            _log.warning(
+                "data.mixture.max_epochs would let %s be read again, but the checkpoint has given up on it: its weight "
+                "went to the others. It stays out; to have it back, resume from a checkpoint before that.",
+                ", ".join(names),
+            )
 
 
 class ValidationLoader:
@@ -192,20 +260,36 @@ class ValidationLoader:
     """
 
     def __init__(
-        self, store: SequenceStore, *, sequences: int, micro_batch: int, rank: int = 0, world_size: int = 1
+        self,
+        store: SequenceStore,
+        *,
+        sequences: int,
+        micro_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        boundary: DocumentBoundary | None = None,
     ) -> None:
-        """Take at most ``sequences`` of each domain; all of it if a domain has fewer."""
+        """Take at most ``sequences`` of each domain; all of it if a domain has fewer, none if it has none.
+
+        With a ``boundary``, each batch says at which position of its document a token stands.
+        """
         if sequences < 1 or micro_batch < 1:
             raise DataError(
                 f"data.validation_sequences={sequences}, data.validation_micro_batch={micro_batch}: "
                 "both must be at least 1."
             )
         self._store, self._micro, self._rank, self._world = store, micro_batch, rank, world_size
+        self._boundary = boundary
         self._keys: list[Key] = [
             (domain, sequence)
             for domain in range(len(store.domains))
             for sequence in range(min(sequences, store.sequences(domain)))
         ]
+        if not self._keys:
+            raise DataError(
+                "data.directory: no domain has a sequence in this split: there is nothing to measure losses on. "
+                "Prepare more text."
+            )
         domain, sequence = self._keys[-1]
         missing = -len(self._keys) % (micro_batch * world_size)
         self._keys += [(PADDING_DOMAIN - domain, sequence)] * missing
@@ -217,9 +301,17 @@ class ValidationLoader:
     def __iter__(self) -> Iterator[DomainBatch]:
         """Yield this rank's batches."""
         for index in range(self._rank, len(self) * self._world, self._world):
-            batch = self._store.__getitems__(self._keys[index * self._micro : (index + 1) * self._micro])
-            batch["micro_batch"] = index
-            yield batch
+            read = self._store.__getitems__(self._keys[index * self._micro : (index + 1) * self._micro])
+            yield _batch(read["tokens"], read["domain"], index, self._boundary)
+
+
+def _batch(
+    tokens: torch.Tensor, domain: torch.Tensor, index: int, boundary: DocumentBoundary | None
+) -> DomainBatch:
+    batch: DomainBatch = {"tokens": tokens, "domain": domain, "micro_batch": index}
+    if boundary is not None:
+        batch["positions"] = document_positions(tokens, boundary)
+    return batch
 
 
 def _as_read(batch: Any) -> Any:

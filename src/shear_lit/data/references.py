@@ -26,6 +26,8 @@ class References:
     """Fingerprint of the tokenizer of the text they were measured on; empty if it is not known."""
     losses: dict[str, float]
     """Nats per token, by domain."""
+    cross_document_attention: bool | None = None
+    """Whether attention crossed documents when they were measured; none if it is not known."""
 
     def for_domains(self, domains: tuple[str, ...], where: str) -> list[float]:
         """The losses in the order of ``domains``, those of ``where``.
@@ -53,6 +55,21 @@ class References:
                 f"data.mixture.references: measured with tokenizer {self.tokenizer[:12]} on {self.source!r}, the data "
                 f"was made by tokenizer {fingerprint[:12]}: losses per token of two tokenizers cannot be compared. "
                 "Run `shear-lit reference measure` on this data."
+            )
+
+    def check_attention(self, *, cross_document: bool) -> None:
+        """Refuse losses of documents that were read otherwise.
+
+        Raises:
+            DataError: it is known whether attention crossed documents, and it differs.
+        """
+        if self.cross_document_attention not in (None, cross_document):
+            said, wanted = (str(value).lower() for value in (self.cross_document_attention, cross_document))
+            raise DataError(
+                f"data.mixture.references: measured on {self.source!r} with cross_document_attention={said}, and the "
+                f"run has data.cross_document_attention={wanted}: losses of documents read alone and together cannot "
+                f"be compared. Run `shear-lit reference measure --cross_document_attention {wanted}`, "
+                "or change the run's key."
             )
 
 
@@ -95,10 +112,14 @@ def _references_of(path: str | Path, content: Any) -> References:
     for name, loss in losses.items():
         if isinstance(loss, bool) or not isinstance(loss, int | float):
             raise _malformed(path, f"the loss of {name!r} is {loss!r}, no number")
+    crosses = content.get("cross_document_attention")
+    if not isinstance(crosses, bool | None):
+        raise _malformed(path, f"`cross_document_attention` is {crosses!r}, neither true nor false")
     return References(
         source=str(content.get("source", "")),
         tokenizer=str(content.get("tokenizer", "")),
         losses={str(name): float(loss) for name, loss in losses.items()},
+        cross_document_attention=crosses,
     )
 
 

@@ -18,7 +18,6 @@ by induction, and which ``settled_carry`` restores when the weights change. No s
 the ceilings of x is at least G.
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from shear_lit.data.order import DomainOrder, Indices, folded_key, keyed_permuta
 UNIT = 1 << 32
 """Shares and carries are integers: so many make one sequence."""
 
-_log = logging.getLogger(__name__)
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,15 @@ class GlobalBatch:
 
 
 def normalised(weights: Sequence[float]) -> tuple[float, ...]:
-    """``weights`` divided by their sum."""
+    """``weights`` divided by their sum; as they are where that is 1 but for rounding, so that twice is once."""
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
         raise DataError(
             f"the mixture's weights are {list(weights)}: each must be finite and at least 0, and one must be positive. "
             "Check the losses and the references that the mixture was updated with."
         )
     total = math.fsum(weights)
+    if abs(total - 1) <= _ROUNDING:
+        total = 1.0
     return tuple(float(weight) / total for weight in weights)
 
 
@@ -125,17 +126,20 @@ class MixtureSchedule:
         *,
         global_batch: int,
         seed: int,
-        max_epochs: float | None = None,
+        max_epochs: float | Mapping[str, float] | None = None,
     ) -> None:
-        """Take the sequences of each chunk by domain, the sequences of a global batch, and the cap if there is one."""
+        """Take the sequences of each chunk by domain, the sequences of a global batch, and the caps if there are any.
+
+        ``max_epochs`` caps all domains, or those it names.
+        """
         self.domains = tuple(chunk_sizes)
         self.global_batch = global_batch
         self.seed = seed
-        self._max_epochs = max_epochs
         self._orders = [DomainOrder(name, sizes, seed) for name, sizes in chunk_sizes.items()]
-        self._caps = [
-            math.inf if max_epochs is None else max_epochs * order.sequences for order in self._orders
-        ]
+        if isinstance(max_epochs, Mapping):
+            self._max_epochs = [float(max_epochs.get(name, math.inf)) for name in self.domains]
+        else:
+            self._max_epochs = [math.inf if max_epochs is None else float(max_epochs)] * len(self.domains)
         layout: list[int | str] = []
         for name, sizes in chunk_sizes.items():
             layout += [name, *sizes]
@@ -143,7 +147,17 @@ class MixtureSchedule:
         self._shares_of: tuple[tuple[float, ...], tuple[int, ...]] = ((), ())
 
     def start(self, weights: Sequence[float]) -> ScheduleState:
-        """The state before the first global batch."""
+        """The state before the first global batch.
+
+        Raises:
+            DataError: the weights are no mixture, or one is of a domain without a sequence.
+        """
+        for name, weight, order in zip(self.domains, weights, self._orders, strict=True):
+            if weight > 0 and not order.sequences:
+                raise DataError(
+                    f"data.mixture.proportions: {name}: {weight}: the domain has no sequence to draw in this split. "
+                    "Give it a proportion of 0, or prepare more text of it."
+                )
         count = len(self.domains)
         return ScheduleState(normalised(weights), (0,) * count, (0,) * count, (False,) * count, 0)
 
@@ -182,7 +196,20 @@ class MixtureSchedule:
 
     def epochs(self, state: ScheduleState) -> dict[str, float]:
         """How often each domain has been read, by name; 1.5 is once and a half."""
-        return {n: d / o.sequences for n, d, o in zip(self.domains, state.drawn, self._orders, strict=True)}
+        read = zip(self.domains, state.drawn, self._orders, strict=True)
+        return {name: drawn / max(1, order.sequences) for name, drawn, order in read}
+
+    def held_back(self, state: ScheduleState) -> tuple[str, ...]:
+        """Domains that are counted as exhausted though the present caps would let them be read again.
+
+        Their weight went to the others when another cap held, and a domain of weight 0 stays there.
+        """
+        left = [
+            cap * o.sequences - d
+            for cap, o, d in zip(self._max_epochs, self._orders, state.drawn, strict=True)
+        ]
+        gone = zip(self.domains, state.exhausted, left, strict=True)
+        return tuple(name for name, exhausted, more in gone if exhausted and more >= self.global_batch)
 
     def state_dict(self, state: ScheduleState) -> dict[str, Any]:
         """``state`` in plain types, with what it depends on."""
@@ -231,13 +258,6 @@ class MixtureSchedule:
 
     def _without_exhausted(self, state: ScheduleState) -> ScheduleState:
         while spent := self._spent(state):
-            names = [name for name, gone in zip(self.domains, spent, strict=True) if gone]
-            _log.warning(
-                "data.mixture.max_epochs=%s: no more is drawn from %s, from global batch %d on",
-                self._max_epochs,
-                ", ".join(names),
-                state.batch,
-            )
             gone = tuple(a or b for a, b in zip(state.exhausted, spent, strict=True))
             state = self.reweighted(replace(state, exhausted=gone), state.weights)
         return state
@@ -246,14 +266,15 @@ class MixtureSchedule:
         """Whether the next batch could ask a domain for more than its cap leaves; empty if none."""
         owed = zip(self._shares(state.weights), state.carry, strict=True)
         most = [-(-(share + left) // UNIT) if share else 0 for share, left in owed]
-        after = zip(state.drawn, most, self._caps, strict=True)
-        spent = [n > 0 and drawn + n > cap for drawn, n, cap in after]
+        after = zip(state.drawn, most, self._orders, self._max_epochs, strict=True)
+        spent = [n > 0 and drawn + n > cap * order.sequences for drawn, n, order, cap in after]
         return spent if any(spent) else []
 
     def _nothing_left(self, state: ScheduleState) -> DataError:
-        epochs = ", ".join(f"{name} {count:.2f}" for name, count in self.epochs(state).items())
+        caps = zip(self.epochs(state).items(), self._max_epochs, strict=True)
+        epochs = ", ".join(f"{name} {count:.2f} of {cap:g}" for (name, count), cap in caps)
         return DataError(
-            f"data.mixture.max_epochs={self._max_epochs}: at global batch {state.batch} no domain has text left "
+            f"data.mixture.max_epochs: at global batch {state.batch} no domain that is drawn from has a batch left "
             f"(epochs read: {epochs}). Raise max_epochs, lower trainer.max_steps, or prepare more text."
         )
 

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class DomainBatch(TypedDict):
     """Index of each sequence's domain, Int64[sequences]; ``PADDING_DOMAIN`` where it only fills up."""
     micro_batch: int
     """Index of the micro-batch within its global batch, over all ranks."""
+    positions: NotRequired[Tensor]
+    """Position of each token in its document, Int64[sequences, sequence_length]; there where documents are apart."""
 
 
 class SequenceStore(Dataset[DomainBatch]):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
+from shear_lit.data.boundaries import model_inputs
 from shear_lit.data.store import DomainBatch
 
 _CHUNK_LOGITS = 1 << 24  # 64 MiB of float32 at a time
@@ -56,14 +57,19 @@ class DomainLoss(Metric):
         logits: Float[Tensor, "sequences tokens vocabulary"],
         tokens: Int64[Tensor, "sequences tokens"],
         domain: Int64[Tensor, "sequences"],
+        positions: Int64[Tensor, "sequences tokens"] | None = None,
     ) -> None:
-        """Count one batch."""
+        """Count one batch; of documents that are apart, with the ``positions`` in them, all tokens but their first."""
         losses = token_losses(logits, tokens).double()
+        counts: Tensor | int = losses.shape[1]
+        if positions is not None:
+            inside = positions[:, 1:] > 0
+            losses, counts = torch.where(inside, losses, 0.0), inside.sum(1)[:, None]
         # A comparison instead of a scatter: the same sums in the same order on every device, and no wait for one.
         member = domain[:, None] == torch.arange(len(self.loss_sum), device=domain.device)
         # Not in place: after a reset in inference mode the sums could not be changed outside of it.
         self.loss_sum = self.loss_sum + torch.where(member, losses.sum(1)[:, None], 0.0).sum(0)
-        self.token_count = self.token_count + member.sum(0) * losses.shape[1]
+        self.token_count = self.token_count + (member * counts).sum(0)
 
     def compute(self) -> Float64[Tensor, "domains"]:
         """The mean loss of each domain; nan for a domain without tokens."""
@@ -76,15 +82,19 @@ def measure_domain_losses(
 ) -> dict[str, float]:
     """The losses of ``model``, by domain, in nats per token; its mode is left as it was.
 
-    A batch has ``tokens`` and ``domain``, indices into ``domains``. A domain without tokens is nan.
+    A batch has ``tokens`` and ``domain``, indices into ``domains``, and ``positions`` where documents are apart.
+    A domain without tokens is nan.
     """
     training, device = model.training, next(model.parameters()).device
     metric = DomainLoss(len(domains)).to(device)
     model.eval()
     try:
         for batch in batches:
-            tokens = batch["tokens"].to(device)
-            metric.update(model(input_ids=tokens, use_cache=False).logits, tokens, batch["domain"].to(device))
+            here = {name: part.to(device) for name, part in batch.items() if isinstance(part, Tensor)}
+            inputs = model_inputs(here)
+            del inputs["labels"]
+            logits = model(**inputs, use_cache=False).logits
+            metric.update(logits, here["tokens"], here["domain"], here.get("positions"))
     finally:
         model.train(training)
     losses = (metric.loss_sum / metric.token_count).tolist()

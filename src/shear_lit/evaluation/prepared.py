@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from shear_lit.data.boundaries import boundary_of
 from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.prepare import tokenizer_fingerprint
@@ -30,13 +31,19 @@ class ValidationText:
 
 
 def open_validation_text(
-    directory: str, model: str, *, sequences_per_domain: int, micro_batch: int
+    directory: str,
+    model: str,
+    *,
+    sequences_per_domain: int,
+    micro_batch: int,
+    cross_document_attention: bool = True,
 ) -> ValidationText:
     """Open the validation split in ``directory`` for a model, of which only the config and tokenizer are read.
 
     Raises:
         EvaluationError: the sequences are longer than the model allows, or hold tokens that it does not know.
-        DataError: the directory is not whole, or was made with another tokenizer than the model's.
+        DataError: the directory is not whole, was made with another tokenizer than the model's, or does not tell
+            documents apart that attention must not cross.
     """
     manifest = read_manifest(directory)
     store = SequenceStore(directory, "validation", manifest)
@@ -57,6 +64,11 @@ def open_validation_text(
         manifest.check_tokenizer(tokenizer_fingerprint(tokenizer), model)
     return ValidationText(
         domains=store.domains,
-        batches=ValidationLoader(store, sequences=sequences_per_domain, micro_batch=micro_batch),
+        batches=ValidationLoader(
+            store,
+            sequences=sequences_per_domain,
+            micro_batch=micro_batch,
+            boundary=None if cross_document_attention else boundary_of(manifest, directory),
+        ),
         tokenizer=manifest.tokenizer.fingerprint,
     )

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+_ROUNDING = 1e-12
+
 
 class MixtureRule(StrEnum):
     """How the weights of the domains move after a validation."""
@@ -48,3 +50,63 @@ def update_weights(
     updated = torch.softmax(logits, dim=0)
     uniform = drawn.double() / drawn.sum()
     return (1 - floor) * updated + floor * uniform
+
+
+def bounded_weights(
+    updated: Float64[Tensor, "domains"],
+    weights: Float64[Tensor, "domains"],
+    *,
+    minimum: Float64[Tensor, "domains"],
+    maximum: Float64[Tensor, "domains"],
+    largest_change: float = 1.0,
+) -> Float64[Tensor, "domains"]:
+    """Keep an update within bounds by domain, and within ``largest_change`` of the present ``weights``.
+
+    The result is clamp(s·updated, lower, upper) with the one scale s at which it sums to 1: of all mixtures within
+    the bounds it is the nearest to ``updated`` in relative entropy, and the domains that no bound holds keep their
+    proportions. A domain of weight 0 stays at 0. The interval [lower, upper] of a domain is [minimum, maximum], each
+    end moved into [weight - largest_change, weight + largest_change].
+
+    **It always exists** where ``weights`` meet the bounds: then lower ≤ weight ≤ upper, so the lower ends sum to at
+    most 1, the upper ends to at least 1, and the sum rises continuously from the one to the other with s. Weights
+    that miss the bounds (the weight of an exhausted domain went to the others) go towards them as far as the change
+    allows; if the ends then exclude a sum of 1, they give way towards ``weights``, in proportion. The change holds
+    in any case.
+    """
+    drawn = weights > 0
+    nearest = (weights - largest_change).clamp(min=0), (weights + largest_change).clamp(max=1)
+    lower, upper = (torch.where(drawn, bound.clamp(*nearest), 0.0) for bound in (minimum, maximum))
+    lower = _towards(torch.minimum(lower, weights), lower, at_most=True)
+    upper = _towards(torch.maximum(upper, weights), upper, at_most=False)
+    # Nothing drawn is 0, or no scale could raise it.
+    positive = torch.where(drawn, updated.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+    return _clamped_to_one(positive, lower, upper)
+
+
+def _towards(
+    feasible: Float64[Tensor, "domains"], wanted: Float64[Tensor, "domains"], *, at_most: bool
+) -> Float64[Tensor, "domains"]:
+    """The point between two bounds that is nearest to ``wanted`` and whose sum is on the right side of 1."""
+    start, end = feasible.sum(), wanted.sum()
+    if (end <= 1 + _ROUNDING) if at_most else (end >= 1 - _ROUNDING):
+        return wanted
+    return torch.lerp(feasible, wanted, (1 - start) / (end - start))
+
+
+def _clamped_to_one(
+    values: Float64[Tensor, "domains"], lower: Float64[Tensor, "domains"], upper: Float64[Tensor, "domains"]
+) -> Float64[Tensor, "domains"]:
+    """clamp(s·values, lower, upper), with s such that it sums to 1.
+
+    The sum is piecewise linear in s and bends where a domain leaves its lower end or meets its upper one.
+    """
+    drawn = values > 0
+    bends = torch.cat([lower[drawn] / values[drawn], upper[drawn] / values[drawn]]).sort().values
+    sums = (
+        (bends[:, None] * values).clamp(lower, upper).sum(1).cummax(0).values
+    )  # rising, whatever the rounding
+    before = int((sums <= 1).sum()) - 1  # the last bend before the sum passes 1
+    if before < 0 or before + 1 == len(bends):
+        return (bends[max(before, 0)] * values).clamp(lower, upper)
+    share = (1 - sums[before]) / (sums[before + 1] - sums[before])
+    return (torch.lerp(bends[before], bends[before + 1], share) * values).clamp(lower, upper)

@@ -1,5 +1,11 @@
-"""Dynamic batch loading, the training side: validate at every boundary, and move the mixture by the losses."""
+"""Dynamic batch loading, the training side: validate at every boundary, and move the mixture by the losses.
 
+Each change is written to ``<run>/mixture.json``, which a later run can begin from.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -7,7 +13,16 @@ from lightning.pytorch.callbacks import Callback
 
 from shear_lit.data.datamodule import DomainData
 from shear_lit.data.loader import accumulation_of
+from shear_lit.data.mixture_log import (
+    MIXTURE_LOG,
+    MixtureChange,
+    MixtureLog,
+    read_mixture_log,
+    write_mixture_log,
+)
 from shear_lit.training.module import ShearingModule
+
+_log = logging.getLogger(__name__)
 
 
 class MixtureUpdate(Callback):
@@ -30,6 +45,7 @@ class MixtureUpdate(Callback):
         are written before the validation of their step, whose update would otherwise be lost.
         """
         count_batches(trainer)
+        _begin_log(trainer)
         if domain_data(trainer).update_due:
             _validate(trainer)
 
@@ -39,6 +55,8 @@ class MixtureUpdate(Callback):
         data = domain_data(trainer)
         if trainer.state.fn == "fit" and data.update_due and pl_module.domain_losses is not None:
             data.update_mixture(pl_module.domain_losses)
+            losses = dict(zip(data.domains, pl_module.domain_losses.tolist(), strict=True))
+            _log_change(trainer, losses)
 
 
 def domain_data(trainer: L.Trainer) -> DomainData:
@@ -59,6 +77,48 @@ def count_batches(trainer: L.Trainer) -> None:
     for count in (progress.total, progress.current):  # what is counted as begun or done stays so far apart
         for stage in ("ready", "started", "processed", "completed"):
             setattr(count, stage, getattr(count, stage) + missing)
+
+
+def _begin_log(trainer: L.Trainer) -> None:
+    """Write what the run begins with, or go back to what the checkpoint knew of an earlier log.
+
+    An earlier log that went further keeps lying beside it, numbered.
+    """
+    path, data = Path(trainer.default_root_dir) / MIXTURE_LOG, domain_data(trainer)
+    if not trainer.is_global_zero:
+        return
+    if not path.exists():
+        _log_change(trainer, None)
+        return
+    written = read_mixture_log(path, "trainer.default_root_dir")
+    known = written.up_to(max(written.updates[0].step, data.updated_at_step))
+    if known == written:
+        return
+    number = 2
+    while (kept := path.with_name(f"mixture-{number}.json")).exists():
+        number += 1
+    write_mixture_log(kept, written)
+    write_mixture_log(path, known)
+    _log.info("%s goes back to step %d; what followed is kept in %s", path, data.updated_at_step, kept)
+
+
+def _log_change(trainer: L.Trainer, losses: Mapping[str, float] | None) -> None:
+    """Write the present mixture, and what it followed."""
+    if not trainer.is_global_zero:
+        return
+    path, data = Path(trainer.default_root_dir) / MIXTURE_LOG, domain_data(trainer)
+    if path.exists():
+        log = read_mixture_log(path, "trainer.default_root_dir")
+    else:
+        log = MixtureLog(
+            domains=data.domains,
+            global_batch=data.global_batch,
+            sequence_length=data.manifest.sequence_length,
+        )
+    change = MixtureChange(
+        step=trainer.global_step, weights=data.weights, losses=None if losses is None else dict(losses)
+    )
+    write_mixture_log(path, log.followed_by(change))
 
 
 def _validate(trainer: L.Trainer) -> None:

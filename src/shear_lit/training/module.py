@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from shear_lit.data.boundaries import model_inputs
 from shear_lit.evaluation.domain_loss import DomainLoss
 from shear_lit.models.family import Family
 from shear_lit.models.huggingface import Attention, read_config, read_model, source_fingerprint
@@ -38,6 +39,8 @@ class DomainBatch(TypedDict):
     """The domain of each sequence, int64 [sequences]; -1 marks padding of a validation."""
     micro_batch: int
     """Index of the micro-batch within its global batch."""
+    positions: NotRequired[Tensor]
+    """Position of each token in its document, int64 [sequences, length]; there where documents are apart."""
 
 
 class StepOutput(TypedDict):
@@ -140,7 +143,7 @@ class ShearingModule(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         sums, count = squared_gradients(
             self.attached,
-            lambda batch: self._language_loss(batch["tokens"].to(self.device)),
+            lambda batch: self._language_loss(self.transfer_batch_to_device(batch, self.device, 0)),
             data.calibration_batches(pruning.calibration_sequences),
             source=self.family.shape,
             axes=self.axes,
@@ -155,7 +158,7 @@ class ShearingModule(L.LightningModule):
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""
         state = self._sample_gates(batch["micro_batch"])
-        language_loss = self._language_loss(batch["tokens"])
+        language_loss = self._language_loss(batch)
         if state is None:
             return {"loss": language_loss, "language_loss": language_loss.detach()}
         assert self.multipliers is not None
@@ -176,8 +179,10 @@ class ShearingModule(L.LightningModule):
     def validation_step(self, batch: DomainBatch, batch_index: int) -> None:
         """Add the losses of one micro-batch to its domains."""
         assert self.model is not None and self.domain_loss is not None
-        logits = self.model(input_ids=batch["tokens"], use_cache=False).logits
-        self.domain_loss.update(logits, batch["tokens"], batch["domain"])
+        inputs = self._inputs(batch)
+        del inputs["labels"]
+        logits = self.model(**inputs, use_cache=False).logits.reshape(*batch["tokens"].shape, -1)
+        self.domain_loss.update(logits, batch["tokens"], batch["domain"], batch.get("positions"))
 
     def on_validation_epoch_end(self) -> None:
         """Keep the losses per domain, the same on every rank."""
@@ -253,10 +258,13 @@ class ShearingModule(L.LightningModule):
         self.attached.set(state.values)
         return cast(GateState, state)
 
-    def _language_loss(self, tokens: Tensor) -> Tensor:
-        """Mean next-token loss in nats."""
+    def _inputs(self, batch: DomainBatch) -> dict[str, Tensor]:
+        return model_inputs(batch, in_one_row=self.attention == "flash_attention_2")
+
+    def _language_loss(self, batch: DomainBatch) -> Tensor:
+        """Mean next-token loss in nats; of documents that are apart, over all tokens but their first."""
         assert self.model is not None
-        return cast(Tensor, self.model(input_ids=tokens, labels=tokens, use_cache=False).loss)
+        return cast(Tensor, self.model(**self._inputs(batch), use_cache=False).loss)
 
     def _expected_sizes(self, state: GateState) -> Tensor:
         return torch.stack(

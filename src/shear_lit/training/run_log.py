@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.theory.shape import Axis
 from shear_lit.training.console import show
 from shear_lit.training.mixture_update import domain_data
@@ -74,7 +75,7 @@ class RunLog(Callback):
         module, data = cast(ShearingModule, pl_module), domain_data(trainer)
         losses = cast(torch.Tensor, module.domain_losses).tolist()
         numbers = {f"loss/validation/{name}": loss for name, loss in zip(data.domains, losses, strict=True)}
-        numbers["loss/validation/mean"] = sum(losses) / len(losses)
+        numbers["loss/validation/mean"] = mean_loss(dict(zip(data.domains, losses, strict=True)))
         if trainer.state.fn == "fit":
             numbers |= {f"mixture/weight/{name}": weight for name, weight in data.weights.items()}
             numbers |= {f"mixture/tokens/{name}": float(tokens) for name, tokens in data.tokens_seen.items()}

@@ -1,0 +1,117 @@
+"""Whether stops anywhere are resumed exactly on other ranks and workers: real files, real worker processes."""
+
+import json
+import random
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shear_lit.data.loader import MixtureLoader
+from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
+from shear_lit.data.packing import SplitWriter
+from shear_lit.data.schedule import MixtureSchedule
+from shear_lit.data.store import SequenceStore
+
+WORLDS, WORKERS = (1, 2, 4, 8), (0, 1, 2)
+SIZES = {"capped": 100, "endless": 40, "one": 1, "short": 30}  # in the order that a manifest has
+CAPS = {"short": 2.0, "capped": 0.9}
+STEPS, EVERY, GLOBAL, LENGTH = 24, 4, 16, 8
+
+Read = list[tuple[int, ...]]
+
+
+def write_numbered(directory: Path) -> None:
+    """Write data in which sequence s of domain d is the tokens [d, s, 0, …]."""
+    domains = {}
+    for index, (name, sequences) in enumerate(SIZES.items()):
+        writer = SplitWriter(
+            directory / name / "prune",
+            sequence_length=LENGTH,
+            token_type="uint16",
+            chunk_bytes=7 * 2 * LENGTH,
+        )
+        for sequence in range(sequences):
+            writer.add(np.array([index, sequence] + [0] * (LENGTH - 2), dtype=np.uint16))
+        domains[name] = DomainRecord(documents=sequences, rejected={}, splits={"prune": writer.finish()})
+    tokenizer = TokenizerRecord(name="numbers", fingerprint="", vocabulary=1000, bos_id=None, eos_id=None)
+    kinds = {"token_type": "uint16", "prepend_bos": False, "append_eos": False}
+    write_manifest(
+        directory,
+        Manifest(tokenizer=tokenizer, sequence_length=LENGTH, domains=domains, **kinds),  # type: ignore[arg-type]
+    )
+
+
+def check_orders(directory: Path, *, stops: int) -> dict[str, Any]:
+    """Count the differences over all (ranks, workers), and over ``stops`` random stops and resumes among them."""
+    start, chance = time.perf_counter(), random.Random(11)
+    combinations = list(product(WORLDS, WORKERS))
+    expected, state = read(loader(directory))
+    whole = [c for c in combinations if read_by_all(directory, *c) != expected]
+    resumed = []
+    for _ in range(stops):
+        before, after = chance.choice(combinations), chance.choice(combinations)
+        # Ranks stop after as many micro-batches each; what is left must divide among those that go on.
+        unit = max(before[0], after[0])
+        position, rank = chance.randrange(STEPS * GLOBAL // unit) * unit, chance.randrange(before[0])
+        seen, saved = read(loader(directory, rank, *before), position // before[0])
+        rest = read_by_all(directory, *after, state=saved)
+        mine = [item for item in expected[:position] if item[1] % before[0] == rank]
+        if seen != mine or rest != expected[position:]:
+            resumed.append((before, after, position))
+    return {
+        "question": "mixture_orders",
+        "combinations": len(combinations),
+        "combinations_with_differences": whole,
+        "stops": stops,
+        "stops_with_differences": resumed,
+        "exhausted_in_the_run": state["exhausted"],
+        "epochs": {n: d / s for (n, s), d in zip(SIZES.items(), state["drawn"], strict=True)},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def loader(directory: Path, rank: int = 0, world: int = 1, workers: int = 0) -> MixtureLoader:
+    store = SequenceStore(directory, "prune")
+    return MixtureLoader(
+        store,
+        MixtureSchedule(store.chunk_sizes, global_batch=GLOBAL, seed=5, max_epochs=CAPS),
+        (0.3, 0.3, 0.1, 0.3),
+        steps=STEPS,
+        update_every_steps=EVERY,
+        micro_batch=1,
+        rank=rank,
+        world_size=world,
+        workers=workers,
+    )
+
+
+def read(each: MixtureLoader, micro_batches: int | None = None) -> tuple[Read, dict[str, Any]]:
+    """What a rank reads, with the mixture moved at each boundary, and its state where it stops."""
+    seen: Read = []
+    batches = iter(each)
+    while micro_batches is None or len(seen) < micro_batches:
+        if each.at_boundary and 0 < each.state.batch < STEPS:
+            chance = random.Random(each.state.batch)
+            weights = [chance.uniform(0.1, 1) for _ in SIZES]
+            each.set_weights([weight / sum(weights) for weight in weights])
+        batch = next(batches, None)
+        if batch is None:
+            break
+        domain, sequence = batch["tokens"][0, :2].tolist()
+        assert domain == batch["domain"].item()
+        seen.append((each.state.batch - (each.position == 0), batch["micro_batch"], domain, sequence))
+    return seen, json.loads(json.dumps(each.state_dict()))
+
+
+def read_by_all(directory: Path, world: int, workers: int, state: dict[str, Any] | None = None) -> Read:
+    """What all ranks together read from ``state`` to the end."""
+    together: Read = []
+    for rank in range(world):
+        each = loader(directory, rank, world, workers)
+        if state is not None:
+            each.load_state_dict(state)
+        together += read(each)[0]
+    return sorted(together)
