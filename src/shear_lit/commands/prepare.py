@@ -11,7 +11,11 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(**settings: Any) -> None:
-    """Turn raw text into tokenised, packed data by domain, in splits that share no document."""
+    """Turn raw text into tokenised, packed data by domain, in splits that share no document.
+
+    `shear-lit prepare --check DIR` verifies such data, and `shear-lit prepare --from-mds DIR` takes over the MDS
+    folders of LLM-Shearing. Both have keys of their own, which `--help` at their end lists.
+    """
     options = PrepareSettings(**settings)
     manifest = prepare_data(options)
     _log.info("%s\n%s", options.output, summary(manifest))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shear_lit.commands.evaluate import Device, DomainLosses, evaluate
 from shear_lit.data.references import References, write_references
+from shear_lit.data.remote import REMOTE, RemoteSettings
 from shear_lit.evaluation.prepared import EvaluationError
 from shear_lit.models.huggingface import Precision
 
@@ -31,24 +32,26 @@ def measure(
     micro_batch: int = 4,
     dtype: Precision = "float32",
     device: Device = "auto",
+    remote: RemoteSettings = REMOTE,
 ) -> MeasuredReferences:
     """Measure a model's losses by domain and write them as the references that `fit` reads.
 
     Args:
         source: Local Hugging Face directory or hub name of the model to measure.
-        data: Directory that `shear-lit prepare` wrote.
+        data: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
         output: YAML file to write (references.yaml).
         sequences_per_domain: Validation sequences of each domain; use the number that the run validates on.
         micro_batch: Sequences of one forward pass.
         dtype: What to compute in; losses are always summed in float64.
         device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
+        remote: How data in remote storage is read.
     """
     path = Path(output).expanduser()
     if path.exists():
         raise EvaluationError(
             f"output={output!r} exists: references are not overwritten. Choose another file, or remove it."
         )
-    measured = evaluate(source, data, sequences_per_domain, micro_batch, dtype, device)
+    measured = evaluate(source, data, sequences_per_domain, micro_batch, dtype, device, remote=remote)
     undefined = [name for name, loss in measured.losses.items() if not math.isfinite(loss)]
     if undefined:
         raise EvaluationError(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.loader import MixtureLoader, ValidationLoader, accumulation_of
-from shear_lit.data.manifest import Manifest, check_same_domains, read_manifest
+from shear_lit.data.manifest import Manifest, check_same_domains
 from shear_lit.data.mixture import MixtureSettings
+from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
 from shear_lit.theory.mixture import MixtureRule, update_weights
@@ -36,11 +37,12 @@ class DomainData(LightningDataModule):
         validation_micro_batch: int = 4,
         workers: int = 0,
         seed: int = 17,
+        remote: RemoteSettings = REMOTE,
     ) -> None:
         """Read prepared data.
 
         Args:
-            directory: Directory that `shear-lit prepare` wrote.
+            directory: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
             mixture: How much of each domain is drawn, and how that follows the losses.
             split: Documents to train on: `prune` for stage 1, `pretrain` for stage 2.
             global_batch: Sequences of one optimizer step, over all processes and accumulation.
@@ -49,12 +51,13 @@ class DomainData(LightningDataModule):
             validation_micro_batch: Sequences of one validation forward pass of one process.
             workers: Processes that read ahead for each process; reading mapped files is fastest without.
             seed: What the order of sequences depends on, besides the data and the mixture.
+            remote: How data in remote storage is read.
         """
         super().__init__()
         self.directory, self.mixture, self.split = directory, mixture, split
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.validation_sequences, self.validation_micro_batch = validation_sequences, validation_micro_batch
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.remote = workers, seed, remote
         self._loader: MixtureLoader | None = None
         self._restored: Mapping[str, Any] | None = None
         self._updated_at = _NEVER
@@ -64,7 +67,7 @@ class DomainData(LightningDataModule):
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest of the prepared directory, held against its files."""
-        return read_manifest(self.directory)
+        return read_prepared(self.directory, self.remote)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -116,8 +119,8 @@ class DomainData(LightningDataModule):
         """
         where = f"the data in {self.directory}"
         check_same_domains(self.domains, self.mixture.proportions, "data.mixture.proportions", where)
-        self.manifest.chunk_sizes(self.split)
-        self.manifest.chunk_sizes("validation")
+        self._store(self.split)
+        self._store("validation")
         _ = self.references
 
     # What Lightning calls
@@ -141,7 +144,7 @@ class DomainData(LightningDataModule):
     def training_loader(self, *, steps: int, rank: int = 0, world_size: int = 1) -> MixtureLoader:
         """The micro-batches of one rank in a run of ``steps`` optimizer steps."""
         self._loader = MixtureLoader(
-            SequenceStore(self.directory, self.split, self.manifest),
+            self._store(self.split),
             self.schedule,
             [self.mixture.proportions[name] for name in self.domains],
             steps=steps,
@@ -160,7 +163,7 @@ class DomainData(LightningDataModule):
     def validation_loader(self, *, rank: int = 0, world_size: int = 1) -> ValidationLoader:
         """The validation batches of one rank."""
         return ValidationLoader(
-            SequenceStore(self.directory, "validation", self.manifest),
+            self._store("validation"),
             sequences=self.validation_sequences,
             micro_batch=self.validation_micro_batch,
             rank=rank,
@@ -174,12 +177,15 @@ class DomainData(LightningDataModule):
         """
         assert self.trainer is not None
         return ValidationLoader(
-            SequenceStore(self.directory, self.split, self.manifest),
+            self._store(self.split),
             sequences=sequences,
             micro_batch=self.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+
+    def _store(self, split: str) -> SequenceStore:
+        return SequenceStore(self.directory, split, self.manifest, self.remote)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the mixture stands, in plain types; empty before there is a training loader."""

@@ -1,0 +1,277 @@
+"""Data in remote storage is the data in the directory: whatever the cache removes and the network does."""
+
+import json
+import logging
+import pickle
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("moto", reason="the S3 server is moto's: pip install shear-lit[test]")
+
+from shear_lit.data import remote as remote_module
+from shear_lit.data.datamodule import DomainData
+from shear_lit.data.errors import DamagedData, DataError
+from shear_lit.data.loader import MixtureLoader
+from shear_lit.data.manifest import read_manifest
+from shear_lit.data.mixture import MixtureSettings
+from shear_lit.data.remote import RemoteError, RemoteSettings, is_remote, read_prepared
+from shear_lit.data.schedule import MixtureSchedule
+from shear_lit.data.store import SequenceStore
+from tests.data.conftest import LENGTH, write_prepared
+from tests.data.storage import BUCKET, Storage
+
+CHUNK = 5 * LENGTH * 2 + 4 * (5 + 2)  # of five sequences, with litdata's head
+
+
+@pytest.fixture(scope="module")
+def server():
+    patch = pytest.MonkeyPatch()
+    for key, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
+        patch.setenv(f"AWS_{key}", value)
+    storage = Storage()
+    patch.setenv("AWS_ENDPOINT_URL", storage.url)
+    storage.start()
+    yield storage
+    storage.stop()
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def address(server, prepared):
+    return server.upload(prepared, "prepared")
+
+
+@pytest.fixture(autouse=True)
+def well(request, monkeypatch):
+    """Each test begins with a storage that works, and waits for nothing."""
+    storage = request.getfixturevalue("server")
+    storage.failing, storage.status, storage.flipped = 0, "503 Service Unavailable", 0
+    storage.asked.clear()
+    storage.waits = []
+    monkeypatch.setattr(remote_module.time, "sleep", storage.waits.append)
+
+
+def settings(tmp_path, **changes):
+    return RemoteSettings(**({"cache_directory": str(tmp_path / "cache"), "attempts": 4} | changes))
+
+
+def everything(store):
+    return torch.cat(
+        [
+            store[domain, sequence]["tokens"]
+            for domain in range(len(store.domains))
+            for sequence in range(store.sequences(domain))
+        ]
+    )
+
+
+def cached(tmp_path):
+    return sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.bin"))
+
+
+def test_remote_data_is_the_local_data(server, address, prepared, tmp_path):
+    assert is_remote(address) and not is_remote(prepared)
+    manifest = read_prepared(address, settings(tmp_path))
+    assert manifest == read_manifest(prepared)
+    for split in ("prune", "validation"):
+        store = SequenceStore(address, split, manifest, settings(tmp_path))
+        torch.testing.assert_close(everything(store), everything(SequenceStore(prepared, split)), rtol=0, atol=0)
+    assert set(server.fetched().values()) == {1}
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".bin", ".lock")]
+
+
+def test_other_content_is_found(address, server, tmp_path):
+    """The comparison above fails where it should: the domains' sequences all differ."""
+    store = SequenceStore(address, "prune", remote=settings(tmp_path))
+    assert not torch.equal(store[0, 1]["tokens"], store[1, 1]["tokens"])
+    assert store[1, 1]["tokens"][0].tolist() == [1, 1, 0, 0]
+
+
+def test_a_later_run_reads_from_the_cache(server, address, tmp_path):
+    everything(SequenceStore(address, "prune", remote=settings(tmp_path)))
+    server.asked.clear()
+    everything(SequenceStore(address, "prune", remote=settings(tmp_path)))
+    assert server.fetched() == {}
+
+
+def test_cache_that_cannot_hold_a_window_of_each_domain_is_refused(address, tmp_path):
+    """Chunks of prune: 3 of a, 8 of b, 5 of c; two of them are short."""
+    needed = 14 * CHUNK + (CHUNK - 2 * (2 * LENGTH + 4)) + (CHUNK - 3 * (2 * LENGTH + 4)) + CHUNK
+    SequenceStore(address, "prune", remote=settings(tmp_path, cache_bytes=needed))
+    with pytest.raises(DataError, match=rf"remote\.cache_bytes={needed - 1}.*Use cache_bytes={needed} or more"):
+        SequenceStore(address, "prune", remote=settings(tmp_path, cache_bytes=needed - 1))
+
+
+def test_cache_stays_within_its_bound_and_no_read_breaks(server, tmp_path):
+    """Thirty chunks, of which eleven fit, read in three passes in another order each."""
+    directory = write_prepared(tmp_path / "data", {"a": 150}, splits=("prune",))
+    address = server.upload(directory, "bounded")
+    bound = 11 * CHUNK
+    store = SequenceStore(address, "prune", remote=settings(tmp_path, cache_bytes=bound))
+    most = 0
+    for step in (1, 7, 11):
+        for place in range(150):
+            sequence = place * step % 150
+            assert store[0, sequence]["tokens"][0].tolist() == [0, sequence, 0, 0]
+            most = max(most, cached(tmp_path))
+    assert bound - CHUNK < most <= bound
+    assert len(server.fetched()) == 30 and sum(server.fetched().values()) > 60
+
+
+def test_a_run_downloads_each_chunk_once_an_epoch_though_not_all_fit(server, tmp_path):
+    """Shuffled inside windows of eight chunks, a bound of one window and the next chunks is enough."""
+    directory = write_prepared(tmp_path / "data", {"a": 400}, splits=("prune",))
+    address = server.upload(directory, "windows")
+    store = SequenceStore(address, "prune", remote=settings(tmp_path, cache_bytes=20 * CHUNK))
+    schedule = MixtureSchedule(store.chunk_sizes, global_batch=8, seed=1)
+    run = MixtureLoader(store, schedule, [1.0], steps=50, update_every_steps=10, micro_batch=4)
+    assert sorted(n for batch in run for n in batch["tokens"][:, 1].tolist()) == list(range(400))
+    assert len(server.fetched()) == 80 and set(server.fetched().values()) == {1}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_share_the_cache_and_give_the_order_of_the_directory(server, address, prepared, tmp_path, workers):
+    def run(directory, workers, **how):
+        store = SequenceStore(directory, "prune", **how)
+        schedule = MixtureSchedule(store.chunk_sizes, global_batch=8, seed=5)
+        loader = MixtureLoader(
+            store, schedule, [0.2, 0.5, 0.3], steps=12, update_every_steps=4, micro_batch=2, workers=workers
+        )
+        return [batch["tokens"].tolist() for batch in loader]
+
+    expected = run(prepared, 0)
+    assert run(address, workers, remote=settings(tmp_path, cache_bytes=17 * CHUNK)) == expected
+    assert cached(tmp_path) <= 17 * CHUNK
+
+
+def test_store_travels_to_a_spawned_worker(address, tmp_path):
+    store = SequenceStore(address, "prune", remote=settings(tmp_path))
+    first = store[2, 7]["tokens"]
+    again = pickle.loads(pickle.dumps(store))  # noqa: S301 (what torch does with spawned workers)
+    assert torch.equal(again[2, 7]["tokens"], first)
+
+
+def test_faults_of_the_network_are_retried_and_said(server, address, tmp_path, caplog):
+    manifest = read_prepared(address, settings(tmp_path))
+    store = SequenceStore(address, "prune", manifest, settings(tmp_path))
+    server.failing = 3
+    with caplog.at_level(logging.WARNING):
+        assert store[1, 7]["tokens"][0].tolist() == [1, 7, 0, 0]
+    said = [record.getMessage() for record in caplog.records if "attempt" in record.getMessage()]
+    assert server.waits == [1, 2, 4]
+    assert [f"{address}/b/prune/chunk-0-1.bin: attempt {n} of 4 failed" in said[n - 1] for n in (1, 2, 3)] == [True] * 3
+
+
+def test_a_storage_that_never_recovers_is_reported_with_the_object(server, address, tmp_path):
+    manifest = read_prepared(address, settings(tmp_path))
+    store = SequenceStore(address, "prune", manifest, settings(tmp_path))
+    server.failing = 10**9
+    with pytest.raises(RemoteError, match=rf"{address}/c/prune/chunk-0-2\.bin .* in 4 attempts.*resume the run"):
+        store[2, 11]
+    with pytest.raises(RemoteError, match=r"manifest\.json .* in 4 attempts"):
+        read_prepared(address, settings(tmp_path))
+    assert not list((tmp_path / "cache").glob("*.partial*"))
+    server.failing = 0
+    assert store[2, 11]["tokens"][0].tolist() == [2, 11, 0, 0]  # nothing was left broken
+
+
+def test_a_missing_object_is_not_asked_for_again(server, address, tmp_path):
+    with pytest.raises(RemoteError, match=r"nowhere/manifest\.json .* in 1 attempt:.*Check the address"):
+        read_prepared(f"s3://{BUCKET}/nowhere", settings(tmp_path))
+    assert server.waits == []
+
+
+@pytest.mark.parametrize("flips", [1, 10**9])
+def test_changed_bytes_are_downloaded_again_and_never_read(server, address, tmp_path, flips):
+    manifest = read_prepared(address, settings(tmp_path))
+    store = SequenceStore(address, "prune", manifest, settings(tmp_path))
+    server.flipped = flips
+    if flips == 1:
+        assert store[0, 3]["tokens"][0].tolist() == [0, 3, 0, 0]
+        assert len(server.waits) == 1
+    else:
+        with pytest.raises(RemoteError, match=r"a/prune/chunk-0-0\.bin could not be fetched in 4 attempts"):
+            store[0, 3]
+
+
+def test_damage_in_the_cache_is_downloaded_again(server, address, tmp_path):
+    everything(SequenceStore(address, "prune", remote=settings(tmp_path)))
+    for number, path in enumerate(sorted((tmp_path / "cache").glob("*.bin"))):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content if number % 2 else content[:-3])
+    server.asked.clear()
+    store = SequenceStore(address, "prune", remote=settings(tmp_path))
+    assert everything(store)[:13, 1].tolist() == list(range(13))
+    assert len(server.fetched()) == 16
+
+
+def test_manifest_of_another_place_is_refused_as_damage(server, prepared, tmp_path):
+    """A manifest whose hash could lead out of the cache, and one that is cut."""
+    copied = shutil.copytree(prepared, tmp_path / "data")
+    content = json.loads((copied / "manifest.json").read_text())
+    content["domains"]["a"]["splits"]["prune"]["chunks"][0]["sha256"] = "../../x"
+    (copied / "manifest.json").write_text(json.dumps(content))
+    address = server.upload(copied, "changed")
+    store = SequenceStore(address, "prune", remote=settings(tmp_path))
+    with pytest.raises(DataError, match="as a SHA-256"):
+        store[0, 0]
+    (copied / "manifest.json").write_text(json.dumps(content)[:-5])
+    with pytest.raises(DataError, match=r"changed/manifest\.json cannot be read as a manifest"):
+        read_prepared(server.upload(copied, "changed"), settings(tmp_path))
+
+
+def test_datamodule_takes_an_address(address, prepared, tmp_path):
+    mixture = MixtureSettings(proportions={"a": 0.25, "b": 0.5, "c": 0.25}, rule="static", update_every_steps=2)
+
+    def batches(directory):
+        data = DomainData(
+            directory, mixture, global_batch=8, micro_batch=2, validation_sequences=6, remote=settings(tmp_path)
+        )
+        data.check(world_size=1, max_steps=4)
+        both = [*data.training_loader(steps=4), *data.validation_loader()]
+        return [batch["tokens"].tolist() for batch in both]
+
+    assert batches(address) == batches(str(prepared))
+
+
+def test_datamodule_refuses_a_small_cache_before_anything_is_read(server, address, tmp_path):
+    mixture = MixtureSettings(proportions={"a": 0.25, "b": 0.5, "c": 0.25}, rule="static")
+    data = DomainData(address, mixture, remote=settings(tmp_path, cache_bytes=CHUNK))
+    with pytest.raises(DataError, match=r"remote\.cache_bytes="):
+        data.check_data()
+    assert server.fetched() == {}
+
+
+def test_mounted_directory_is_read_through_the_cache(prepared, tmp_path):
+    address = f"local:{prepared}"
+    store = SequenceStore(address, "prune", remote=settings(tmp_path))
+    assert torch.equal(everything(store), everything(SequenceStore(prepared, "prune")))
+    assert cached(tmp_path) > 0
+    with pytest.raises(RemoteError, match="in 1 attempt"):
+        read_prepared(f"local:{prepared}/nowhere", settings(tmp_path))
+
+
+@pytest.mark.parametrize("address", ["azure://box/data", "https://example.org/data", "hf://models/x", "S3://shelf"])
+def test_storage_that_is_not_read_from_is_refused(address):
+    with pytest.raises(DataError, match=r"begins with s3://, gs://, hf://datasets/, local:"):
+        is_remote(address)
+
+
+@pytest.mark.parametrize("changes", [{"cache_bytes": 0}, {"attempts": 0}])
+def test_settings_that_cannot_work_are_refused(changes):
+    with pytest.raises(DataError, match="must both be at least 1"):
+        RemoteSettings(**changes)
+
+
+def test_local_data_that_is_cut_while_it_is_read_stops_the_run(prepared, tmp_path):
+    copied = shutil.copytree(prepared, tmp_path / "data")
+    store = SequenceStore(copied, "prune")
+    path = copied / "a" / "prune" / "chunk-0-0.bin"
+    assert store[0, 4]["tokens"][0, 1] == 4
+    with path.open("r+b") as file:
+        file.truncate(CHUNK - 3)
+    with pytest.raises(DamagedData, match=r"a/prune/chunk-0-0\.bin: the chunk was cut off"):
+        store[0, 4]
