@@ -47,23 +47,21 @@ class Storage:
 
     def start(self):
         self._thread.start()
-        self.client().create_bucket(Bucket=BUCKET)
+        self._client = boto3.client("s3", endpoint_url=self.url)
+        self._client.create_bucket(Bucket=BUCKET)
 
     def stop(self):
+        self._client.close()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def client(self):
-        return boto3.client("s3", endpoint_url=self.url)
-
     def upload(self, directory, name):
         """Put a directory below ``name``, and give its address."""
-        client = self.client()
         for path in sorted(Path(directory).rglob("*")):
             if path.is_file():
                 key = f"{name}/{path.relative_to(directory).as_posix()}"
-                client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+                self._client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
         return f"s3://{BUCKET}/{name}"
 
     def fetched(self, suffix=".bin"):

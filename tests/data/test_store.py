@@ -1,18 +1,18 @@
 """Sequences by (domain, sequence): those that litdata reads, and never from a chunk that changed."""
 
-import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from litdata import StreamingDataset, TokensLoader
+from tests.data.conftest import LENGTH, write_prepared
 
 from shear_lit.data import chunks as chunks_module
 from shear_lit.data.errors import DamagedData
 from shear_lit.data.loader import MixtureLoader
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
-from tests.data.conftest import LENGTH, write_prepared
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def test_flipped_byte_stops_the_run_with_the_name_of_the_chunk(copied, place):
     store = SequenceStore(copied, "prune")
     assert store[1, 14]["tokens"][0, 1] == 14
     for _ in range(2):
-        with pytest.raises(DamagedData, match=r"b/prune/chunk-0-3\.bin: the chunk's content changed.*--check"):
+        with pytest.raises(
+            DamagedData, match=r"b/prune/chunk-0-3\.bin: the chunk's content changed.*--check"
+        ):
             store[1, 15]
 
 
@@ -67,9 +69,7 @@ def test_flipped_byte_stops_a_run_with_workers(copied):
     flip(copied / "b" / "prune" / "chunk-0-3.bin", 40)
     store = SequenceStore(copied, "prune")
     schedule = MixtureSchedule(store.chunk_sizes, global_batch=8, seed=0)
-    run = MixtureLoader(
-        store, schedule, [0, 1, 0], steps=5, update_every_steps=5, micro_batch=4, workers=1
-    )
+    run = MixtureLoader(store, schedule, [0, 1, 0], steps=5, update_every_steps=5, micro_batch=4, workers=1)
     with pytest.raises(DamagedData, match=r"b/prune/chunk-0-3\.bin"):
         list(run)
 
@@ -92,18 +92,32 @@ def test_each_chunk_is_verified_once(copied, monkeypatch):
     assert seen == [f"chunk-0-{number}.bin" for number in range(8)]
 
 
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_few_files_stay_open(prepared, monkeypatch):
     monkeypatch.setattr(chunks_module, "_OPEN_FILES", 3)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     store = SequenceStore(prepared, "prune")
     read = [store[d, n]["tokens"][0].tolist() for n in range(13) for d in range(3)]
     assert read == [[d, n, 0, 0] for n in range(13) for d in range(3)]
-    assert len(os.listdir("/proc/self/fd")) <= before + 3
+    assert open_files() <= before + 3
     del store
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_batch_of_several_domains_keeps_its_order_and_its_padding(prepared):
     batch = SequenceStore(prepared, "prune").__getitems__([(2, 3), (0, 1), (-2, 5)])
     assert batch["tokens"][:, :2].tolist() == [[2, 3], [0, 1], [1, 5]]
     assert batch["domain"].tolist() == [2, 0, -1] and batch["tokens"].dtype == torch.int64
+
+
+def test_chunk_that_is_cut_while_it_is_open_stops_the_run(copied):
+    store = SequenceStore(copied, "prune")
+    path = copied / "a" / "prune" / "chunk-0-0.bin"
+    assert store[0, 4]["tokens"][0, 1] == 4
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 3)
+    with pytest.raises(DamagedData, match=r"a/prune/chunk-0-0\.bin: the chunk was cut off"):
+        store[0, 4]

@@ -1,7 +1,8 @@
 """A bounded directory of chunks that processes share; a chunk's name is its hash, so that data sets may share it too.
 
-litdata's own cache removes a chunk as soon as its reader turns to another one: made for reading chunk after chunk,
-it would download a window's chunks again at every jump.
+litdata's downloaders are used, its cache is not: made for reading chunk after chunk, it marks a chunk for removal when
+its reader turns to another, keeps more than its bound, asks a thousand times before it reports an outage, verifies
+nothing, and takes data on the hub to be Parquet.
 """
 
 import os

@@ -117,7 +117,7 @@ class _Import:
         for split, those in shards.items():
             for number, shard in enumerate(those, 1):
                 for sample in shard:
-                    self._writer(split, sample, shard).add(sample.tokens)
+                    self._writer(split, sample, shard).add(sample.tokens.tolist())
                 _log.info("%s: shard %d of %d, %s", split, number, len(those), shard.raw.path)
         domains = sorted({domain for domain, _ in self._writers})
         for split in shards:
