@@ -3,8 +3,8 @@
 The layout is documented by that library; a shard is ``samples`` (uint32), ``samples + 1`` offsets in the file (uint32),
 the columns as JSON, and the samples. A sample is the sizes (uint32) of its columns of no fixed size, and the columns.
 
-The library itself is not used: all its releases demand transformers < 5 and numpy < 2.2, so no environment can hold
-both. Nothing is unpickled: of the columns' encodings only bytes and text are read.
+The library itself is not used: its last release, 0.13, demands transformers < 5 and numpy < 2.2, and this package
+transformers 5, so that nothing installs both. Nothing is unpickled: of the encodings only bytes and text are read.
 """
 
 import bz2
@@ -111,7 +111,7 @@ class MdsShard:
             place += size
         if place != len(data) or len(values[TOKENS]) % _TOKEN.itemsize:
             raise _damaged(self.raw.path, "a sample is not of the columns that the index names")
-        domain = bytes(values[DOMAIN]).decode() if DOMAIN in values else self.folder_name
+        domain = bytes(values[DOMAIN]).decode(errors="replace") if DOMAIN in values else self.folder_name
         return PackedSample(tokens=np.frombuffer(values[TOKENS], _TOKEN), domain=domain)
 
 
@@ -144,7 +144,9 @@ def _shards_of(index: Path) -> list[MdsShard]:
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
         return [_shard(entry, index) for entry in shards]
-    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except MdsError:
+        raise
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise MdsError(f"from_mds: {index} cannot be read as an index of MDS shards ({error!r}).") from error
 
 

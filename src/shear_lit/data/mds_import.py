@@ -5,8 +5,10 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import (
@@ -117,7 +119,9 @@ class _Import:
         for split, those in shards.items():
             for number, shard in enumerate(those, 1):
                 for sample in shard:
-                    self._writer(split, sample, shard).add(sample.tokens.tolist())
+                    self._writer(split, sample, shard).add(
+                        cast(Sequence[int], sample.tokens)
+                    )  # an array will do
                 _log.info("%s: shard %d of %d, %s", split, number, len(those), shard.raw.path)
         domains = sorted({domain for domain, _ in self._writers})
         for split in shards:
