@@ -8,6 +8,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "shelf"
+REFUSED = "503 Service Unavailable"
 
 
 class Quiet(WSGIRequestHandler):
@@ -24,7 +25,7 @@ class Storage:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.failing, self.status, self.asked, self.flipped = 0, "503 Service Unavailable", [], 0
+        self.failing, self.asked, self.flipped = 0, [], 0
 
     def _answer(self, environ, start_response):
         path, reads = environ["PATH_INFO"], environ["REQUEST_METHOD"] in ("GET", "HEAD")
@@ -36,7 +37,7 @@ class Storage:
             if environ["REQUEST_METHOD"] == "GET":
                 self.asked.append(path)
         if fails:
-            start_response(self.status, [("Content-Length", "0")])
+            start_response(REFUSED, [("Content-Length", "0")])
             return [b""]
         body = self._moto(environ, start_response)
         if flips:

@@ -7,11 +7,7 @@ import shutil
 
 import pytest
 import torch
-
-pytest.importorskip("moto", reason="the S3 server is moto's: pip install shear-lit[test]")
-
 from tests.data.conftest import LENGTH, write_prepared
-from tests.data.storage import BUCKET, Storage
 
 from shear_lit.data import remote as remote_module
 from shear_lit.data.datamodule import DomainData
@@ -26,32 +22,22 @@ from shear_lit.data.store import SequenceStore
 CHUNK = 5 * LENGTH * 2 + 4 * (5 + 2)  # of five sequences, with litdata's head
 
 
-@pytest.fixture(scope="module")
-def server():
-    patch = pytest.MonkeyPatch()
-    for key, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
-        patch.setenv(f"AWS_{key}", value)
-    storage = Storage()
-    patch.setenv("AWS_ENDPOINT_URL", storage.url)
-    storage.start()
-    yield storage
-    storage.stop()
-    patch.undo()
+BUCKET = "shelf"
 
 
-@pytest.fixture(scope="module")
-def address(server, prepared):
-    return server.upload(prepared, "prepared")
-
-
-@pytest.fixture(autouse=True)
-def well(request, monkeypatch):
-    """Each test begins with a storage that works, and waits for nothing."""
-    storage = request.getfixturevalue("server")
-    storage.failing, storage.status, storage.flipped = 0, "503 Service Unavailable", 0
+@pytest.fixture
+def server(storage, monkeypatch):
+    """A storage that works, and whose waits between attempts are noted and not waited for."""
+    storage.failing, storage.flipped, storage.waits = 0, 0, []
     storage.asked.clear()
-    storage.waits = []
     monkeypatch.setattr(remote_module.time, "sleep", storage.waits.append)
+    yield storage
+    storage.failing = storage.flipped = 0
+
+
+@pytest.fixture(scope="module")
+def address(storage, prepared):
+    return storage.upload(prepared, "prepared")
 
 
 def settings(tmp_path, **changes):

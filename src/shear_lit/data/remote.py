@@ -6,8 +6,8 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
@@ -93,8 +93,6 @@ class RemoteDirectory:
 
     def __init__(self, address: str, attempts: int) -> None:
         self._address, self._attempts = address.rstrip("/"), attempts
-        self._downloader: Downloader | None = None
-        self._process = -1
 
     def name_of(self, name: str) -> str:
         """The full address of an object."""
@@ -128,26 +126,26 @@ class RemoteDirectory:
                 time.sleep(seconds)
 
     def _download(self, name: str, target: Path) -> None:
-        if self._downloader is None or self._process != os.getpid():  # connections do not outlive a fork
-            self._downloader, self._process = _downloader_of(self._address, target.parent), os.getpid()
-        if type(self._downloader).download_fileobj is Downloader.download_fileobj:  # it does nothing
-            self._downloader.download_file(self.name_of(name), str(target))
+        downloader = _downloader_of(self._address, os.getpid())
+        if type(downloader).download_fileobj is Downloader.download_fileobj:  # it does nothing
+            downloader.download_file(self.name_of(name), str(target))
         else:  # by the storage's own library: the other way starts threads that worker processes would hang on
             with target.open("wb") as file:
-                self._downloader.download_fileobj(self.name_of(name), file)
+                downloader.download_fileobj(self.name_of(name), file)
         if not target.is_file():
             raise OSError("nothing arrived")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_downloader": None, "_process": -1}
 
+@lru_cache(maxsize=8)
+def _downloader_of(address: str, process: int) -> Downloader:
+    """litdata's downloader for an address, made to give up soon, as attempts are counted and said here.
 
-def _downloader_of(address: str, scratch: Path) -> Downloader:
-    """litdata's downloader for an address; one that gives up soon, as retries are counted and logged here."""
+    Each process has its own: connections do not outlive a fork.
+    """
     options = {}
     if address.startswith("s3://"):
         options["config"] = Config(retries={"total_max_attempts": 1}, connect_timeout=15, read_timeout=60)
-    return get_downloader(address, str(scratch), [], options, {})
+    return get_downloader(address, tempfile.gettempdir(), [], options, {})
 
 
 def _is_final(error: Exception) -> bool:
