@@ -120,6 +120,21 @@ def test_check_passes_whole_data_and_names_a_bad_chunk(toy, tmp_path, capfd):
     assert "Traceback" not in said
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_stops_with_the_name_of_a_bad_chunk(toy, tmp_path, capfd, workers):
+    copied = shutil.copytree(toy.data, tmp_path / "data")
+    path = copied / "law" / "prune" / "chunk-0-0.bin"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    flags = [f"--data.directory={copied}", f"--data.workers={workers}"]
+    said = refused(capfd, *toy.arguments("prune", tmp_path / "run"), *flags, code=1)
+    (last,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert last.startswith(f"error: data.directory: {path}: the chunk's content changed")
+    assert "Traceback" not in last and not list((tmp_path / "run").rglob("*.ckpt"))
+
+
 def test_help_of_prepare_tells_of_its_other_forms(capfd):
     with pytest.raises(SystemExit):
         cli.main(["prepare", "--help"])
