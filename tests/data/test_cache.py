@@ -145,7 +145,8 @@ def test_processes_share_a_cache_that_holds_half_of_what_they_read(tmp_path):
         process.start()
     most = 0
     while any(process.is_alive() for process in those):
-        most = max(most, len(held(tmp_path)))
+        with FileLock(tmp_path / "room.lock"):  # nobody removes one meanwhile
+            most = max(most, len(held(tmp_path)))
         time.sleep(0.001)
     assert [process.exitcode for process in those] == [0, 0, 0]
     assert broken.empty() and most == 4
@@ -168,3 +169,9 @@ def test_a_download_under_way_is_room_taken(tmp_path):
     assert len({record(n).sha256[:2] for n in (1, 2, 3)}) == 3
     assert read(cache, 1, while_another_waits) == content(1)
     assert seen[1] == 1 and len(held(tmp_path)) == 2
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"remote\.cache_directory=.*cannot be written to.*Name another"):
+        ChunkCache(tmp_path / "file" / "cache", SIZE).free()

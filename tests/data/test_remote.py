@@ -4,9 +4,15 @@ import json
 import logging
 import pickle
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
+from filelock import FileLock
+from litdata.streaming import downloader as litdata_downloader
 from tests.data.conftest import LENGTH, write_prepared
 
 from shear_lit.data import remote as remote_module
@@ -55,7 +61,10 @@ def everything(store):
 
 
 def cached(tmp_path):
-    return sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.bin"))
+    """Bytes of the chunks in the cache, while nobody may remove one."""
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    with FileLock(tmp_path / "cache" / "room.lock"):
+        return sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.bin"))
 
 
 def test_remote_data_is_the_local_data(server, address, prepared, tmp_path):
@@ -123,20 +132,31 @@ def test_a_run_downloads_each_chunk_once_an_epoch_though_not_all_fit(server, tmp
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_share_the_cache_and_give_the_order_of_the_directory(
-    server, address, prepared, tmp_path, workers
+def test_workers_share_a_cache_of_half_the_data_and_give_the_order_of_the_directory(
+    server, tmp_path, workers
 ):
-    def run(directory, workers, **how):
-        store = SequenceStore(directory, "prune", **how)
-        schedule = MixtureSchedule(store.chunk_sizes, global_batch=8, seed=5)
-        loader = MixtureLoader(
-            store, schedule, [0.2, 0.5, 0.3], steps=12, update_every_steps=4, micro_batch=2, workers=workers
-        )
-        return [batch["tokens"].tolist() for batch in loader]
+    """Twenty chunks and twelve, of which seventeen fit; the run reads all of them more than once."""
+    directory = write_prepared(tmp_path / "data", {"a": 100, "b": 60}, splits=("prune",))
+    bound = 17 * CHUNK
 
-    expected = run(prepared, 0)
-    assert run(address, workers, remote=settings(tmp_path, cache_bytes=17 * CHUNK)) == expected
-    assert cached(tmp_path) <= 17 * CHUNK
+    def run(place, workers, **how):
+        store = SequenceStore(place, "prune", **how)
+        schedule = MixtureSchedule(store.chunk_sizes, global_batch=16, seed=5)
+        loader = MixtureLoader(
+            store, schedule, [0.6, 0.4], steps=12, update_every_steps=4, micro_batch=4, workers=workers
+        )
+        most, seen = 0, []
+        for batch in loader:
+            seen.append(batch["tokens"].tolist())
+            most = max(most, cached(tmp_path))
+        return seen, most
+
+    expected, _ = run(directory, 0)
+    seen, most = run(
+        server.upload(directory, "shared"), workers, remote=settings(tmp_path, cache_bytes=bound)
+    )
+    assert seen == expected and bound - CHUNK < most <= bound
+    assert len(server.fetched()) == 32 and sum(server.fetched().values()) > 32
 
 
 def test_store_travels_to_a_spawned_worker(address, tmp_path):
@@ -270,3 +290,46 @@ def test_storage_that_is_not_read_from_is_refused(address):
 def test_settings_that_cannot_work_are_refused(changes):
     with pytest.raises(DataError, match="must both be at least 1"):
         RemoteSettings(**changes)
+
+
+def test_data_on_the_hub_is_asked_for_by_repository_and_path(prepared, tmp_path, monkeypatch):
+    """The hub's own client stands in the network's place here."""
+    asked = set()
+
+    def download(repository, path, *, cache_dir, repo_type, revision, **options):
+        asked.add((repository, repo_type, revision))
+        copy = Path(cache_dir) / "file"
+        return shutil.copy(prepared / path.removeprefix("packed/"), copy)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    store = SequenceStore("hf://datasets/team/corpus@v2/packed", "prune", remote=settings(tmp_path))
+    assert torch.equal(everything(store), everything(SequenceStore(prepared, "prune")))
+    assert asked == {("team/corpus", "dataset", "v2")}
+
+
+def test_data_in_googles_storage_is_asked_for_by_bucket_and_name(prepared, tmp_path, monkeypatch):
+    """A stand-in for Google's client, which is not among the dependencies."""
+
+    class Client:
+        def bucket(self, name):
+            assert name == "shelf"
+            return self
+
+        def blob(self, key):
+            return SimpleNamespace(
+                download_to_file=lambda file: file.write(
+                    (prepared / key.removeprefix("packed/")).read_bytes()
+                )
+            )
+
+    google = SimpleNamespace(storage=SimpleNamespace(Client=Client))
+    monkeypatch.setattr(litdata_downloader, "_GOOGLE_STORAGE_AVAILABLE", True)
+    monkeypatch.setitem(sys.modules, "google.cloud", google)
+    store = SequenceStore("gs://shelf/packed", "prune", remote=settings(tmp_path))
+    assert torch.equal(everything(store), everything(SequenceStore(prepared, "prune")))
+
+
+def test_a_missing_client_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(litdata_downloader, "_GOOGLE_STORAGE_AVAILABLE", False)
+    with pytest.raises(RemoteError, match=r"gs://other/manifest\.json .* in 1 attempt: ModuleNotFoundError"):
+        read_prepared("gs://other", settings(tmp_path))

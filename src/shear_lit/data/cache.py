@@ -55,8 +55,17 @@ class ChunkCache:
             path.unlink(missing_ok=True)
 
     def free(self) -> int:
-        """Bytes that chunks can take here: what the setting allows, and the disk."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Bytes that chunks can take here: what the setting allows, and the disk.
+
+        Raises:
+            DataError: the directory cannot be made or written to.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(str(error)) from error
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise self._not_writable("no permission to write there")
         there = sum(size for _, size, _ in self._chunks())
         return min(self._max_bytes, there + shutil.disk_usage(self._folder).free)
 
@@ -135,6 +144,12 @@ class ChunkCache:
 
     def _disk_free(self) -> int:
         return shutil.disk_usage(self._folder).free
+
+    def _not_writable(self, why: str) -> DataError:
+        return DataError(
+            f"remote.cache_directory={str(self._folder)!r} cannot be written to ({why}): downloaded chunks are kept "
+            "there. Name another directory."
+        )
 
     def _too_small(self, needed: int) -> DataError:
         return DataError(
