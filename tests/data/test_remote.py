@@ -36,7 +36,7 @@ def server(storage, monkeypatch):
     """A storage that works, and whose waits between attempts are noted and not waited for."""
     storage.failing, storage.flipped, storage.waits = 0, 0, []
     storage.asked.clear()
-    monkeypatch.setattr(remote_module.time, "sleep", storage.waits.append)
+    monkeypatch.setattr(remote_module, "time", SimpleNamespace(sleep=storage.waits.append))
     yield storage
     storage.failing = storage.flipped = 0
 
