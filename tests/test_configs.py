@@ -102,7 +102,7 @@ def build(tmp_path, monkeypatch):
         settings = yaml.safe_load(path.read_text())
         domains = settings["data"]["mixture"]["proportions"]
         length = 4096 if "llama" in path.name else 512
-        monkeypatch.setattr(datamodule, "read_manifest", lambda directory: manifest(domains, length))
+        monkeypatch.setattr(datamodule, "read_prepared", lambda *place: manifest(domains, length))
         arguments = [
             "fit",
             f"--config={path}",

@@ -1,6 +1,7 @@
 """The command line: ``fit`` and ``validate`` are a LightningCLI with fixed classes, the others typed functions."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,9 +13,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from shear_lit.commands.check import check_prepared
+from shear_lit.commands.data import data
 from shear_lit.commands.demo.run import demo
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
+from shear_lit.commands.from_mds import import_mds
 from shear_lit.commands.mistakes import CommandParser, OneLineErrors, UsageError, own_message, refusal
 from shear_lit.commands.prepare import prepare
 from shear_lit.commands.reference import measure
@@ -33,11 +37,19 @@ _TRAINING = {
 }
 _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
     "prepare": (prepare, "raw text to tokenised, packed data per domain and split"),
+    "data": (data, "look at prepared data: its manifest, its text, what a run would draw from it"),
     "reference": ({"measure": measure}, "reference losses for the mixture: measured on a model"),
     "export": (export, "checkpoint to a verified Hugging Face directory of exactly the target shape"),
     "evaluate": (evaluate, "domain losses of a Hugging Face directory"),
     "demo": (demo, "all of it, small, on a real model and real text, with nothing to configure"),
 }
+_INSTEAD: dict[tuple[str, str], Callable[..., Any]] = {
+    ("prepare", "--check"): check_prepared,
+    ("prepare", "--from_mds"): import_mds,
+}
+"""Commands that a flag turns into another one, with keys of its own."""
+_POSITIONAL = ("data",)
+"""Commands whose needed arguments are given without their names."""
 
 
 _UNSAID = (
@@ -45,15 +57,11 @@ _UNSAID = (
     "TPU available",
     "`weights_only` was not set",  # said at every checkpoint: whole states are saved, as asked for
     "`Trainer.fit` stopped",
-    "max_cache_size is unset",  # litdata, of a cache that files in place do not use
-    "StreamingDataset POSIX-fast",  # litdata, once per folder
 )
 """How messages of libraries begin that tell a person nothing about the run."""
 _CHATTY = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
-    "litdata.utilities.format",
-    "litdata.streaming.dataset",
 )
 
 
@@ -229,11 +237,11 @@ def _run(arguments: list[str]) -> None:
     if name in _TRAINING:
         ShearingCLI(arguments)
     elif name in _COMMANDS:
-        command, _ = _COMMANDS[name]
+        arguments = _flags(arguments)
         result = auto_cli(
-            {name: command},
-            args=_flags(arguments),
-            as_positional=False,
+            {name: _chosen(name, arguments[1:])},
+            args=arguments,
+            as_positional=name in _POSITIONAL,
             prog="shear-lit",
             parser_class=CommandParser,
         )
@@ -245,8 +253,14 @@ def _run(arguments: list[str]) -> None:
         raise SystemExit(2)
 
 
+def _chosen(name: str, flags: list[str]) -> Callable[..., Any] | dict[str, Any]:
+    given = {re.split(r"[.=]", flag, maxsplit=1)[0] for flag in flags}
+    return next((c for (of, flag), c in _INSTEAD.items() if of == name and flag in given), _COMMANDS[name][0])
+
+
 def _flags(arguments: list[str]) -> list[str]:
-    """Let ``--fast`` alone mean ``--fast=true``."""
+    """Let ``--fast`` alone mean ``--fast=true``, and ``--from-mds`` what ``--from_mds`` does."""
+    arguments = [re.sub(r"^--from-mds(?=$|[.=])", "--from_mds", word) for word in arguments]
     alone = {
         index
         for index, word in enumerate(arguments)

@@ -14,7 +14,13 @@ RECORD = TokenizerRecord(name="none", fingerprint="f" * 64, vocabulary=1000, bos
 
 
 def write_prepared(
-    directory, sizes, *, splits=("prune", "pretrain", "validation"), per_chunk=5, length=LENGTH
+    directory,
+    sizes,
+    *,
+    splits=("prune", "pretrain", "validation"),
+    per_chunk=5,
+    length=LENGTH,
+    token_type="uint16",
 ):
     """Write data in which sequence s of domain d is the tokens [d, s, 0, …]."""
     domains = {}
@@ -24,8 +30,8 @@ def write_prepared(
             writer = SplitWriter(
                 directory / name / split,
                 sequence_length=length,
-                token_type="uint16",
-                chunk_bytes=per_chunk * length * 2,
+                token_type=token_type,
+                chunk_bytes=per_chunk * length * (2 if token_type == "uint16" else 4),
             )
             for sequence in range(sequences):
                 writer.add([index, sequence] + [0] * (length - 2))
@@ -34,7 +40,7 @@ def write_prepared(
     manifest = Manifest(
         tokenizer=RECORD,
         sequence_length=length,
-        token_type="uint16",
+        token_type=token_type,
         prepend_bos=False,
         append_eos=False,
         domains=domains,

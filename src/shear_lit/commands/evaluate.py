@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from shear_lit.data.remote import REMOTE, RemoteSettings
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
 from shear_lit.evaluation.prepared import open_validation_text
 from shear_lit.models.huggingface import Precision, read_model
@@ -47,18 +48,20 @@ def evaluate(
     device: Device = "auto",
     output: str | None = None,
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
+    remote: RemoteSettings = REMOTE,
 ) -> DomainLosses:
     """Measure the losses of a Hugging Face model on the validation split of prepared data, by domain.
 
     Args:
         model: Local Hugging Face directory or hub name.
-        data: Directory that `shear-lit prepare` wrote.
+        data: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
         sequences_per_domain: Sequences of each domain to measure on; all of them where a domain has fewer.
         micro_batch: Sequences of one forward pass.
         dtype: What to compute in; losses are always summed in float64.
         device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
         output: JSON file to write the losses to, besides printing them.
         cross_document_attention: Whether a token may attend to earlier documents of its packed sequence.
+        remote: How data in remote storage is read.
     """
     text = open_validation_text(
         data,
@@ -66,6 +69,7 @@ def evaluate(
         sequences_per_domain=sequences_per_domain,
         micro_batch=micro_batch,
         cross_document_attention=cross_document_attention,
+        remote=remote,
     )
     network = read_model(model, dtype=getattr(torch, dtype)).to(torch.device(_device(device)))  # type: ignore[arg-type]
     result = DomainLosses(

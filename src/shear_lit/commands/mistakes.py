@@ -41,8 +41,16 @@ def own_message(error: BaseException) -> str | None:
     """What the package itself said in a chain of errors: libraries wrap what a settings class raises."""
     for link in chain(error):
         if type(link).__module__.startswith(_PACKAGE) and isinstance(link, ValueError):
-            return _with_whole_key(str(link)) if isinstance(link, ShapeError) else str(link)
+            return _with_whole_key(str(link)) if isinstance(link, ShapeError) else _without_worker(link)
     return None
+
+
+def _without_worker(error: ValueError) -> str:
+    """The message of an error that a worker process may have raised: torch puts the worker's traceback before it."""
+    message = str(error)
+    if not message.startswith("Caught "):
+        return message
+    return message.rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
 def _with_whole_key(message: str) -> str:

@@ -11,7 +11,11 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(**settings: Any) -> None:
-    """Turn raw text into tokenised, packed data by domain, in splits that share no document."""
+    """Turn raw text into prepared data. `prepare --check DIR` verifies some, `prepare --from-mds DIR` imports MDS.
+
+    The data is tokenised and packed by domain, in splits that share no document. The other two forms have keys of their
+    own, which `--help` after them lists.
+    """
     options = PrepareSettings(**settings)
     manifest = prepare_data(options)
     _log.info("%s\n%s", options.output, summary(manifest))

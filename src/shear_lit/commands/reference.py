@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shear_lit.commands.evaluate import Device, DomainLosses, evaluate
 from shear_lit.data.references import References, write_references
+from shear_lit.data.remote import REMOTE, RemoteSettings
 from shear_lit.evaluation.prepared import EvaluationError
 from shear_lit.models.huggingface import Precision
 
@@ -32,18 +33,20 @@ def measure(
     dtype: Precision = "float32",
     device: Device = "auto",
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
+    remote: RemoteSettings = REMOTE,
 ) -> MeasuredReferences:
     """Measure a model's losses by domain and write them as the references that `fit` reads.
 
     Args:
         source: Local Hugging Face directory or hub name of the model to measure.
-        data: Directory that `shear-lit prepare` wrote.
+        data: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
         output: YAML file to write (references.yaml).
         sequences_per_domain: Validation sequences of each domain; use the number that the run validates on.
         micro_batch: Sequences of one forward pass.
         dtype: What to compute in; losses are always summed in float64.
         device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
         cross_document_attention: Whether a token may attend to earlier documents; as `data` of the run has it.
+        remote: How data in remote storage is read.
     """
     path = Path(output).expanduser()
     if path.exists():
@@ -58,6 +61,7 @@ def measure(
         dtype,
         device,
         cross_document_attention=cross_document_attention,
+        remote=remote,
     )
     undefined = [name for name, loss in measured.losses.items() if not math.isfinite(loss)]
     if undefined:

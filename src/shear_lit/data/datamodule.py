@@ -13,8 +13,9 @@ from torch import Tensor
 from shear_lit.data.boundaries import DocumentBoundary, boundary_of
 from shear_lit.data.errors import DataError
 from shear_lit.data.loader import MixtureLoader, ValidationLoader, accumulation_of
-from shear_lit.data.manifest import Manifest, check_same_domains, read_manifest
+from shear_lit.data.manifest import Manifest, check_same_domains
 from shear_lit.data.mixture import MixtureSettings
+from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
 from shear_lit.theory.mixture import MixtureRule, bounded_weights, update_weights
@@ -38,11 +39,12 @@ class DomainData(LightningDataModule):
         workers: int = 0,
         seed: int = 17,
         cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
+        remote: RemoteSettings = REMOTE,
     ) -> None:
         """Read prepared data.
 
         Args:
-            directory: Directory that `shear-lit prepare` wrote.
+            directory: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
             mixture: How much of each domain is drawn, and how that follows the losses.
             split: Documents to train on: `prune` for stage 1, `pretrain` for stage 2.
             global_batch: Sequences of one optimizer step, over all processes and accumulation.
@@ -53,12 +55,13 @@ class DomainData(LightningDataModule):
             seed: What the order of sequences depends on, besides the data and the mixture.
             cross_document_attention: Whether a token may attend to earlier documents of its packed sequence, as in the
                 paper; false: positions begin anew with each document, and its first token is no label.
+            remote: How data in remote storage is read.
         """
         super().__init__()
         self.directory, self.mixture, self.split = directory, mixture, split
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.validation_sequences, self.validation_micro_batch = validation_sequences, validation_micro_batch
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.remote = workers, seed, remote
         self.cross_document_attention = cross_document_attention
         self._loader: MixtureLoader | None = None
         self._restored: Mapping[str, Any] | None = None
@@ -69,7 +72,7 @@ class DomainData(LightningDataModule):
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest of the prepared directory, held against its files."""
-        return read_manifest(self.directory)
+        return read_prepared(self.directory, self.remote)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -137,7 +140,8 @@ class DomainData(LightningDataModule):
         self._check_names("maximum", self.mixture.maximum)
         if isinstance(self.mixture.max_epochs, dict):
             self._check_names("max_epochs", self.mixture.max_epochs)
-        self.manifest.chunk_sizes(self.split)
+        self._store(self.split)
+        self._store("validation")
         self._check_validation()
         _ = self.references, self.boundary
 
@@ -162,7 +166,7 @@ class DomainData(LightningDataModule):
     def training_loader(self, *, steps: int, rank: int = 0, world_size: int = 1) -> MixtureLoader:
         """The micro-batches of one rank in a run of ``steps`` optimizer steps."""
         self._loader = MixtureLoader(
-            SequenceStore(self.directory, self.split, self.manifest),
+            self._store(self.split),
             self.schedule,
             self._start_weights(),
             steps=steps,
@@ -182,7 +186,7 @@ class DomainData(LightningDataModule):
     def validation_loader(self, *, rank: int = 0, world_size: int = 1) -> ValidationLoader:
         """The validation batches of one rank."""
         return ValidationLoader(
-            SequenceStore(self.directory, "validation", self.manifest),
+            self._store("validation"),
             sequences=self.validation_sequences,
             micro_batch=self.validation_micro_batch,
             rank=rank,
@@ -197,13 +201,16 @@ class DomainData(LightningDataModule):
         """
         assert self.trainer is not None
         return ValidationLoader(
-            SequenceStore(self.directory, self.split, self.manifest),
+            self._store(self.split),
             sequences=sequences,
             micro_batch=self.micro_batch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             boundary=self.boundary,
         )
+
+    def _store(self, split: str) -> SequenceStore:
+        return SequenceStore(self.directory, split, self.manifest, self.remote)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the mixture stands, in plain types; empty before there is a training loader."""

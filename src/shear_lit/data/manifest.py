@@ -176,7 +176,6 @@ def read_manifest(directory: str | Path) -> Manifest:
         )
     manifest = _parsed(path)
     for name, domain in manifest.domains.items():
-        check_domain_name(name)
         for split, record in domain.splits.items():
             _check_split(path / name / split, record, manifest.sequence_length)
     return manifest
@@ -189,19 +188,31 @@ def _parsed(directory: Path) -> Manifest:
             f"data.directory={str(directory)!r} has no {MANIFEST}: it is half-written or was not prepared. "
             "Run `shear-lit prepare` again."
         )
+    return parsed_manifest(path.read_bytes(), str(path))
+
+
+def parsed_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest that the file ``where`` holds; the files that it lists are not looked at.
+
+    Raises:
+        DataError: it is no manifest of this version, or names a domain that is no safe folder name.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT:
+        parsed = json.loads(content)
+        if parsed.get("format") != FORMAT:
             raise DataError(
-                f"{path}: format {content.get('format')!r}, this version reads {FORMAT}. "
+                f"{where}: format {parsed.get('format')!r}, this version reads {FORMAT}. "
                 "Run `shear-lit prepare` again with this version."
             )
-        return _manifest_of(content)
+        manifest = _manifest_of(parsed)
     except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read as a manifest ({error!r}): it was changed or damaged. "
+            f"{where} cannot be read as a manifest ({error!r}): it was changed or damaged. "
             "Run `shear-lit prepare` again."
         ) from error
+    for name in manifest.domains:
+        check_domain_name(name)
+    return manifest
 
 
 def _manifest_of(content: dict[str, Any]) -> Manifest:
@@ -216,24 +227,34 @@ def _manifest_of(content: dict[str, Any]) -> Manifest:
 
 
 def _check_split(folder: Path, record: SplitRecord, sequence_length: int) -> None:
+    if (problem := index_problem(folder, record, sequence_length)) is not None:
+        raise _damaged(*problem)
+    for chunk in record.chunks:
+        if (what := size_problem(folder / chunk.file, chunk)) is not None:
+            raise _damaged(folder / chunk.file, what)
+
+
+def index_problem(folder: Path, record: SplitRecord, sequence_length: int) -> tuple[Path, str] | None:
+    """What is wrong with the folder of a split or with its index, and which of the two; nothing if all is well."""
     if not folder.is_dir():
-        raise _damaged(folder, "the folder is missing")
+        return folder, "the folder is missing"
     try:
         chunks = json.loads((folder / INDEX).read_text(encoding="utf-8"))["chunks"]
         indexed = [(c["filename"], c["chunk_bytes"], c["dim"]) for c in chunks]
     except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise _damaged(folder / INDEX, f"the index cannot be read ({error!r})") from error
+        return folder / INDEX, f"the index cannot be read ({error!r})"
     if indexed != [(c.file, c.bytes, c.sequences * sequence_length) for c in record.chunks]:
-        raise _damaged(folder / INDEX, f"the index does not list the chunks of {MANIFEST}")
-    for chunk in record.chunks:
-        _check_size(folder / chunk.file, chunk.bytes)
+        return folder / INDEX, f"the index does not list the chunks of {MANIFEST}"
+    return None
 
 
-def _check_size(path: Path, expected: int) -> None:
+def size_problem(path: Path, chunk: ChunkRecord) -> str | None:
+    """What the presence and the size of a file tell against its being ``chunk``; nothing if nothing."""
     if not path.is_file():
-        raise _damaged(path, "the chunk is missing")
-    if (found := path.stat().st_size) != expected:
-        raise _damaged(path, f"the chunk has {found:,} bytes instead of {expected:,}")
+        return "the chunk is missing"
+    if (found := path.stat().st_size) != chunk.bytes:
+        return f"the chunk has {found:,} bytes instead of {chunk.bytes:,}"
+    return None
 
 
 def _damaged(path: Path, what: str) -> DataError:

@@ -85,7 +85,8 @@ def prepare(settings: PrepareSettings) -> Manifest:
     output = Path(settings.output)
     _check_output(output)
     files = domain_files(settings.domains)
-    tokenizer = _loaded_tokenizer(settings)
+    tokenizer = _loaded_tokenizer(settings.tokenizer)
+    _check_added_tokens(settings, tokenizer)
     record = _tokenizer_record(settings.tokenizer, tokenizer)
     token_type = "uint16" if record.vocabulary <= 1 << 16 else "uint32"
     _check_disk(output, files, 2 if token_type == "uint16" else 4)
@@ -119,6 +120,15 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     for transient in ("truncation", "padding"):
         content.pop(transient, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_record_of(name: str) -> TokenizerRecord:
+    """What a manifest says of the tokenizer in a local directory or on the hub.
+
+    Raises:
+        DataError: there is none that can be loaded.
+    """
+    return _tokenizer_record(name, _loaded_tokenizer(name))
 
 
 def tokenizer_fingerprint_of(source: str) -> str:
@@ -156,8 +166,7 @@ def _check_disk(output: Path, files: dict[str, list[Path]], token_bytes: int) ->
         )
 
 
-def _loaded_tokenizer(settings: PrepareSettings) -> PreTrainedTokenizerBase:
-    name = settings.tokenizer
+def _loaded_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(Path(name).expanduser())
     except (OSError, ValueError, KeyError) as error:
@@ -168,13 +177,18 @@ def _loaded_tokenizer(settings: PrepareSettings) -> PreTrainedTokenizerBase:
         raise DataError(
             f"tokenizer={name!r} has no fast version, which is needed here. Convert it to tokenizer.json."
         )
+    return tokenizer
+
+
+def _check_added_tokens(settings: PrepareSettings, tokenizer: PreTrainedTokenizerBase) -> None:
     for wanted, token, key in (
         (settings.append_eos, tokenizer.eos_token_id, "append_eos"),
         (settings.prepend_bos, tokenizer.bos_token_id, "prepend_bos"),
     ):
         if wanted and token is None:
-            raise DataError(f"{key}=true: tokenizer {name!r} has no such token. Use --{key} false.")
-    return tokenizer
+            raise DataError(
+                f"{key}=true: tokenizer {settings.tokenizer!r} has no such token. Use --{key} false."
+            )
 
 
 def _tokenizer_record(name: str, tokenizer: PreTrainedTokenizerBase) -> TokenizerRecord:

@@ -1,23 +1,20 @@
-"""Reading packed sequences by (domain, sequence): litdata chunks, mapped in place."""
+"""Reading packed sequences by (domain, sequence), from verified chunks in a local directory or in remote storage."""
 
-import logging
-import os
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
-from litdata import StreamingDataset, TokensLoader
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shear_lit.data.manifest import Manifest, read_manifest
-from shear_lit.data.order import WINDOW_CHUNKS
-
-_litdata_log = logging.getLogger("litdata")
-if _litdata_log.level == logging.NOTSET:  # it announces each folder it maps; its warnings stay
-    _litdata_log.setLevel(logging.WARNING)
+from shear_lit.data.manifest import Manifest
+from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.remote_chunks import open_chunks
 
 PADDING_DOMAIN = -1
 """The domain of a sequence that only fills a batch up: it counts nowhere."""
@@ -40,24 +37,37 @@ class DomainBatch(TypedDict):
 
 
 class SequenceStore(Dataset[DomainBatch]):
-    """The sequences of one split, by (domain, sequence); read-only, and opened when first read in each process."""
+    """The sequences of one split, by (domain, sequence); read-only, and opened when first read in each process.
 
-    def __init__(self, directory: str | Path, split: str, manifest: Manifest | None = None) -> None:
-        """Take a prepared directory; ``manifest`` saves reading it again.
+    A process verifies each chunk that it opens by its hash: a changed byte ends the run with the chunk's name.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        split: str,
+        manifest: Manifest | None = None,
+        remote: RemoteSettings = REMOTE,
+    ) -> None:
+        """Take prepared data, local or remote; ``manifest`` saves reading it again.
 
         Raises:
-            DataError: the directory is not whole, or a domain has no such split.
+            DataError: the data is not whole, a domain has no such split, or the cache is too small for it.
         """
-        manifest = read_manifest(directory) if manifest is None else manifest
+        manifest = read_prepared(directory, remote) if manifest is None else manifest
         self.chunk_sizes = manifest.chunk_sizes(split)
         """Sequences of each chunk, by domain."""
         self.domains = tuple(self.chunk_sizes)
         """The domains' names; their indices are those in a batch."""
         self.sequence_length = manifest.sequence_length
         """Tokens of one sequence."""
-        self._folders = [str(Path(directory) / name / split) for name in self.domains]
-        self._open: list[StreamingDataset] = []
-        self._process = -1
+        self._type = np.dtype(manifest.token_type)
+        self._bytes = self.sequence_length * self._type.itemsize
+        self._folders = [f"{name}/{split}" for name in self.domains]
+        self._records = [manifest.domains[name].splits[split].chunks for name in self.domains]
+        self._ends = [list(accumulate(sizes)) for sizes in self.chunk_sizes.values()]
+        self._chunks = open_chunks(directory, remote)
+        self._chunks.check_room(self._records)
 
     def sequences(self, domain: int) -> int:
         """How many sequences a domain has."""
@@ -68,19 +78,19 @@ class SequenceStore(Dataset[DomainBatch]):
 
     def __getitems__(self, keys: Sequence[Key]) -> DomainBatch:
         """Read the sequences of one micro-batch."""
-        if self._process != os.getpid():
-            self._open, self._process = [self._opened(folder) for folder in self._folders], os.getpid()
         tokens = np.empty((len(keys), self.sequence_length), dtype=np.int64)
         domains = np.empty(len(keys), dtype=np.int64)
         for row, (domain, sequence) in enumerate(keys):
             domains[row] = max(domain, PADDING_DOMAIN)
-            tokens[row] = self._open[domain if domain >= 0 else PADDING_DOMAIN - domain][int(sequence)]
+            tokens[row] = self._read(domain if domain >= 0 else PADDING_DOMAIN - domain, int(sequence))
         return {"tokens": torch.from_numpy(tokens), "domain": torch.from_numpy(domains), "micro_batch": 0}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": [], "_process": -1}  # maps do not travel to workers
-
-    def _opened(self, folder: str) -> StreamingDataset:
-        # litdata keeps as many chunks mapped as it may download ahead: all of one window.
-        loader = TokensLoader(block_size=self.sequence_length)
-        return StreamingDataset(folder, item_loader=loader, max_pre_download=WINDOW_CHUNKS)
+    def _read(self, domain: int, sequence: int) -> NDArray[np.unsignedinteger]:
+        ends, records = self._ends[domain], self._records[domain]
+        if not 0 <= sequence < ends[-1]:
+            raise IndexError(f"{self._folders[domain]} has sequences 0 to {ends[-1] - 1}, not {sequence}")
+        number = bisect_right(ends, sequence)
+        # litdata puts a head of its own before the tokens, and nothing after them.
+        offset = records[number].bytes - (ends[number] - sequence) * self._bytes
+        data = self._chunks.read(self._folders[domain], records[number], offset, self._bytes)
+        return np.frombuffer(data, dtype=self._type)

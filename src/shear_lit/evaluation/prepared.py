@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from shear_lit.data.boundaries import boundary_of
 from shear_lit.data.loader import ValidationLoader
-from shear_lit.data.manifest import read_manifest
 from shear_lit.data.prepare import tokenizer_fingerprint
+from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.store import DomainBatch, SequenceStore
 from shear_lit.models.huggingface import has_tokenizer, read_config
 
@@ -37,16 +37,17 @@ def open_validation_text(
     sequences_per_domain: int,
     micro_batch: int,
     cross_document_attention: bool = True,
+    remote: RemoteSettings = REMOTE,
 ) -> ValidationText:
-    """Open the validation split in ``directory`` for a model, of which only the config and tokenizer are read.
+    """Open the validation split of prepared data for a model, of which only the config and tokenizer are read.
 
     Raises:
         EvaluationError: the sequences are longer than the model allows, or hold tokens that it does not know.
         DataError: the directory is not whole, was made with another tokenizer than the model's, or does not tell
             documents apart that attention must not cross.
     """
-    manifest = read_manifest(directory)
-    store = SequenceStore(directory, "validation", manifest)
+    manifest = read_prepared(directory, remote)
+    store = SequenceStore(directory, "validation", manifest, remote)
     config = read_config(model)
     if manifest.sequence_length > config.max_position_embeddings:
         raise EvaluationError(

@@ -1,0 +1,17 @@
+"""``shear-lit prepare --check DIR``: whether prepared data is what its manifest says."""
+
+from shear_lit.data.remote import REMOTE, RemoteSettings
+from shear_lit.data.verification import Verified, verify
+
+
+def check_prepared(check: str, workers: int = 4, remote: RemoteSettings = REMOTE) -> Verified:
+    """Hold every chunk and index of prepared data against its manifest; nothing is written.
+
+    Names each one that is missing or changed, and then ends with exit code 1.
+
+    Args:
+        check: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
+        workers: Chunks that are read at a time.
+        remote: How data in remote storage is read.
+    """
+    return verify(check, workers=workers, remote=remote)

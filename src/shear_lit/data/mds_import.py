@@ -1,0 +1,204 @@
+"""From LLM-Shearing's MDS folders to prepared data: the same packed sequences, in our chunks, with a manifest."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.manifest import (
+    SPLITS,
+    DomainRecord,
+    Manifest,
+    SplitRecord,
+    TokenizerRecord,
+    check_domain_name,
+    write_manifest,
+)
+from shear_lit.data.mds import MERGED, MdsError, MdsShard, PackedSample, mds_shards
+from shear_lit.data.packing import CHUNK_BYTES, SplitWriter
+from shear_lit.data.prepare import tokenizer_record_of
+
+_PUBLISHED = {
+    "prune": ("for_prune",),
+    "pretrain": ("for_ft",),
+    "validation": (f"eval/{MERGED}", MERGED, "eval"),
+}
+"""Where LLM-Shearing's scripts put each split."""
+_TYPE = "uint16"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MdsImport:
+    """Which MDS folders to import, and as what."""
+
+    from_mds: str | dict[str, str | list[str]]
+    """MDS folders by split (`--from_mds.prune=DIR`), or the directory that holds `for_prune`, `for_ft` and `eval`."""
+    tokenizer: str
+    """Hugging Face directory or name of the tokenizer that made the tokens; for the published data that of Llama 2."""
+    output: str
+    """Directory to write; must be empty or absent."""
+    append_eos: bool = True
+    """Whether each document ends with EOS, which LLM-Shearing's scripts add; only written into the manifest."""
+    prepend_bos: bool = True
+    """Whether each document begins with BOS, which LLM-Shearing's scripts add; only written into the manifest."""
+    chunk_bytes: int = CHUNK_BYTES
+    """Size in bytes that each file of packed sequences aims at."""
+
+    def __post_init__(self) -> None:
+        if self.chunk_bytes < 1:
+            raise DataError(
+                f"chunk_bytes={self.chunk_bytes} is no size: use 1 or more, for example {CHUNK_BYTES}."
+            )
+
+    def folders(self) -> dict[str, list[str]]:
+        """The MDS folders of each split.
+
+        Raises:
+            MdsError: a split has another name than ours, or a directory holds none of LLM-Shearing's folders.
+        """
+        if isinstance(self.from_mds, str):
+            return _published(Path(self.from_mds).expanduser())
+        if not self.from_mds or not set(self.from_mds) <= set(SPLITS):
+            raise MdsError(
+                f"from_mds names the splits {sorted(self.from_mds)}: there must be one, and they are "
+                f"{', '.join(SPLITS)}. Write for example --from_mds.prune=DIR --from_mds.validation=DIR."
+            )
+        return {split: [f] if isinstance(f, str) else list(f) for split, f in self.from_mds.items()}
+
+
+def import_mds(settings: MdsImport) -> Manifest:
+    """Write the packed sequences of MDS folders as prepared data, which then is whole, or is not there.
+
+    The splits are taken as they come: that no document is in two of them is up to who made them.
+
+    Raises:
+        MdsError: a folder cannot be read, its sequences are not all of one length, or hold tokens that the tokenizer
+            does not know, or a domain is missing in one of the splits.
+        DataError: another setting cannot be met.
+    """
+    output = Path(settings.output).expanduser()
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise DataError(
+            f"output={str(output)!r} is not an empty directory: nothing is ever overwritten. "
+            "Choose another directory, or remove it."
+        )
+    shards = {split: [s for f in fs for s in mds_shards(f)] for split, fs in settings.folders().items()}
+    tokenizer = tokenizer_record_of(settings.tokenizer)
+    _check_disk(output, shards)
+    partial = output.with_name(f"{output.name}.partial")
+    if partial.exists():
+        _log.warning("removing %s, left by a run that was stopped", partial)
+        shutil.rmtree(partial)
+    try:
+        partial.mkdir(parents=True)
+        manifest = _Import(settings, partial, tokenizer).run(shards)
+        write_manifest(partial, manifest)
+        os.replace(partial, output)  # noqa: PTH105 (the standard's word for "atomic"; an empty directory may be there)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+class _Import:
+    """One import: a writer for each domain and split that the samples turn out to have."""
+
+    def __init__(self, settings: MdsImport, folder: Path, tokenizer: TokenizerRecord) -> None:
+        self._settings, self._folder, self._tokenizer = settings, folder, tokenizer
+        self._length = 0
+        self._writers: dict[tuple[str, str], SplitWriter] = {}
+
+    def run(self, shards: dict[str, list[MdsShard]]) -> Manifest:
+        for split, those in shards.items():
+            for number, shard in enumerate(those, 1):
+                for sample in shard:
+                    self._writer(split, sample, shard).add(
+                        cast(Sequence[int], sample.tokens)
+                    )  # an array will do
+                _log.info("%s: shard %d of %d, %s", split, number, len(those), shard.raw.path)
+        domains = sorted({domain for domain, _ in self._writers})
+        for split in shards:
+            if absent := [d for d in domains if (d, split) not in self._writers]:
+                raise MdsError(
+                    f"from_mds.{split} has no sample of {', '.join(absent)}, which another split has: every domain is "
+                    "needed in every split. Add the folder of that domain, or leave the split or the domain out."
+                )
+        records = {d: self._domain({s: self._writers[d, s].finish() for s in shards}) for d in domains}
+        return self._manifest(records)
+
+    def _writer(self, split: str, sample: PackedSample, shard: MdsShard) -> SplitWriter:
+        self._check(sample, shard)
+        key = (sample.domain, split)
+        if key not in self._writers:
+            check_domain_name(sample.domain)
+            self._writers[key] = SplitWriter(
+                self._folder / sample.domain / split,
+                sequence_length=self._length,
+                token_type=_TYPE,
+                chunk_bytes=self._settings.chunk_bytes,
+            )
+        return self._writers[key]
+
+    def _check(self, sample: PackedSample, shard: MdsShard) -> None:
+        self._length = self._length or len(sample.tokens)
+        if len(sample.tokens) != self._length or self._length < 2:
+            raise MdsError(
+                f"from_mds: {shard.raw.path} holds a sequence of {len(sample.tokens)} tokens, the first one has "
+                f"{self._length}: all must have the same number, 2 or more. Import the lengths into directories of "
+                "their own."
+            )
+        if (largest := int(sample.tokens.max())) >= self._tokenizer.vocabulary:
+            raise MdsError(
+                f"from_mds: {shard.raw.path} holds token {largest}, and tokenizer={self._settings.tokenizer!r} has "
+                f"{self._tokenizer.vocabulary} entries: another one made the tokens. Name that one."
+            )
+
+    def _domain(self, splits: dict[str, SplitRecord]) -> DomainRecord:
+        return DomainRecord(documents=sum(r.documents for r in splits.values()), rejected={}, splits=splits)
+
+    def _manifest(self, domains: dict[str, DomainRecord]) -> Manifest:
+        chunks = {
+            n: {s: [c.sha256 for c in r.chunks] for s, r in d.splits.items()} for n, d in domains.items()
+        }
+        content = [self._tokenizer.fingerprint, self._length, _TYPE, chunks]
+        return Manifest(
+            tokenizer=self._tokenizer,
+            sequence_length=self._length,
+            token_type=_TYPE,
+            prepend_bos=self._settings.prepend_bos,
+            append_eos=self._settings.append_eos,
+            domains=domains,
+            fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+        )
+
+
+def _published(root: Path) -> dict[str, list[str]]:
+    found = {
+        split: [str(next(root / place for place in places if (root / place).is_dir()))]
+        for split, places in _PUBLISHED.items()
+        if any((root / place).is_dir() for place in places)
+    }
+    if not found:
+        names = ", ".join(place for places in _PUBLISHED.values() for place in places)
+        raise MdsError(
+            f"from_mds={str(root)!r} holds none of {names}: which split it is cannot be told. "
+            "Name the split: --from_mds.prune=DIR, --from_mds.pretrain=DIR, --from_mds.validation=DIR."
+        )
+    return found
+
+
+def _check_disk(output: Path, shards: dict[str, list[MdsShard]]) -> None:
+    needed = sum(shard.raw.bytes for those in shards.values() for shard in those)
+    existing = next(parent for parent in output.absolute().parents if parent.exists())
+    if (free := shutil.disk_usage(existing).free) < needed:
+        raise DataError(
+            f"output={str(output)!r}: {free / 1e9:.2f} GB are free there, and {needed / 1e9:.2f} GB will be written. "
+            "Make space, or choose a directory on another disk."
+        )

@@ -1,0 +1,179 @@
+"""Prepared data in remote storage: fetching its objects through litdata's downloaders, again where that fails."""
+
+import errno
+import logging
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from botocore.config import Config
+from botocore.exceptions import NoCredentialsError
+from litdata.streaming.downloader import Downloader, get_downloader
+
+from shear_lit.data.chunks import content_problem
+from shear_lit.data.errors import DamagedData, DataError
+from shear_lit.data.manifest import MANIFEST, ChunkRecord, Manifest, parsed_manifest, read_manifest
+
+SCHEMES = ("s3://", "gs://", "hf://datasets/", "local:")
+"""How an address in remote storage begins; ``local:`` is a slow mounted directory, read through the cache."""
+
+_RETRIED = (408, 425, 429)  # of the statuses that blame the request: time-outs and "not so fast"
+_LONGEST_WAIT_SECONDS = 60
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings:
+    """How data in remote storage is read (s3://, gs://, hf://datasets/); local directories are read in place."""
+
+    cache_directory: str = "~/.cache/shear_lit/chunks"
+    """Directory of this machine that keeps downloaded chunks; processes, runs and data sets may share it."""
+    cache_bytes: int = 64 << 30
+    """Bytes that the cache takes at most; what was read longest ago goes first. A window of each domain must fit."""
+    attempts: int = 8
+    """How often an object is asked for before the run stops; the waits between double from 1 second up to 60."""
+
+    def __post_init__(self) -> None:
+        if self.cache_bytes < 1 or self.attempts < 1:
+            raise DataError(
+                f"remote.cache_bytes={self.cache_bytes} and remote.attempts={self.attempts} must both be at least 1. "
+                "Correct them."
+            )
+
+
+REMOTE = RemoteSettings()
+"""The defaults."""
+
+
+class RemoteError(DataError):
+    """An object in remote storage that could not be had; the message names it."""
+
+    exit_code = 1
+
+
+def is_remote(directory: str | Path) -> bool:
+    """Whether prepared data lies in remote storage.
+
+    Raises:
+        DataError: the address is of a storage that is not read from.
+    """
+    address = str(directory)
+    if "://" not in address and not address.startswith("local:"):
+        return False
+    if not address.startswith(SCHEMES):
+        raise DataError(
+            f"data.directory={address!r}: prepared data is read from a local directory, or from an address that "
+            f"begins with {', '.join(SCHEMES)}. Correct it; storage that speaks S3 is reached by s3:// with "
+            "AWS_ENDPOINT_URL set."
+        )
+    return True
+
+
+def read_prepared(directory: str | Path, remote: RemoteSettings = REMOTE) -> Manifest:
+    """The manifest of a prepared data set: held against the files of a local directory, fetched from remote storage.
+
+    Raises:
+        DataError: something is missing, half-written, or not what the manifest says.
+        RemoteError: it cannot be fetched.
+    """
+    if not is_remote(directory):
+        return read_manifest(directory)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / MANIFEST
+        place = RemoteDirectory(str(directory), remote.attempts)
+        place.fetch(MANIFEST, path)
+        return parsed_manifest(path.read_bytes(), place.name_of(MANIFEST))
+
+
+class RemoteDirectory:
+    """The objects below an address."""
+
+    def __init__(self, address: str, attempts: int) -> None:
+        self._address, self._attempts = address.rstrip("/"), attempts
+
+    def name_of(self, name: str) -> str:
+        """The full address of an object."""
+        return f"{self._address}/{name}"
+
+    def fetch(self, name: str, target: Path, chunk: ChunkRecord | None = None) -> None:
+        """Write an object to ``target``; what should be ``chunk`` is verified, and damage counts as a failure.
+
+        Raises:
+            RemoteError: it could not be had, after so many attempts or for a reason that no attempt will change.
+        """
+        for attempt in range(1, self._attempts + 1):
+            try:
+                self._download(name, target)
+                if chunk is not None and (what := content_problem(target, chunk)) is not None:
+                    raise DamagedData(what)
+                return
+            except Exception as error:  # each storage has errors of its own
+                target.unlink(missing_ok=True)
+                if attempt == self._attempts or _is_final(error):
+                    raise RemoteError(_given_up(self.name_of(name), attempt, error)) from error
+                seconds = min(2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
+                _log.warning(
+                    "%s: attempt %d of %d failed (%s); the next in %d s",
+                    self.name_of(name),
+                    attempt,
+                    self._attempts,
+                    _said(error),
+                    seconds,
+                )
+                time.sleep(seconds)
+
+    def _download(self, name: str, target: Path) -> None:
+        downloader = _downloader_of(self._address, os.getpid())
+        if type(downloader).download_fileobj is Downloader.download_fileobj:  # it does nothing
+            downloader.download_file(self.name_of(name), str(target))
+        else:  # by the storage's own library: the other way starts threads that worker processes would hang on
+            with target.open("wb") as file:
+                downloader.download_fileobj(self.name_of(name), file)
+        if not target.is_file():
+            raise OSError("nothing arrived")
+
+
+@lru_cache(maxsize=8)
+def _downloader_of(address: str, process: int) -> Downloader:
+    """litdata's downloader for an address, made to give up soon, as attempts are counted and said here.
+
+    Each process has its own: connections do not outlive a fork.
+    """
+    options = {}
+    if address.startswith("s3://"):
+        options["config"] = Config(retries={"total_max_attempts": 1}, connect_timeout=15, read_timeout=60)
+    return get_downloader(address, tempfile.gettempdir(), [], options, {})
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again would be of no use."""
+    if isinstance(error, (ImportError, NoCredentialsError)) or type(error) is FileNotFoundError:
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        return True
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in _RETRIED
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in an error of the libraries for S3, for the hub, or for Google's storage."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    found = getattr(response, "status_code", None) if response is not None else getattr(error, "code", None)
+    return found if isinstance(found, int) else None
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _given_up(name: str, attempts: int, error: Exception) -> str:
+    times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    return (
+        f"data.directory: {name} could not be fetched in {times}: {_said(error)}. Check the address, the credentials, "
+        "the network and the disk, and resume the run; remote.attempts allows for longer outages."
+    )

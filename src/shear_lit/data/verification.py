@@ -1,0 +1,88 @@
+"""Holding every chunk and every index of a prepared data set against its manifest; nothing is written."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shear_lit.data.errors import DamagedData, DataError
+from shear_lit.data.manifest import MANIFEST, ChunkRecord, Manifest, index_problem, parsed_manifest
+from shear_lit.data.remote import REMOTE, RemoteSettings, is_remote, read_prepared
+from shear_lit.data.remote_chunks import open_chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """A prepared data set that is what its manifest says."""
+
+    directory: str
+    """Where it lies."""
+    chunks: int
+    """Chunks that were read."""
+    bytes: int
+    """Their bytes."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.directory}: whole; {self.chunks:,} chunks of {self.bytes:,} bytes are those of {MANIFEST}"
+        )
+
+
+def verify(directory: str, *, workers: int = 4, remote: RemoteSettings = REMOTE) -> Verified:
+    """Read every chunk of a prepared data set; ``workers`` at a time.
+
+    Raises:
+        DamagedData: with a line for each chunk and each index that is missing or not what the manifest says.
+        DataError: there is no manifest that can be read.
+    """
+    if workers < 1:
+        raise DataError(f"workers={workers}: at least 1 is needed. Correct it.")
+    manifest = _manifest(directory, remote)
+    problems = [] if is_remote(directory) else list(_index_problems(Path(directory), manifest))
+    chunks, everything = open_chunks(directory, remote), list(_every_chunk(manifest))
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = tqdm(
+            pool.map(lambda place: chunks.problem(*place), everything),
+            total=len(everything),
+            unit="chunk",
+            desc="check",
+            disable=None,  # only on a terminal
+        )
+        problems += [what for what in found if what is not None]
+    if problems:
+        raise DamagedData(_report(directory, problems))
+    return Verified(directory=directory, chunks=len(everything), bytes=sum(c.bytes for _, c in everything))
+
+
+def _manifest(directory: str, remote: RemoteSettings) -> Manifest:
+    """The manifest alone: what it says of the files is looked at later, all of it."""
+    path = Path(directory) / MANIFEST
+    if is_remote(directory) or not path.is_file():
+        return read_prepared(directory, remote)
+    return parsed_manifest(path.read_bytes(), str(path))
+
+
+def _index_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
+    for name, domain in manifest.domains.items():
+        for split, record in domain.splits.items():
+            problem = index_problem(directory / name / split, record, manifest.sequence_length)
+            if problem is not None:
+                yield f"{problem[0]}: {problem[1]}"
+
+
+def _every_chunk(manifest: Manifest) -> Iterator[tuple[str, ChunkRecord]]:
+    for name, domain in manifest.domains.items():
+        for split, record in domain.splits.items():
+            for chunk in record.chunks:
+                yield f"{name}/{split}", chunk
+
+
+def _report(directory: str, problems: list[str]) -> str:
+    lines = "\n".join(f"  {what}" for what in problems)
+    return (
+        f"{directory}: {len(problems)} of its files are not what {MANIFEST} says:\n{lines}\n"
+        "Copy these again from where they are whole, or run `shear-lit prepare` again."
+    )

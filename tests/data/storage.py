@@ -1,0 +1,74 @@
+"""An S3 server on this machine that fails when told to: moto's, behind a layer that looks at each request."""
+
+import threading
+from pathlib import Path
+
+import boto3
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+BUCKET = "shelf"
+REFUSED = "503 Service Unavailable"
+
+
+class Quiet(WSGIRequestHandler):
+    def log(self, *args):
+        pass
+
+
+class Storage:
+    """S3 at 127.0.0.1; what is asked for is counted, and fails while ``failing`` is positive."""
+
+    def __init__(self):
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.failing, self.asked, self.flipped = 0, [], 0
+
+    def _answer(self, environ, start_response):
+        path, reads = environ["PATH_INFO"], environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        with self._lock:
+            fails = reads and self.failing > 0
+            self.failing -= fails
+            flips = environ["REQUEST_METHOD"] == "GET" and self.flipped > 0 and not fails
+            self.flipped -= flips
+            if environ["REQUEST_METHOD"] == "GET":
+                self.asked.append(path)
+        if fails:
+            start_response(REFUSED, [("Content-Length", "0")])
+            return [b""]
+        body = self._moto(environ, start_response)
+        if flips:
+            content = bytearray(b"".join(body))
+            content[len(content) // 2] ^= 1
+            return [bytes(content)]
+        return body
+
+    def start(self):
+        self._thread.start()
+        self._client = boto3.client("s3", endpoint_url=self.url)
+        self._client.create_bucket(Bucket=BUCKET)
+
+    def stop(self):
+        self._client.close()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def upload(self, directory, name):
+        """Put a directory below ``name``, and give its address."""
+        for path in sorted(Path(directory).rglob("*")):
+            if path.is_file():
+                key = f"{name}/{path.relative_to(directory).as_posix()}"
+                self._client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+        return f"s3://{BUCKET}/{name}"
+
+    def fetched(self, suffix=".bin"):
+        """How often each object was asked for."""
+        counts = {}
+        for path in self.asked:
+            if path.endswith(suffix):
+                counts[path] = counts.get(path, 0) + 1
+        return counts
