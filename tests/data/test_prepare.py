@@ -10,10 +10,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from shear_lit.data import prepare as module
-from shear_lit.data.documents import SplitShares
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.prepare import PrepareSettings, prepare, tokenizer_fingerprint
+from shear_lit.data.splits import SplitShares
 from shear_lit.data.store import SequenceStore
 
 HALVES = SplitShares(prune=0.4, pretrain=0.4, validation=0.2)
