@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, normalizers
+from tokenizers.models import BPE, Unigram
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import TokenizerRecord
 
+_SPACE = "\u2581"  # what SentencePiece writes for a space
 _PROBES = (
     "The quick brown fox, 3.14 times.",
     "  two  spaces\tand a tab\n\n    indented = {x: [1, 2]}\n",
@@ -80,12 +83,16 @@ def tokenizer_fingerprint_of(source: str) -> str:
 
 
 def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
-    """Convert a SentencePiece model, and hold the result against SentencePiece itself."""
+    """Convert a SentencePiece model, and hold the result against SentencePiece itself.
+
+    transformers 5 converts one too, but orders the merges of a BPE model by length instead of by score: runs of spaces
+    then become other tokens than those that the model was trained on.
+    """
     try:
-        from sentencepiece import SentencePieceProcessor  # wanted for this kind of tokenizer alone
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     except ModuleNotFoundError as error:
         raise DataError(
-            f"tokenizer={str(path)!r} is read with the package 'sentencepiece', which is not installed. "
+            f"tokenizer={str(path)!r} is read with the package {error.name!r}, which is not installed. "
             "Install it with `pip install 'shear-lit[corpus]'`."
         ) from error
     try:
@@ -94,12 +101,56 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
         raise DataError(
             f"tokenizer={str(path)!r} is no SentencePiece model ({error}). Correct the path."
         ) from error
-    wanted = [processor.encode(probe) for probe in _PROBES]
-    for family in (LlamaTokenizer, PreTrainedTokenizerFast):
-        tokenizer: Any = family(**family.convert_to_native_format(vocab_file=str(path)))
-        if [tokenizer(probe, add_special_tokens=False)["input_ids"] for probe in _PROBES] == wanted:
-            return tokenizer
-    raise DataError(
-        f"tokenizer={str(path)!r}: converted to a fast tokenizer, it gives other tokens than SentencePiece. "
-        "Name the Hugging Face directory of its model instead."
+    model = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_converted(model), **_special_tokens(processor))
+    for probe in _PROBES:
+        if tokenizer(probe, add_special_tokens=False)["input_ids"] != processor.encode(probe):
+            raise DataError(
+                f"tokenizer={str(path)!r}: converted to a fast tokenizer, it gives other tokens than SentencePiece "
+                f"(of {probe!r}). Name the Hugging Face directory of its model instead."
+            )
+    return tokenizer
+
+
+def _converted(model: Any) -> Tokenizer:
+    """The model of a SentencePiece file as a fast tokenizer."""
+    pieces, unknown = [(piece.piece, piece.score) for piece in model.pieces], model.trainer_spec.unk_id
+    fallback = model.trainer_spec.byte_fallback
+    if model.trainer_spec.model_type == model.trainer_spec.UNIGRAM:
+        tokenizer = Tokenizer(Unigram(pieces, unk_id=unknown, byte_fallback=fallback))
+    else:
+        ids = {piece: index for index, (piece, _) in enumerate(pieces)}
+        tokenizer = Tokenizer(
+            BPE(
+                ids, _merges(ids, pieces), unk_token=pieces[unknown][0], fuse_unk=True, byte_fallback=fallback
+            )
+        )
+    spec = model.normalizer_spec
+    steps: list[Any] = (
+        [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     )
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(_SPACE))
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    strip = [decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return tokenizer
+
+
+def _merges(ids: dict[str, int], pieces: list[tuple[str, float]]) -> list[tuple[str, str]]:
+    """All ways to join two pieces into a third, the third of the highest score first, as SentencePiece joins them."""
+    found = []
+    for piece, score in pieces:
+        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        own = [(left, right) for left, right in halves if left in ids and right in ids]
+        found += [(-score, ids[left], ids[right], left, right) for left, right in own]
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _special_tokens(processor: Any) -> dict[str, str]:
+    ids = {"bos_token": processor.bos_id(), "eos_token": processor.eos_id(), "unk_token": processor.unk_id()}
+    return {name: processor.id_to_piece(index) for name, index in ids.items() if index >= 0}
