@@ -1,6 +1,8 @@
 """A tiny tokenizer, and prepared data whose tokens say which sequence they are."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -8,6 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
 from shear_lit.data.packing import SplitWriter
+from shear_lit.data.prepare import PrepareSettings
+from shear_lit.data.splits import SplitShares
 
 LENGTH = 4
 RECORD = TokenizerRecord(name="none", fingerprint="f" * 64, vocabulary=1000, bos_id=None, eos_id=0)
@@ -78,3 +82,30 @@ def write_jsonl(tmp_path):
         return str(tmp_path / name)
 
     return write
+
+
+@pytest.fixture
+def settings(tmp_path, tokenizer_directory):
+    """Make settings for small texts: the domains, and what is to be different."""
+
+    def make(domains, **changes):
+        defaults = {
+            "domains": domains,
+            "tokenizer": str(tokenizer_directory),
+            "output": str(tmp_path / "out"),
+            "sequence_length": 16,
+            "shares": SplitShares(prune=0.4, pretrain=0.4, validation=0.2),
+            "workers": 2,
+        }
+        return PrepareSettings(**(defaults | changes))
+
+    return make
+
+
+def tree(directory):
+    """The files of a directory, and hashes of their contents."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(directory).rglob("*"))
+        if path.is_file()
+    }

@@ -27,7 +27,8 @@ class Progress:
     def skip(self, size: int) -> None:
         """Count a piece of ``size`` bytes that was done before: it says nothing of the speed."""
         self.skipped += 1
-        self._bar.initial += size
+        if not self._bar.disable:
+            self._bar.initial += size
         self._bar.update(size)
 
     def add(self, size: int, tokens: int) -> None:
