@@ -1,8 +1,6 @@
 """A tiny tokenizer, and prepared data whose tokens say which sequence they are."""
 
-import hashlib
 import json
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -100,12 +98,3 @@ def settings(tmp_path, tokenizer_directory):
         return PrepareSettings(**(defaults | changes))
 
     return make
-
-
-def tree(directory):
-    """The files of a directory, and hashes of their contents."""
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(directory).rglob("*"))
-        if path.is_file()
-    }

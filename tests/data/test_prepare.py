@@ -17,7 +17,7 @@ from shear_lit.data.manifest import read_manifest
 from shear_lit.data.prepare import prepare, tokenizer_fingerprint
 from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.store import SequenceStore
-from tests.data.conftest import tree
+from tests.trees import tree
 
 HALVES = SplitShares(prune=0.4, pretrain=0.4, validation=0.2)
 TEXTS = [f"document number {number} says {number * number}" for number in range(200)]

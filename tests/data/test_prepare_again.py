@@ -13,7 +13,7 @@ from shear_lit.data.manifest import read_manifest
 from shear_lit.data.prepare import prepare
 from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.store import SequenceStore
-from tests.data.conftest import tree
+from tests.trees import tree
 
 TEXTS = [f"document number {number} says {number * number}" for number in range(300)]
 
@@ -42,20 +42,30 @@ def test_adding_a_file_leaves_old_chunks_alone_and_old_documents_in_their_splits
     before, old = tree(first.output), read_manifest(first.output)
     again = [text.upper() for text in TEXTS[:50]]
     manifest = prepare(added(first, write_jsonl("two.jsonl", again + TEXTS[150:])))
-    chunks = {name: found for name, found in before.items() if name.endswith(".bin") and ".ledger" not in name}
+    chunks = {
+        name: found for name, found in before.items() if name.endswith(".bin") and ".ledger" not in name
+    }
     assert chunks.items() <= tree(first.output).items() and manifest == read_manifest(first.output)
     web = manifest.domains["web"]
     assert (web.documents, web.duplicates, web.inputs, manifest.runs) == (300, 50, 2, 2)
     assert web.bounds == old.domains["web"].bounds and manifest.fingerprint != old.fingerprint
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
     for split, record in web.splits.items():
         found = texts_of(first.output, tokenizer_directory, split)
-        wanted = [text for text in TEXTS if first.shares.split_of(text) == split]
-        assert found == wanted[: len(found)] and len(found) >= len(wanted) - 2  # one tail, of less than 16 tokens
-        assert record.chunks[: len(old.domains["web"].splits[split].chunks)] == old.domains["web"].splits[split].chunks
+        own = [text for text in TEXTS if first.shares.split_of(text) == split]
+        wanted = [tokenizer.decode(tokenizer(text)["input_ids"]) for text in own]
+        assert [text.strip() for text in found] == wanted[: len(found)]
+        assert len(found) >= len(wanted) - 2  # one tail is left, of less than 16 tokens
+        assert (
+            record.chunks[: len(old.domains["web"].splits[split].chunks)]
+            == old.domains["web"].splits[split].chunks
+        )
         assert record.tokens == record.sequences * 16 + record.tail_tokens and record.tail_tokens < 16
 
 
-def test_adding_to_data_packs_what_one_run_would_have_packed(first, write_jsonl, tmp_path, tokenizer_directory):
+def test_adding_to_data_packs_what_one_run_would_have_packed(
+    first, write_jsonl, tmp_path, tokenizer_directory
+):
     two = write_jsonl("two.jsonl", TEXTS[150:])
     prepare(added(first, two))
     prepare(replace(added(first, two), output=str(tmp_path / "at-once")))
@@ -64,7 +74,9 @@ def test_adding_to_data_packs_what_one_run_would_have_packed(first, write_jsonl,
         tokens = [[s[0, n]["tokens"].tolist() for n in range(s.sequences(0))] for s in stores]
         assert tokens[0] == tokens[1]
     ledgers = [Path(output) / ".ledger" for output in (first.output, tmp_path / "at-once")]
-    assert (ledgers[0] / "2" / "documents.bin").read_bytes() == (ledgers[1] / "1" / "documents.bin").read_bytes()
+    assert (ledgers[0] / "2" / "documents.bin").read_bytes() == (
+        ledgers[1] / "1" / "documents.bin"
+    ).read_bytes()
     assert (ledgers[0] / "2" / "tails.json").read_bytes() == (ledgers[1] / "1" / "tails.json").read_bytes()
 
 
@@ -86,7 +98,9 @@ def test_bounds_found_from_tokens_are_frozen(settings, write_jsonl):
     options = settings({"web": write_jsonl("one.jsonl", TEXTS[:150])}, tokens=SplitTokens(validation=700))
     old = prepare(options).domains["web"]
     new = prepare(added(options, write_jsonl("two.jsonl", TEXTS[150:]))).domains["web"]
-    assert new.bounds == old.bounds and new.splits["validation"].tokens > old.splits["validation"].tokens >= 700
+    assert (
+        new.bounds == old.bounds and new.splits["validation"].tokens > old.splits["validation"].tokens >= 700
+    )
 
 
 def test_a_file_that_has_changed_is_refused_and_one_that_was_moved_is_known(first, tmp_path):

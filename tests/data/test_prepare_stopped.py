@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.packing import _Chunk
 from shear_lit.data.prepare import prepare
-from tests.data.conftest import tree
+from tests.trees import tree
 
 TEXTS = [f"document number {number} says {number * number}" for number in range(160)]
 
@@ -27,57 +28,65 @@ class Killed(BaseException):
 
 @pytest.fixture
 def options(settings, write_jsonl):
-    files = {"web": write_jsonl("web.jsonl", TEXTS), "code": write_jsonl("code.jsonl", [t[::-1] for t in TEXTS])}
-    return settings(files, unit_bytes=3000, workers=1, chunk_bytes=16 * 2 * 40)
+    files = {
+        "web": write_jsonl("web.jsonl", TEXTS),
+        "code": write_jsonl("code.jsonl", [t[::-1] for t in TEXTS]),
+    }
+    return settings(files, unit_bytes=4000, workers=1, chunk_bytes=16 * 2 * 50)
 
 
-def calls_of(monkeypatch, function, *, stop_at):
-    """Count the calls of ``os.<function>``; do all but the last few of their effects, then die there."""
-    real, counted = getattr(os, function), [0]
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Do not wait for the disk: no power fails in these tests."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
-    def call(*arguments, **more):
-        counted[0] += 1
-        if counted[0] == stop_at:
+
+def stop_at(monkeypatch, function, call):
+    """Die instead of making the given call of ``os.<function>``, counted from 1."""
+    real, made = getattr(os, function), [0]
+
+    def counted(*arguments, **more):
+        made[0] += 1
+        if made[0] == call:
             raise Killed
         return real(*arguments, **more)
 
-    monkeypatch.setattr(os, function, call)
-    return counted
+    monkeypatch.setattr(os, function, counted)
 
 
-def stopped_everywhere(monkeypatch, function, options, prepare_old):
-    """Stop at each call of ``function`` in turn; give the trees after going on, and what was readable between."""
-    count = 1
-    while True:
+def moments(monkeypatch, function, options, prepare_old, *, step):
+    """Stop a run at one call of ``function`` after another, until it ends before it is stopped."""
+    for call in itertools.count(1, step):
         prepare_old()
         with monkeypatch.context() as patch:
-            calls_of(patch, function, stop_at=count)
+            stop_at(patch, function, call)
             try:
                 prepare(options)
             except Killed:
                 pass
             else:
+                assert call > 8
                 return
-        yield count
-        count += 1
+        yield call
 
 
-@pytest.mark.parametrize("function", ["replace", "fsync"])
-def test_stopped_at_any_write_a_first_run_goes_on_to_the_same_bytes(options, monkeypatch, function, tmp_path):
+@pytest.mark.parametrize(("function", "step"), [("replace", 2), ("fsync", 5)])
+def test_stopped_at_any_write_a_first_run_goes_on_to_the_same_bytes(
+    options, monkeypatch, function, step, tmp_path
+):
     whole = replace(options, output=str(tmp_path / "whole"))
     prepare(whole)
-    wanted, moments = tree(whole.output), 0
+    wanted = tree(whole.output)
 
     def fresh():
         for path in (options.output, options.output + ".partial"):
             shutil.rmtree(path, ignore_errors=True)
 
-    for moments in stopped_everywhere(monkeypatch, function, options, fresh):
+    for _ in moments(monkeypatch, function, options, fresh, step=step):
         if Path(options.output).exists():
             assert tree(options.output) == wanted
         prepare(options)
         assert tree(options.output) == wanted and not Path(options.output + ".partial").exists()
-    assert moments > 8
 
 
 def test_stopped_at_any_write_an_addition_leaves_the_old_data_and_goes_on(
@@ -86,42 +95,43 @@ def test_stopped_at_any_write_an_addition_leaves_the_old_data_and_goes_on(
     prepare(options)
     old, kept = read_manifest(options.output), tmp_path / "old"
     shutil.copytree(options.output, kept)
-    more = replace(options, domains={"web": write_jsonl("more.jsonl", [f"new: {t}" for t in TEXTS] + TEXTS[:20])})
-    prepare(more)
-    wanted, new, moments = tree(options.output), read_manifest(options.output), 0
+    texts = [f"new: {text}" for text in TEXTS[:80]] + TEXTS[:20]
+    more = replace(options, domains={"web": write_jsonl("more.jsonl", texts)})
+    new = prepare(more)
+    wanted = tree(options.output)
 
     def back():
         for path in (options.output, options.output + ".partial"):
             shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(kept, options.output)
 
-    for moments in stopped_everywhere(monkeypatch, "replace", more, back):
+    for _ in moments(monkeypatch, "replace", more, back, step=2):
         assert read_manifest(options.output) in (old, new)
         prepare(more)
         assert tree(options.output) == wanted
-    assert moments > 8
 
 
-def test_going_on_after_an_addition_was_stopped_with_other_files_leaves_nothing_of_it(
+def test_after_an_addition_that_was_stopped_other_files_can_be_added(
     options, write_jsonl, monkeypatch, tmp_path
 ):
+    """What the first one left behind, chunks that no manifest names, is gone in the end."""
     prepare(options)
     shutil.copytree(options.output, tmp_path / "other")
     stopped, other = (
         replace(options, domains={"web": write_jsonl(f"{name}.jsonl", [f"{name}: {t}" for t in TEXTS])})
         for name in ("stopped", "added")
     )
+    real = Path.replace
+
+    def dies_at_the_manifest(path, target):
+        if target == Path(options.output) / "manifest.json":
+            raise Killed
+        return real(path, target)
+
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(
-            "shear_lit.data.commit._sync", lambda d: (_ for _ in ()).throw(Killed()) if d.name == "out" else None
-        )
-        calls_of(patch, "replace", stop_at=10_000)
-        real = Path.replace
-        patch.setattr(
-            Path, "replace", lambda s, t: (_ for _ in ()).throw(Killed()) if t == Path(options.output) / "manifest.json" else real(s, t)
-        )
+        patch.setattr(Path, "replace", dies_at_the_manifest)
         prepare(stopped)
-    assert len(tree(options.output)) > len(tree(tmp_path / "other"))  # chunks that no manifest names
+    assert len(tree(options.output)) > len(tree(tmp_path / "other"))
     prepare(other)
     prepare(replace(other, output=str(tmp_path / "other")))
     assert tree(options.output) == tree(tmp_path / "other")
@@ -177,21 +187,12 @@ def test_a_full_disk_stops_the_run_which_goes_on_after_space_is_made(options, mo
             prepare(options)
     spool = list(Path(options.output + ".partial", "spool").glob("*"))
     assert len(spool) >= 3 and not [p for p in spool if p.name.endswith(".tmp")]
-    inodes = {path.name: path.stat().st_ino for path in spool}
-    with monkeypatch.context() as patch:  # what was finished is not done again
-        patch.setattr("shear_lit.data.run.shutil.rmtree", lambda *_, **__: None) if False else None
-        prepare(options)
-    assert tree(options.output) == tree(tmp_path / "whole") and inodes
-
-
-def test_a_full_disk_in_a_worker_is_told_like_one_here(options, tmp_path):
-    """A real one: the kernel's device that is always full, where the spool files are to be written."""
-    os.symlink("/dev/full", tmp_path / "full")
-    real = spool_module.Path.open
-    assert real  # the workers are other processes: only the file system can be changed
-    partial = Path(options.output + ".partial")
-    (partial / "spool").mkdir(parents=True)
-    pytest.skip("needs a file system of its own") if not hasattr(os, "posix_fallocate") else None
+    again = []
+    real = spool_module.Path.replace
+    monkeypatch.setattr(spool_module.Path, "replace", lambda s, t: (again.append(t.name), real(s, t))[1])
+    prepare(options)
+    assert tree(options.output) == tree(tmp_path / "whole")
+    assert not {path.name for path in spool} & set(again)  # what was finished is not done again
 
 
 def test_two_runs_into_one_output_keep_out_of_each_others_way(options):
