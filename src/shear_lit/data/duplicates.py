@@ -41,12 +41,12 @@ class Duplicates:
 
 class _Bucket(NamedTuple):
     number: int
-    count: int
+    buckets: int
 
     @property
     def first(self) -> int:
         """The first 32 bits of the first hash in it."""
-        return -(-(self.number << 32) // self.count)
+        return -(-(self.number << 32) // self.buckets)
 
 
 def find_duplicates(spools: list[Spool], directory: Path, earlier: Path | None, kept: Path) -> Duplicates:

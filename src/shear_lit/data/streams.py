@@ -63,6 +63,8 @@ def _opened(source: Source) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """A file as it lies on disk, and its lines."""
     try:
         with Path(source.name).open("rb") as file:
+            if not source.bytes and source.kind is not Kind.LINES:
+                raise EOFError("it is empty, which no archive is")
             match source.kind:
                 case Kind.GZIP:
                     with gzip.GzipFile(fileobj=file) as lines:

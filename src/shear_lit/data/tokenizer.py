@@ -101,7 +101,8 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
         raise DataError(
             f"tokenizer={str(path)!r} is no SentencePiece model ({error}). Correct the path."
         ) from error
-    model = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
+    # The module makes its classes when it is imported: no type checker sees them.
+    model = vars(sentencepiece_model_pb2)["ModelProto"].FromString(processor.serialized_model_proto())
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=_converted(model), **_special_tokens(processor))
     for probe in _PROBES:
         if tokenizer(probe, add_special_tokens=False)["input_ids"] != processor.encode(probe):
