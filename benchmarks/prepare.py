@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -82,14 +83,20 @@ def write_text(path: Path, texts: list[str], megabytes: int) -> None:
             number += 1
 
 
-def write_words(path: Path, megabytes: int) -> None:
-    """Write so much text of random words, in documents of about two thousand characters."""
-    numbers, size = random.Random(0), 0
+def random_texts() -> Iterator[str]:
+    """Documents of random words, of about two thousand characters."""
+    numbers = random.Random(0)
     words = ["".join(numbers.choices("etaoinshrdlu", k=numbers.randint(2, 9))) for _ in range(5000)]
+    while True:
+        yield " ".join(numbers.choices(words, k=numbers.randint(100, 600)))
+
+
+def write_words(path: Path, megabytes: int) -> None:
+    """Write so much text of random words."""
+    size, texts = 0, random_texts()
     with path.open("wb") as file:
         while size < megabytes << 20:
-            text = " ".join(numbers.choices(words, k=numbers.randint(100, 600)))
-            size += file.write(json.dumps({"text": text}).encode() + b"\n")
+            size += file.write(json.dumps({"text": next(texts)}).encode() + b"\n")
 
 
 def train_tokenizer(path: Path, texts: list[str], vocabulary: int) -> str:
@@ -195,7 +202,7 @@ def peak_memory(settings: dict) -> tuple[int, float]:
 
 def measure_memory(folder: Path, options: argparse.Namespace) -> dict:
     tokenizer = options.tokenizer or train_tokenizer(
-        folder / "tokenizer", ["the quick brown fox jumps over the lazy dog"] * 10, 400
+        folder / "tokenizer", list(islice(random_texts(), 200)), 8000
     )
     peaks, seconds = [], []
     for megabytes in options.sizes:
@@ -225,7 +232,7 @@ def tree(directory: Path) -> dict[str, str]:
 
 
 def killed(settings: dict, moment: float) -> str:
-    """Run, and kill it so many seconds after it began to write; what it was doing then."""
+    """Run, and kill it so many seconds after it began to write; what it was doing then, if it was not done."""
     output, partial = Path(settings["output"]), Path(settings["output"] + ".partial")
     process = subprocess.Popen(
         [sys.executable, "-c", PREPARE, json.dumps(settings)], stdout=subprocess.DEVNULL
@@ -233,10 +240,13 @@ def killed(settings: dict, moment: float) -> str:
     while process.poll() is None and not partial.exists():
         time.sleep(0.001)
     time.sleep(moment)
+    ended = process.poll() is not None
     process.send_signal(signal.SIGKILL)
     process.wait()
+    if ended:
+        return ""
     if output.exists():
-        return "done" if not partial.exists() else "clearing"
+        return "clearing"
     return "packing" if (partial / "packed").exists() else "tokenising"
 
 
@@ -257,7 +267,9 @@ def measure_kill(folder: Path, options: argparse.Namespace) -> dict:
     wanted, numbers, moments, same = tree(folder / "whole"), random.Random(options.seed), [], 0
     for _ in range(options.kills):
         settings = {**common, "output": str(folder / "out")}
-        moments.append(killed(settings, numbers.uniform(0, took)))
+        while not (moment := killed(settings, numbers.uniform(0, took))):
+            shutil.rmtree(folder / "out")  # it was done before
+        moments.append(moment)
         result_of(PREPARE, settings)
         same += tree(folder / "out") == wanted and not (folder / "out.partial").exists()
         shutil.rmtree(folder / "out")

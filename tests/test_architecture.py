@@ -35,6 +35,7 @@ FRAMEWORKS = {
         "models/",
         "pruning/",
         "data/prepare.py",
+        "data/tokenizer.py",
         "evaluation/",
         "commands/demo.py",
         "commands/demo/",

@@ -29,7 +29,7 @@ def answer(tokenizer: UnitTokenizer, request: Mapping[str, Any], block: bytes) -
     except DataError as error:
         return {"data": str(error)}
     except OSError as error:
-        return {"disk": error.errno, "message": str(error)}
+        return {"disk": error.errno, "message": error.strerror or str(error)}
     except ModuleNotFoundError as error:
         return {"crash": str(error)}
     except MemoryError:

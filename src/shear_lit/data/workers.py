@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def tokenise_in_processes(units: Iterator[Unit], settings: Tokenising, done: Don
 
     def work(process: subprocess.Popen[bytes]) -> None:
         try:
-            _ask(process, json.dumps(asdict(settings)).encode())
+            with suppress(BrokenPipeError):  # it has ended: the first question finds out
+                _ask(process, json.dumps(asdict(settings)).encode())
             while unit := next_unit():
                 found = _asked(process, unit, workers)
                 with lock:
@@ -106,11 +108,9 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            try:
-                if pipe is not None:
+            if pipe is not None:
+                with suppress(BrokenPipeError):
                     pipe.close()
-            except BrokenPipeError:
-                pass
 
 
 def _request(unit: Unit) -> dict[str, Any]:
