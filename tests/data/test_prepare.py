@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from shear_lit.commands.prepare import summary
 from shear_lit.data import prepare as module
 from shear_lit.data.duplicates import Duplicates
 from shear_lit.data.errors import DataError
@@ -319,3 +320,38 @@ def test_output_does_not_depend_on_workers_or_on_how_the_work_is_cut(
         )
         prepare(cut)
         assert tree(whole.output) == tree(cut.output)
+
+
+def test_validation_has_the_tokens_asked_for_and_the_rest_is_shared(settings, write_jsonl):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, tokens=SplitTokens(validation=500))
+    web = prepare(options).domains["web"]
+    assert 500 <= web.splits["validation"].tokens < 500 + 40
+    prune, pretrain = web.splits["prune"].tokens, web.splits["pretrain"].tokens
+    assert web.unused == 0 and 0.7 < prune / pretrain < 1.4
+    assert sum(split.documents for split in web.splits.values()) == 200
+
+
+def test_what_no_split_wants_is_counted(settings, write_jsonl):
+    files = {"web": write_jsonl("web.jsonl", TEXTS)}
+    options = settings(files, tokens=SplitTokens(prune=300, pretrain=400, validation=500))
+    web = prepare(options).domains["web"]
+    for split, wanted in (("prune", 300), ("pretrain", 400), ("validation", 500)):
+        assert wanted <= web.splits[split].tokens < wanted + 40
+    assert web.documents + web.unused == 200 and web.unused > 100
+    assert f"{web.unused:,} documents that no split wanted" in summary(read_manifest(options.output))
+
+
+def test_more_tokens_than_there_are_are_refused(settings, write_jsonl):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, tokens=SplitTokens(validation=10**9))
+    with pytest.raises(
+        DataError, match=r"tokens\.validation=1000000000: domain 'web' has [\d,]+ tokens left"
+    ):
+        prepare(options)
+
+
+def test_an_empty_file_is_no_mistake_and_an_empty_domain_is(settings, write_jsonl, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    files = [str(tmp_path / "empty.jsonl"), write_jsonl("web.jsonl", TEXTS)]
+    assert prepare(settings({"web": files})).domains["web"].documents == 200
+    with pytest.raises(DataError, match=r"domain 'none' has 0 documents with 0 tokens"):
+        prepare(settings({"web": files, "none": files[0]}, output=str(tmp_path / "other")))

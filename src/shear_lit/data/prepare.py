@@ -29,7 +29,7 @@ from shear_lit.data.tokenizer import tokenizer_fingerprint_of as tokenizer_finge
 from shear_lit.data.units import Cutting
 from shear_lit.data.workers import disk_error
 
-UNIT_BYTES = 8 << 20
+UNIT_BYTES = 4 << 20
 """Size of a piece of work: a few seconds of one core."""
 
 _BYTES_PER_TOKEN = 4  # of raw text, about: usual text has 3 to 5
