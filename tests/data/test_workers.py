@@ -2,9 +2,12 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +33,7 @@ class Failing:
 def raised(error):
     """What the starting process raises when a worker meets ``error``."""
     found = answer(Failing(error), {"task": {}, "spool": "/somewhere/spool/x"}, b"")
-    unit = type("Unit", (), {"spool": module.Path("/somewhere/spool/x")})
+    unit = type("Unit", (), {"spool": Path("/somewhere/spool/x")})
     with pytest.raises((DataError, RuntimeError)) as caught:
         module._record(found, unit)
     return caught.value
@@ -85,6 +88,40 @@ def test_workers_end_with_the_run(settings, write_jsonl, monkeypatch):
     with pytest.raises(DataError, match=r"bad\.jsonl\.gz' cannot be read"):
         prepare(broken)
     assert len(started) >= 2 and all(process.poll() is not None for process in started)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_workers_end_with_a_process_that_is_killed(settings, write_jsonl, tmp_path):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, unit_bytes=50)
+    child = os.fork()
+    if not child:
+        started = module._started
+
+        def recorded():
+            process = started()
+            (tmp_path / f"worker-{process.pid}").touch()
+            return process
+
+        module._started = recorded
+        prepare(options)
+        os._exit(0)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list((tmp_path / "out.partial" / "spool").glob("*")):
+        time.sleep(0.01)
+    workers = [int(path.name.split("-")[1]) for path in tmp_path.glob("worker-*")]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while time.monotonic() < deadline and any(alive(worker) for worker in workers):
+        time.sleep(0.01)
+    assert len(workers) == 2 and not any(alive(worker) for worker in workers)
+    assert prepare(options).domains["web"].documents == 100
+
+
+def alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_bar_shows_tokens_per_second_and_the_time_left(monkeypatch, capsys):

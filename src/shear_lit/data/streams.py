@@ -91,7 +91,10 @@ def _hub_lines(source: Source, text_field: str) -> Iterator[tuple[int, bytes]]:
     for batch in rows:
         for text in batch[text_field]:
             number += 1
-            yield source.bytes * number // len(loaded), json.dumps({text_field: text}).encode() + b"\n"
+            line = json.dumps(
+                {text_field: text}, ensure_ascii=False
+            )  # escapes would count as bytes of the document
+            yield source.bytes * number // len(loaded), line.encode() + b"\n"
 
 
 def check_fields(name: str, text_field: str, fields: Iterable[str]) -> None:

@@ -65,7 +65,7 @@ class Cutting:
 
     def result(self, sources: list[Source], *where: int | str) -> Path:
         """The spool file of the part ``where`` of ``sources``, as they are now."""
-        what = [(s.name, s.kind.name, s.bytes, s.modified, s.fingerprint) for s in sources]
+        what = [(str(Path(s.name).absolute()), s.kind.name, s.modified, s.fingerprint) for s in sources]
         content = json.dumps([self.settings, what, where])
         return self.spool / hashlib.sha256(content.encode()).hexdigest()[:32]
 

@@ -5,18 +5,22 @@ followed by so many bytes of lines; the answer is one line of JSON on standard o
 or with the process that started it.
 """
 
+import ctypes
 import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.tokenising import Tokenising, UnitTokenizer
+
+_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 Answer = dict[str, Any]
 """``{"record": …}`` of a spool file that was written, or why there is none: ``data``, ``disk`` or ``crash``."""
@@ -57,6 +61,14 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-if __name__ == "__main__":
+def end_with_parent() -> None:
+    """Have the system end this process as soon as the one that started it ends, where it can; and not on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    with suppress(BrokenPipeError):  # nobody is left to be told
+        serve(sys.stdin.buffer, sys.stdout.buffer)
