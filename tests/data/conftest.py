@@ -1,6 +1,7 @@
 """A tiny tokenizer, and prepared data whose tokens say which sequence they are."""
 
 import json
+import os
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -98,3 +99,9 @@ def settings(tmp_path, tokenizer_directory):
         return PrepareSettings(**(defaults | changes))
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Do not wait for the disk: no power fails in these tests."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -12,12 +12,6 @@ from shear_lit.data import packing
 from shear_lit.data.packing import SplitWriter
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Do not wait for the disk: no power fails in these tests."""
-    monkeypatch.setattr(packing.os, "fsync", lambda descriptor: None)
-
-
 def pack(folder, documents, *, chunk_bytes, length=8, token_type="uint16", **more):
     with SplitWriter(
         folder, sequence_length=length, token_type=token_type, chunk_bytes=chunk_bytes, **more

@@ -35,12 +35,6 @@ def options(settings, write_jsonl):
     return settings(files, unit_bytes=4000, workers=1, chunk_bytes=16 * 2 * 50)
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Do not wait for the disk: no power fails in these tests."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 def stop_at(monkeypatch, function, call):
     """Die instead of making the given call of ``os.<function>``, counted from 1."""
     real, made = getattr(os, function), [0]
