@@ -199,6 +199,14 @@ def test_two_runs_into_one_output_keep_out_of_each_others_way(options):
     prepare(options)
 
 
+def test_what_an_earlier_version_left_behind_is_removed(options):
+    left = Path(options.output + ".partial", "web", "prune")
+    left.mkdir(parents=True)
+    (left / "chunk-0-0.bin").write_bytes(b"half")
+    prepare(options)
+    assert not Path(options.output + ".partial").exists()
+
+
 def test_a_spool_file_that_was_damaged_is_made_anew(options, monkeypatch, tmp_path):
     prepare(replace(options, output=str(tmp_path / "whole")))
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -11,6 +11,8 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.ledger import LEDGER
 from shear_lit.data.manifest import INDEX, MANIFEST, Manifest
 
+_LOCK = "lock"
+
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
@@ -20,10 +22,12 @@ def locked(directory: Path) -> Iterator[None]:
         DataError: another run is at work there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as file:
+    with (directory / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):  # noqa: PTH116 (beside its twin)
+                raise BlockingIOError  # another run has just removed it, and a third may have made it anew
+        except (BlockingIOError, FileNotFoundError) as error:
             raise DataError(
                 f"output: another run is at work in {str(directory)!r}. Wait until it ends, or stop it; this one would "
                 "go on from there."
@@ -31,7 +35,7 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in directory.glob("*")] == ["lock"]:  # nothing was done, or all is
+            if [path.name for path in directory.glob("*")] == [_LOCK]:  # nothing was done, or all is
                 shutil.rmtree(directory)
 
 
@@ -45,7 +49,7 @@ def commit(packed: Path, output: Path) -> None:
     if not (output / MANIFEST).is_file():
         os.replace(packed, output)  # noqa: PTH105 (the standard's word for "atomic"; an empty directory may be there)
     else:
-        files = sorted((path for path in packed.rglob("*") if path.is_file()), key=_last_first_read)
+        files = sorted((path for path in packed.rglob("*") if path.is_file()), key=_moving_order)
         for path in files:
             target = output / path.relative_to(packed)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +71,17 @@ def clear(output: Path, manifest: Manifest) -> None:
                     path.unlink()
 
 
-def _last_first_read(path: Path) -> tuple[int, str]:
+def clear_work(directory: Path) -> None:
+    """Remove what a run that is done worked with."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+def _moving_order(path: Path) -> tuple[int, str]:
+    """Chunks, indices, the ledger, the manifest: each names only what is there already."""
     order = {INDEX: 1, MANIFEST: 3}.get(path.name, 2 if LEDGER in path.parts else 0)
     return order, str(path)
 

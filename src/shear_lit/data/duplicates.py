@@ -4,6 +4,7 @@ The hashes of all documents are cut into buckets by their places, on disk; each 
 that are kept, sorted, are what later runs are compared with.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,6 +71,8 @@ def find_duplicates(spools: list[Spool], directory: Path, earlier: Path | None, 
             known = _known(earlier, _Bucket(number, count))
             file.write(_resolve(path, known, marks).tobytes())
             path.unlink()
+        file.flush()
+        os.fsync(file.fileno())
     return Duplicates(marks, spools)
 
 

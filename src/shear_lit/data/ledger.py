@@ -5,6 +5,7 @@ whatever is half-written belongs to no run yet.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ class Ledger:
         with (self.folder / _INPUTS).open("w", encoding="utf-8") as file:
             for item in inputs:
                 file.write(json.dumps([item.domain, item.name, item.bytes, item.fingerprint]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         write_json(self.folder / _TAILS, tails)
 
 

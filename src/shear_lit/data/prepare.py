@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from shear_lit.data.assembly import Packing
-from shear_lit.data.commit import clear, commit, locked
+from shear_lit.data.commit import clear, clear_work, commit, locked
 from shear_lit.data.errors import DataError
 from shear_lit.data.inputs import Kind, Source, find_sources
 from shear_lit.data.ledger import ledger_of, new_sources
@@ -114,33 +114,35 @@ def prepare(settings: PrepareSettings) -> Manifest:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
     output = Path(settings.output)
-    earlier = _earlier(output)
+    _earlier(output)  # what cannot be written to is refused before anything is made beside it
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        with locked(partial):
+            manifest = _prepared(settings, output, partial)
+            clear(output, manifest)
+            clear_work(partial)
+    except OSError as error:
+        raise disk_error(partial, error) from error
+    return manifest
+
+
+def _prepared(settings: PrepareSettings, output: Path, partial: Path) -> Manifest:
+    """Do what is to be done, while no other run can change the output."""
+    earlier, before = _earlier(output), None
     sources = find_sources(settings.domains)
     tokenizer = load_tokenizer(settings.tokenizer)
     _check_special_tokens(settings, tokenizer)
     record = tokenizer_record(settings.tokenizer, tokenizer)
-    before = None
     if earlier is not None:
         _check_same_settings(earlier, settings, record)
         before = Before(earlier, ledger_of(output, earlier))
         sources = new_sources(sources, before.ledger.inputs())
-    partial = output.with_name(f"{output.name}.partial")
-    try:
-        with locked(partial):
-            manifest = earlier
-            if sources or earlier is None:
-                plan = _plan(settings, record, tokenizer, partial)
-                _check_disk(output, partial, sources, 2 if plan.packing.token_type == "uint16" else 4)
-                manifest = run(plan, sources, before, tokenizer.backend_tokenizer.to_str())
-                commit(plan.packed, output)
-            assert manifest is not None
-            clear(output, manifest)
-            for left in ("tokenizer.json", "duplicates"):
-                (partial / left).unlink(missing_ok=True)
-            for left in ("spool", "packed"):
-                shutil.rmtree(partial / left, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(partial, error) from error
+        if not sources:
+            return earlier
+    plan = _plan(settings, record, tokenizer, partial)
+    _check_disk(output, partial, sources, 2 if plan.packing.token_type == "uint16" else 4)
+    manifest = run(plan, sources, before, tokenizer.backend_tokenizer.to_str())
+    commit(plan.packed, output)
     return manifest
 
 
