@@ -36,6 +36,7 @@ FRAMEWORKS = {
         "pruning/",
         "data/prepare.py",
         "data/decoding.py",
+        "data/tokenizer.py",
         "evaluation/",
         "commands/demo.py",
         "commands/demo/",

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 from shear_lit.commands import evaluate as command
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import COMMANDS, measure
-from shear_lit.data.documents import SplitShares
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepare import PrepareSettings, prepare
 from shear_lit.data.references import read_references
+from shear_lit.data.splits import SplitShares
 from shear_lit.data.store import SequenceStore
 from shear_lit.evaluation.prepared import EvaluationError
 from tests import tiny

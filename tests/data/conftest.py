@@ -1,6 +1,7 @@
 """A tiny tokenizer, and prepared data whose tokens say which sequence they are."""
 
 import json
+import os
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -8,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
 from shear_lit.data.packing import SplitWriter
+from shear_lit.data.prepare import PrepareSettings
+from shear_lit.data.splits import SplitShares
 
 LENGTH = 4
 RECORD = TokenizerRecord(name="none", fingerprint="f" * 64, vocabulary=1000, bos_id=None, eos_id=0)
@@ -84,3 +87,27 @@ def write_jsonl(tmp_path):
         return str(tmp_path / name)
 
     return write
+
+
+@pytest.fixture
+def settings(tmp_path, tokenizer_directory):
+    """Make settings for small texts: the domains, and what is to be different."""
+
+    def make(domains, **changes):
+        defaults = {
+            "domains": domains,
+            "tokenizer": str(tokenizer_directory),
+            "output": str(tmp_path / "out"),
+            "sequence_length": 16,
+            "shares": SplitShares(prune=0.4, pretrain=0.4, validation=0.2),
+            "workers": 2,
+        }
+        return PrepareSettings(**(defaults | changes))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Do not wait for the disk: no power fails in these tests."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -1,38 +1,27 @@
 """Raw text to prepared data: every document in one split, every token in order, nothing half-written."""
 
-import hashlib
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from shear_lit.commands.prepare import summary
 from shear_lit.data import prepare as module
-from shear_lit.data.documents import SplitShares
+from shear_lit.data.duplicates import Duplicates
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
-from shear_lit.data.prepare import PrepareSettings, prepare, tokenizer_fingerprint
+from shear_lit.data.prepare import prepare, tokenizer_fingerprint
+from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.store import SequenceStore
+from tests.trees import tree
 
 HALVES = SplitShares(prune=0.4, pretrain=0.4, validation=0.2)
 TEXTS = [f"document number {number} says {number * number}" for number in range(200)]
-
-
-@pytest.fixture
-def settings(tmp_path, tokenizer_directory):
-    def make(domains, **changes):
-        defaults = {
-            "domains": domains,
-            "tokenizer": str(tokenizer_directory),
-            "output": str(tmp_path / "out"),
-            "sequence_length": 16,
-            "shares": HALVES,
-        }
-        return PrepareSettings(**(defaults | changes))
-
-    return make
 
 
 def stored_tokens(output, split, domain=0):
@@ -40,17 +29,9 @@ def stored_tokens(output, split, domain=0):
     return [t for s in range(store.sequences(domain)) for t in store[domain, s]["tokens"][0].tolist()]
 
 
-def stored_texts(output, tokenizer_directory, split):
-    text = AutoTokenizer.from_pretrained(tokenizer_directory).decode(stored_tokens(output, split))
+def stored_texts(output, tokenizer_directory, split, domain=0):
+    text = AutoTokenizer.from_pretrained(tokenizer_directory).decode(stored_tokens(output, split, domain))
     return [part for part in text.split("</s>") if part]
-
-
-def tree(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(directory).rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_every_document_is_in_one_split_with_its_tokens_in_order(settings, write_jsonl, tokenizer_directory):
@@ -67,19 +48,58 @@ def test_every_document_is_in_one_split_with_its_tokens_in_order(settings, write
         assert stored_tokens(options.output, split) == tokens[: wanted.sequences * 16]
 
 
-def test_splits_share_no_document_whatever_its_case_and_spacing(settings, write_jsonl, tokenizer_directory):
-    copies = [text.upper().replace(" ", "  \t") for text in TEXTS]
-    first, second = write_jsonl("a.jsonl", TEXTS + copies), write_jsonl("b.jsonl", copies + TEXTS)
-    options = settings({"one": first, "two": second})
-    prepare(options)
-    folded = [
-        {
+def planted(texts):
+    """The texts, then each in other letters and with other white space."""
+    return texts + [text.upper().replace(" ", "  \t") + "\n" for text in texts]
+
+
+def all_texts(output, tokenizer_directory, domains):
+    """The documents of all domains by split, folded, without the last, of which a part may be dropped."""
+    return {
+        split: [
             " ".join(text.casefold().split())
-            for text in stored_texts(options.output, tokenizer_directory, split)[:-1]
-        }
+            for domain in range(domains)
+            for text in stored_texts(output, tokenizer_directory, split, domain)[:-1]
+        ]
         for split in ("prune", "pretrain", "validation")
-    ]
-    assert all(folded) and not (folded[0] & folded[1] or folded[0] & folded[2] or folded[1] & folded[2])
+    }
+
+
+@pytest.mark.parametrize("unit_bytes", [8 << 20, 500])
+def test_no_document_is_in_two_splits_or_twice_in_one(
+    settings, write_jsonl, tokenizer_directory, tmp_path, unit_bytes
+):
+    """Planted in a file, in another file, and in another domain, whose splits have other bounds."""
+    files = [write_jsonl("a.jsonl", planted(TEXTS[:120])), write_jsonl("b.jsonl", TEXTS[60:200] + TEXTS[:30])]
+    other = write_jsonl("c.jsonl", planted(TEXTS)[100:] + [f"only here: {n} and {n}" for n in range(200)])
+    tokens = SplitTokens(validation=1200)
+    options = settings({"one": files, "two": other}, tokens=tokens, unit_bytes=unit_bytes)
+    manifest = prepare(options)
+    assert manifest.domains["one"].bounds != manifest.domains["two"].bounds
+    texts = all_texts(options.output, tokenizer_directory, 2)
+    together = [text for part in texts.values() for text in part]
+    assert len(together) == len(set(together)) and 380 <= len(together) <= 400
+    one, two = manifest.domains["one"], manifest.domains["two"]
+    assert (one.documents, one.duplicates) == (200, 120 + 60 + 30)
+    assert (two.documents, two.duplicates) == (200, 300)
+    for domain in (one, two):
+        assert sum(split.duplicates for split in domain.splits.values()) == domain.duplicates
+
+
+def test_without_dropping_them_duplicates_would_be_in_two_splits(
+    settings, write_jsonl, tokenizer_directory, monkeypatch
+):
+    """The twin: two domains have other bounds, so a text of both can land in two splits."""
+    monkeypatch.setattr(Duplicates, "of", lambda self, spool: np.zeros(len(original(self, spool)), bool))
+    files = write_jsonl("a.jsonl", TEXTS), write_jsonl("b.jsonl", TEXTS + TEXTS[:100])
+    options = settings(dict(zip(("one", "two"), files, strict=True)), tokens=SplitTokens(validation=1200))
+    (Path(files[1])).write_bytes(Path(files[1]).read_bytes() + b'{"text": "more and more and more"}\n' * 400)
+    prepare(options)
+    texts = all_texts(options.output, tokenizer_directory, 2)
+    assert set(texts["validation"]) & (set(texts["prune"]) | set(texts["pretrain"]))
+
+
+original = Duplicates.of
 
 
 def test_many_files_give_what_one_file_gives(settings, write_jsonl, tmp_path):
@@ -91,8 +111,11 @@ def test_many_files_give_what_one_file_gives(settings, write_jsonl, tmp_path):
         prepare(settings({"web": files}, output=str(tmp_path / f"out-{index}")))
         for index, files in enumerate((one, str(tmp_path / "part-*.jsonl"), parts))
     ]
-    assert manifests[0] == manifests[1] == manifests[2]
-    assert tree(tmp_path / "out-0") == tree(tmp_path / "out-1") == tree(tmp_path / "out-2")
+    splits = [manifest.domains["web"].splits for manifest in manifests]
+    assert splits[0] == splits[1] == splits[2]
+    assert tree(tmp_path / "out-1") == tree(tmp_path / "out-2")
+    assert tree(tmp_path / "out-0" / "web") == tree(tmp_path / "out-1" / "web")
+    assert [m.domains["web"].inputs for m in manifests] == [1, 4, 4]
 
 
 def test_chunks_hold_whole_sequences_and_lose_none(settings, write_jsonl):
@@ -137,13 +160,23 @@ def test_unusable_lines_are_counted_and_reported_with_file_and_line(settings, wr
     assert f"{files}:101: malformed JSON" in caplog.text and f"{files}:102: invalid UTF-8" in caplog.text
 
 
-def test_too_many_unusable_lines_are_refused_and_nothing_is_left(settings, write_jsonl, tmp_path):
-    options = settings({"web": write_jsonl("web.jsonl", [*TEXTS, b"{", b"{", b"{"])})
+@pytest.mark.parametrize("unit_bytes", [8 << 20, 700])
+def test_too_many_unusable_lines_are_refused_and_what_was_done_is_kept(
+    settings, write_jsonl, tmp_path, unit_bytes, caplog
+):
+    options = settings(
+        {"web": write_jsonl("web.jsonl", [*TEXTS, b"{", b"", b"{", b"{"])}, unit_bytes=unit_bytes
+    )
     with pytest.raises(
         DataError, match=r"max_rejected_fraction=0\.01: 3 of 203 .*web\.jsonl:201: malformed JSON"
     ):
         prepare(options)
-    assert not Path(options.output).exists() and not list(tmp_path.glob("*.partial"))
+    assert "web.jsonl:203: malformed JSON" in caplog.text and "web.jsonl:204: malformed JSON" in caplog.text
+    assert not Path(options.output).exists()
+    with caplog.at_level("INFO"):
+        prepare(replace(options, max_rejected_fraction=0.02))
+    assert "pieces of work were done by an earlier run" in caplog.text
+    assert Path(options.output).exists() and not list(tmp_path.glob("*.partial"))
 
 
 def test_a_file_without_its_last_newline_loses_nothing(settings, write_jsonl):
@@ -154,12 +187,13 @@ def test_a_file_without_its_last_newline_loses_nothing(settings, write_jsonl):
 
 def test_an_output_that_is_not_empty_is_refused_untouched(settings, write_jsonl, tmp_path):
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes").write_text("mine")
     options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
-    prepare(options)  # an empty directory is fine
-    before = tree(options.output)
     with pytest.raises(DataError, match=r"output=.*not an empty directory"):
         prepare(options)
-    assert tree(options.output) == before
+    (tmp_path / "out" / "notes").unlink()
+    prepare(options)  # an empty directory is fine
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_too_little_disk_is_refused_before_anything_is_written(settings, write_jsonl, monkeypatch, tmp_path):
@@ -177,26 +211,6 @@ def test_too_little_disk_is_refused_before_anything_is_written(settings, write_j
 def test_a_domain_name_that_is_no_safe_folder_name_is_refused(settings, name):
     with pytest.raises(DataError, match="safe folder name"):
         settings({name: "x.jsonl"})
-
-
-def test_a_run_that_is_stopped_leaves_nothing_under_the_final_name(
-    settings, write_jsonl, monkeypatch, caplog
-):
-    options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "write_manifest", killed)
-        prepare(options)
-    assert not Path(options.output).exists()
-    left = Path(options.output + ".partial")  # what a kill -9 leaves
-    (left / "web" / "prune").mkdir(parents=True)
-    (left / "web" / "prune" / "chunk-0-0.bin").write_bytes(b"half")
-    prepare(options)
-    assert "left by a run that was stopped" in caplog.text
-    assert read_manifest(options.output).domains["web"].documents == 200 and not left.exists()
 
 
 def test_a_split_without_a_whole_sequence_is_refused_by_name(settings, write_jsonl):
@@ -221,9 +235,9 @@ def test_shares_that_are_no_fractions_of_one_are_refused(shares):
         SplitShares(**shares)
 
 
-@pytest.mark.parametrize("value", ["nothing.jsonl", "*.nothing", [], "web.txt", "."])
+@pytest.mark.parametrize("value", ["nothing.jsonl", "*.nothing", [], "web.zip", "."])
 def test_files_that_cannot_be_read_are_refused(settings, tmp_path, value):
-    (tmp_path / "web.txt").write_text("x")
+    (tmp_path / "web.zip").write_text("x")
     files = [] if value == [] else str(tmp_path / value)
     with pytest.raises(DataError, match=r"domains\.web"):
         prepare(settings({"web": files}))
@@ -235,6 +249,10 @@ def test_files_that_cannot_be_read_are_refused(settings, tmp_path, value):
         ({"sequence_length": 1}, "sequence_length"),
         ({"max_rejected_fraction": 2}, "max_rejected_fraction"),
         ({"chunk_bytes": 0}, "chunk_bytes"),
+        ({"chunk_bytes": 1 << 40}, "chunk_bytes"),
+        ({"unit_bytes": 0}, "unit_bytes"),
+        ({"workers": 0}, "workers"),
+        ({"max_document_bytes": 0}, "max_document_bytes"),
         ({"domains": {}}, "domains"),
     ],
 )
@@ -264,12 +282,8 @@ def test_fingerprint_is_that_of_the_tokenizer_wherever_it_lies(tokenizer_directo
 def test_large_vocabularies_are_stored_in_four_bytes(settings, write_jsonl, monkeypatch):
     options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
     small = prepare(options)
-    record = module._tokenizer_record
-    monkeypatch.setattr(
-        module,
-        "_tokenizer_record",
-        lambda *a: module.TokenizerRecord(**(vars(record(*a)) | {"vocabulary": 70_000})),
-    )
+    record = module.tokenizer_record
+    monkeypatch.setattr(module, "tokenizer_record", lambda *a: replace(record(*a), vocabulary=70_000))
     wide = settings(options.domains, output=options.output + "-wide")
     assert (small.token_type, prepare(wide).token_type) == ("uint16", "uint32")
     assert stored_tokens(options.output, "prune") == stored_tokens(wide.output, "prune")
@@ -277,13 +291,67 @@ def test_large_vocabularies_are_stored_in_four_bytes(settings, write_jsonl, monk
 
 def test_manifest_on_disk_is_what_prepare_returned(settings, write_jsonl):
     options = settings(
-        {"web": write_jsonl("web.jsonl", TEXTS), "code": write_jsonl("code.jsonl", TEXTS[:150])}
+        {"web": write_jsonl("web.jsonl", TEXTS), "code": write_jsonl("code.jsonl", [t[::-1] for t in TEXTS])}
     )
-    assert (
-        read_manifest(options.output) == prepare(options)
-        if Path(options.output).exists()
-        else prepare(options)
-    )
-    manifest = read_manifest(options.output)
-    assert tuple(manifest.domains) == ("code", "web")
-    assert json.loads((Path(options.output) / "manifest.json").read_text())["format"] == 1
+    manifest = prepare(options)
+    assert read_manifest(options.output) == manifest and tuple(manifest.domains) == ("code", "web")
+    assert json.loads((Path(options.output) / "manifest.json").read_text())["format"] == 2
+    web = manifest.domains["web"]
+    assert (web.inputs, web.bytes) == (1, Path(options.domains["web"]).stat().st_size)
+    assert (manifest.text_field, manifest.runs, manifest.shares["prune"]) == ("text", 1, 0.4)
+    assert web.bounds == {"prune": (0.0, 0.4), "pretrain": (0.4, 0.8), "validation": (0.8, 1.0)}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_output_does_not_depend_on_workers_or_on_how_the_work_is_cut(
+    settings, write_jsonl, workers, tmp_path
+):
+    """Ranges that end inside lines, inside characters, and at the end of a line; more workers than pieces of work."""
+    texts = [text + " é" * (n % 7) for n, text in enumerate(TEXTS)]
+    files = {
+        "web": write_jsonl("web.jsonl", texts),
+        "code": write_jsonl("code.jsonl", [t[::-1] for t in texts]),
+    }
+    whole = settings(files, workers=1)
+    prepare(whole)
+    for unit_bytes in (1000, 171) if workers == 1 else (1000,):
+        cut = settings(
+            files, unit_bytes=unit_bytes, workers=workers, output=str(tmp_path / f"cut-{unit_bytes}")
+        )
+        prepare(cut)
+        assert tree(whole.output) == tree(cut.output)
+
+
+def test_validation_has_the_tokens_asked_for_and_the_rest_is_shared(settings, write_jsonl):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, tokens=SplitTokens(validation=500))
+    web = prepare(options).domains["web"]
+    assert 500 <= web.splits["validation"].tokens < 500 + 40
+    prune, pretrain = web.splits["prune"].tokens, web.splits["pretrain"].tokens
+    assert web.unused == 0 and 0.7 < prune / pretrain < 1.4
+    assert sum(split.documents for split in web.splits.values()) == 200
+
+
+def test_what_no_split_wants_is_counted(settings, write_jsonl):
+    files = {"web": write_jsonl("web.jsonl", TEXTS)}
+    options = settings(files, tokens=SplitTokens(prune=300, pretrain=400, validation=500))
+    web = prepare(options).domains["web"]
+    for split, wanted in (("prune", 300), ("pretrain", 400), ("validation", 500)):
+        assert wanted <= web.splits[split].tokens < wanted + 40
+    assert web.documents + web.unused == 200 and web.unused > 100
+    assert f"{web.unused:,} documents that no split wanted" in summary(read_manifest(options.output))
+
+
+def test_more_tokens_than_there_are_are_refused(settings, write_jsonl):
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, tokens=SplitTokens(validation=10**9))
+    with pytest.raises(
+        DataError, match=r"tokens\.validation=1000000000: domain 'web' has [\d,]+ tokens left"
+    ):
+        prepare(options)
+
+
+def test_an_empty_file_is_no_mistake_and_an_empty_domain_is(settings, write_jsonl, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    files = [str(tmp_path / "empty.jsonl"), write_jsonl("web.jsonl", TEXTS)]
+    assert prepare(settings({"web": files})).domains["web"].documents == 200
+    with pytest.raises(DataError, match=r"domain 'none' has 0 documents with 0 tokens"):
+        prepare(settings({"web": files, "none": files[0]}, output=str(tmp_path / "other")))

@@ -46,7 +46,7 @@ def test_help_describes_every_option(capsys):
         run("--help")
     text = " ".join(capsys.readouterr().out.split())
     for words in (
-        "Text files by domain",
+        "Text by domain",
         "Tokens per packed sequence",
         "ends with the tokenizer's EOS",
         "Fraction for",

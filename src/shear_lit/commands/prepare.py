@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from shear_lit.data.documents import listed
 from shear_lit.data.manifest import Manifest
 from shear_lit.data.prepare import PrepareSettings
 from shear_lit.data.prepare import prepare as prepare_data
@@ -13,8 +14,9 @@ _log = logging.getLogger(__name__)
 def prepare(**settings: Any) -> None:
     """Turn raw text into prepared data. `prepare --check DIR` verifies some, `prepare --from-mds DIR` imports MDS.
 
-    The data is tokenised and packed by domain, in splits that share no document. The other two forms have keys of their
-    own, which `--help` after them lists.
+    The data is tokenised and packed by domain, in splits that share no document. Where the output holds prepared data,
+    the files that are not in it yet are added. The other two forms have keys of their own, which `--help` after them
+    lists.
     """
     options = PrepareSettings(**settings)
     manifest = prepare_data(options)
@@ -22,12 +24,21 @@ def prepare(**settings: Any) -> None:
 
 
 def summary(manifest: Manifest) -> str:
-    """One line per domain and split: documents, tokens, sequences, and the tokens dropped at the end."""
-    lines = [f"{'domain':<20}{'split':<12}{'documents':>12}{'tokens':>16}{'sequences':>12}{'dropped':>9}"]
+    """One line per domain and split: documents, tokens, sequences, tokens left over, duplicates dropped."""
+    heads = ("documents", "tokens", "sequences", "left over", "duplicates")
+    lines = [f"{'domain':<20}{'split':<12}{''.join(f'{head:>15}' for head in heads)}"]
     for name, domain in manifest.domains.items():
         for split, record in domain.splits.items():
-            lines.append(
-                f"{name:<20}{split:<12}{record.documents:>12,}{record.tokens:>16,}"
-                f"{record.sequences:>12,}{record.tail_tokens:>9,}"
+            counts = (
+                record.documents,
+                record.tokens,
+                record.sequences,
+                record.tail_tokens,
+                record.duplicates,
             )
+            lines.append(f"{name:<20}{split:<12}{''.join(f'{count:>15,}' for count in counts)}")
+        if domain.rejected:
+            lines.append(f"{name:<20}{sum(domain.rejected.values()):,} rejected: {listed(domain.rejected)}")
+        if domain.unused:
+            lines.append(f"{name:<20}{domain.unused:,} documents that no split wanted")
     return "\n".join(lines)

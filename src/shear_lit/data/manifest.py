@@ -1,7 +1,8 @@
 """What a prepared data directory holds, and whether it is whole.
 
 ``<directory>/manifest.json`` is written last; ``<directory>/<domain>/<split>/`` holds the litdata chunks of packed
-sequences and their ``index.json``.
+sequences and their ``index.json``. While files are added, an index may list chunks that the manifest does not yet have,
+after those that it has: what the manifest says is there all the time. ``<directory>/.ledger/`` is for adding files.
 """
 
 import json
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.splits import SPLITS as SPLITS
+from shear_lit.data.splits import Bounds
 
-FORMAT = 1
-"""The version of the layout that this package writes."""
+FORMAT = 2
+"""The version of the layout that this package writes; 1, which has fewer facts, can be read as well."""
 MANIFEST, INDEX = "manifest.json", "index.json"
-SPLITS = ("prune", "pretrain", "validation")
-"""The splits of a prepared data set; no document is in two of them."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -65,6 +66,8 @@ class SplitRecord:
     """Tokens at the end that did not fill a sequence and were dropped."""
     chunks: tuple[ChunkRecord, ...]
     """Its files, in order."""
+    duplicates: int = 0
+    """Documents that would be in it, had their text not come before."""
 
     @property
     def sequences(self) -> int:
@@ -77,11 +80,23 @@ class DomainRecord:
     """What was read of one domain, and where it went."""
 
     documents: int
-    """Documents that were accepted."""
+    """Documents in its splits."""
     rejected: dict[str, int]
-    """Documents that were not, by reason."""
+    """Documents that could not be used, by reason."""
     splits: dict[str, SplitRecord]
     """What each split holds."""
+    duplicates: int = 0
+    """Documents that were dropped because their text, case and white space aside, came before in any domain."""
+    unused: int = 0
+    """Documents that no split wanted, where all are sized in tokens."""
+    bounds: Bounds = field(default_factory=dict)
+    """The places, in [0, 1], of the documents of each split; they stay as they are when files are added."""
+    inputs: int = 0
+    """Files and data sets that were read."""
+    bytes: int = 0
+    """Their size."""
+    inputs_fingerprint: str = ""
+    """SHA-256 over the fingerprints of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +115,14 @@ class Manifest:
     """Whether each document ends with EOS."""
     domains: dict[str, DomainRecord]
     """The domains by name."""
+    text_field: str = ""
+    """Field of each record that held the document; empty if it is not known."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """The shares asked for, by split."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """The tokens asked for, by split; 0: the share decided."""
+    runs: int = 0
+    """How often `shear-lit prepare` has written to it; 0: files cannot be added, for there is no ledger."""
     fingerprint: str = ""
     """SHA-256 over all that decides what a model is trained on: the tokenizer, the length and the chunks."""
     format: int = field(default=FORMAT)
@@ -199,9 +222,9 @@ def parsed_manifest(content: bytes, where: str) -> Manifest:
     """
     try:
         parsed = json.loads(content)
-        if parsed.get("format") != FORMAT:
+        if parsed.get("format") not in range(1, FORMAT + 1):
             raise DataError(
-                f"{where}: format {parsed.get('format')!r}, this version reads {FORMAT}. "
+                f"{where}: format {parsed.get('format')!r}, this version reads 1 to {FORMAT}. "
                 "Run `shear-lit prepare` again with this version."
             )
         manifest = _manifest_of(parsed)
@@ -222,7 +245,8 @@ def _manifest_of(content: dict[str, Any]) -> Manifest:
             split: SplitRecord(**{**record, "chunks": tuple(ChunkRecord(**c) for c in record["chunks"])})
             for split, record in domain["splits"].items()
         }
-        domains[name] = DomainRecord(**{**domain, "splits": splits})
+        bounds = {split: (low, high) for split, (low, high) in domain.get("bounds", {}).items()}
+        domains[name] = DomainRecord(**{**domain, "splits": splits, "bounds": bounds})
     return Manifest(**{**content, "tokenizer": TokenizerRecord(**content["tokenizer"]), "domains": domains})
 
 
@@ -243,7 +267,8 @@ def index_problem(folder: Path, record: SplitRecord, sequence_length: int) -> tu
         indexed = [(c["filename"], c["chunk_bytes"], c["dim"]) for c in chunks]
     except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         return folder / INDEX, f"the index cannot be read ({error!r})"
-    if indexed != [(c.file, c.bytes, c.sequences * sequence_length) for c in record.chunks]:
+    expected = [(c.file, c.bytes, c.sequences * sequence_length) for c in record.chunks]
+    if indexed[: len(expected)] != expected:  # more are there while files are being added
         return folder / INDEX, f"the index does not list the chunks of {MANIFEST}"
     return None
 

@@ -1,32 +1,45 @@
-"""Raw text to prepared data: tokenised, packed, in splits that share no document."""
+"""Raw text to prepared data: tokenised, packed, in splits that share no document.
 
-import hashlib
+Every input is cut into pieces of work that depend on nothing but the input; each is tokenised into a file of its own in
+``<output>.partial``, by whichever process is free. Then duplicates are dropped and the tokens packed, in the order of
+the pieces. A run that is stopped, by whatever means, goes on where it was, and ends with the same bytes.
+"""
+
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from shear_lit.data.documents import DocumentReader, SplitShares, domain_files
+from shear_lit.data.assembly import Packing
+from shear_lit.data.commit import clear, clear_work, commit, locked
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import (
-    DomainRecord,
-    Manifest,
-    SplitRecord,
-    TokenizerRecord,
-    check_domain_name,
-    write_manifest,
-)
-from shear_lit.data.packing import CHUNK_BYTES, SplitWriter
+from shear_lit.data.inputs import Kind, Source, find_sources
+from shear_lit.data.ledger import ledger_of, new_sources
+from shear_lit.data.manifest import MANIFEST, Manifest, TokenizerRecord, check_domain_name, read_manifest
+from shear_lit.data.packing import CHUNK_BYTES
+from shear_lit.data.run import Before, Plan, run
+from shear_lit.data.splits import SplitShares, SplitTokens
+from shear_lit.data.tokenising import Tokenising
+from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
+from shear_lit.data.tokenizer import tokenizer_fingerprint as tokenizer_fingerprint
+from shear_lit.data.tokenizer import tokenizer_fingerprint_of as tokenizer_fingerprint_of
+from shear_lit.data.units import Cutting
+from shear_lit.data.workers import disk_error
 
-_BYTES_PER_TOKEN = 2  # of raw text, at least: usual text has 3 to 5
-_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 512, 4_000_000
-_log = logging.getLogger(__name__)
+UNIT_BYTES = 4 << 20
+"""Size of a piece of work: a few seconds of one core."""
+
+_BYTES_PER_TOKEN = 4  # of raw text, about: usual text has 3 to 5
+_COMPRESSION = {Kind.GZIP: 3, Kind.ZSTANDARD: 3, Kind.TABLE: 2}  # about
+_MOST_CHUNK_BYTES = 1 << 31  # offsets in a chunk have 32 bits
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +47,33 @@ class PrepareSettings:
     """What to prepare, and how."""
 
     domains: dict[str, str | list[str]]
-    """Text files by domain: a path, a glob, or a list of these; `.jsonl`, one document per line."""
+    """Text by domain: a path, a glob, `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these. `.jsonl`, `.jsonl.gz`, `.jsonl.zst` and `.parquet` have many documents each; `.txt`, `.md` and source files are one."""  # noqa: E501 (the help has no line breaks)
     tokenizer: str
-    """Hugging Face directory or name of the source model's tokenizer."""
+    """Hugging Face directory or name of the source model's tokenizer, or a SentencePiece `.model` file."""
     output: str
-    """Directory to write; must be empty or absent."""
+    """Directory to write. If it holds prepared data, the files that are not in it yet are added."""
     sequence_length: int = 4096
     """Tokens per packed sequence."""
     text_field: str = "text"
-    """Field of each JSON object that holds the document."""
+    """Field of each JSON object, or column of each table, that holds the document."""
     shares: SplitShares = field(default_factory=SplitShares)
     """Fractions of the documents for stage 1, stage 2 and validation."""
+    tokens: SplitTokens = field(default_factory=SplitTokens)
+    """Tokens per domain for splits that are not to be sized by their share."""
     append_eos: bool = True
     """Whether each document ends with the tokenizer's EOS token."""
     prepend_bos: bool = False
     """Whether each document begins with the tokenizer's BOS token."""
     max_rejected_fraction: float = 0.01
     """Fraction of a domain's documents that may be unusable (malformed, empty, invalid UTF-8) before it is refused."""
+    max_document_bytes: int = 16 << 20
+    """Larger documents are unusable: a document is tokenised as a whole, in a hundred times its size of memory."""
     chunk_bytes: int = CHUNK_BYTES
     """Size in bytes that each file of packed sequences aims at."""
+    unit_bytes: int = UNIT_BYTES
+    """Bytes of raw text that a process tokenises at once: what it loses at most when it is stopped."""
+    workers: int = field(default_factory=available_cores)
+    """Processes that tokenise, by default one for each core; the output does not depend on it."""
 
     def __post_init__(self) -> None:
         if not self.domains:
@@ -70,117 +91,130 @@ class PrepareSettings:
             raise DataError(
                 f"max_rejected_fraction={self.max_rejected_fraction} is no fraction: use a number between 0 and 1."
             )
-        if self.chunk_bytes < 1:
-            raise DataError(
-                f"chunk_bytes={self.chunk_bytes} is no size: use 1 or more; the default is {CHUNK_BYTES}."
-            )
+        for key, most, default in (
+            ("chunk_bytes", _MOST_CHUNK_BYTES, CHUNK_BYTES),
+            ("unit_bytes", 1 << 30, UNIT_BYTES),
+            ("max_document_bytes", 1 << 30, 16 << 20),
+            ("workers", 1024, available_cores()),
+        ):
+            if not 1 <= (value := getattr(self, key)) <= most:
+                raise DataError(
+                    f"{key}={value} is not in range: use 1 to {most:,}; the default is {default:,}."
+                )
 
 
 def prepare(settings: PrepareSettings) -> Manifest:
-    """Tokenise, split and pack ``settings.domains`` into ``settings.output``, which then is whole, or is not there.
+    """Tokenise, split and pack ``settings.domains`` into ``settings.output``, or add to it what is new.
+
+    A first run's output is whole, or not there. What is added is there with the last file that is written, the
+    manifest; until then the data set is what it was. A run that fails or is stopped keeps what it tokenised in
+    ``<output>.partial``, and the next one goes on from there, with whatever of it suits its settings and files.
 
     Raises:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
     output = Path(settings.output)
-    _check_output(output)
-    files = domain_files(settings.domains)
-    tokenizer = _loaded_tokenizer(settings.tokenizer)
-    _check_added_tokens(settings, tokenizer)
-    record = _tokenizer_record(settings.tokenizer, tokenizer)
-    token_type = "uint16" if record.vocabulary <= 1 << 16 else "uint32"
-    _check_disk(output, files, 2 if token_type == "uint16" else 4)
-
+    _earlier(output)  # what cannot be written to is refused before anything is made beside it
     partial = output.with_name(f"{output.name}.partial")
-    if partial.exists():
-        _log.warning("removing %s, left by a run that was stopped", partial)
-        shutil.rmtree(partial)
     try:
-        partial.mkdir(parents=True)
-        domains = {
-            name: _prepare_domain(name, files[name], partial / name, tokenizer, token_type, settings)
-            for name in sorted(files)
-        }
-        manifest = _manifest(settings, record, token_type, domains)
-        write_manifest(partial, manifest)
-        os.replace(partial, output)  # noqa: PTH105 (the standard's word for "atomic"; an empty directory may be there)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        with locked(partial):
+            manifest = _prepared(settings, output, partial)
+            clear(output, manifest)
+            clear_work(partial)
+    except OSError as error:
+        raise disk_error(partial, error) from error
     return manifest
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of a tokenizer's serialised form: the same for the same tokenizer wherever it lies.
-
-    Truncation and padding are left out: they are settings of the last call.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
-    for transient in ("truncation", "padding"):
-        content.pop(transient, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def tokenizer_record_of(name: str) -> TokenizerRecord:
-    """What a manifest says of the tokenizer in a local directory or on the hub.
-
-    Raises:
-        DataError: there is none that can be loaded.
-    """
-    return _tokenizer_record(name, _loaded_tokenizer(name))
-
-
-def tokenizer_fingerprint_of(source: str) -> str:
-    """The fingerprint of the tokenizer beside a model, in a local directory or on the hub.
-
-    Raises:
-        DataError: there is none that can be loaded.
-    """
-    try:
-        return tokenizer_fingerprint(AutoTokenizer.from_pretrained(Path(source).expanduser()))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"model.source={source!r} has no tokenizer that can be loaded ({error}), so that nothing tells whether the "
-            f"data suits the model. Copy the model's tokenizer files into its directory."
-        ) from error
+def _prepared(settings: PrepareSettings, output: Path, partial: Path) -> Manifest:
+    """Do what is to be done, while no other run can change the output."""
+    earlier, before = _earlier(output), None
+    sources = find_sources(settings.domains)
+    tokenizer = load_tokenizer(settings.tokenizer)
+    _check_special_tokens(settings, tokenizer)
+    record = tokenizer_record(settings.tokenizer, tokenizer)
+    if earlier is not None:
+        _check_same_settings(earlier, settings, record)
+        before = Before(earlier, ledger_of(output, earlier))
+        sources = new_sources(sources, before.ledger.inputs())
+        if not sources:
+            return earlier
+    plan = _plan(settings, record, tokenizer, partial)
+    _check_disk(output, partial, sources, 2 if plan.packing.token_type == "uint16" else 4)
+    manifest = run(plan, sources, before, tokenizer.backend_tokenizer.to_str())
+    commit(plan.packed, output)
+    return manifest
 
 
-def _check_output(output: Path) -> None:
+def _plan(
+    settings: PrepareSettings, record: TokenizerRecord, tokenizer: PreTrainedTokenizerBase, partial: Path
+) -> Plan:
+    token_type = "uint16" if record.vocabulary <= 1 << 16 else "uint32"
+    tokenising = Tokenising(
+        tokenizer=str(partial / "tokenizer.json"),
+        split_special_tokens=bool(getattr(tokenizer, "split_special_tokens", False)),
+        before=(record.bos_id,) if settings.prepend_bos and record.bos_id is not None else (),
+        after=(record.eos_id,) if settings.append_eos and record.eos_id is not None else (),
+        token_type=token_type,
+        text_field=settings.text_field,
+        max_document_bytes=settings.max_document_bytes,
+    )
+    return Plan(
+        directory=partial,
+        tokenising=tokenising,
+        cutting=Cutting(
+            spool=partial / "spool",
+            settings=json.dumps(asdict(tokenising) | {"tokenizer": record.fingerprint}),
+            unit_bytes=settings.unit_bytes,
+            text_field=settings.text_field,
+            max_document_bytes=settings.max_document_bytes,
+        ),
+        packing=Packing(
+            sequence_length=settings.sequence_length,
+            token_type=token_type,
+            chunk_bytes=settings.chunk_bytes,
+            shares=settings.shares,
+            tokens=settings.tokens,
+        ),
+        tokenizer=record,
+        prepend_bos=settings.prepend_bos,
+        append_eos=settings.append_eos,
+        max_rejected_fraction=settings.max_rejected_fraction,
+        workers=settings.workers,
+    )
+
+
+def _earlier(output: Path) -> Manifest | None:
+    """The manifest of the data that is there already, if there is any."""
+    if (output / MANIFEST).is_file():
+        return read_manifest(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise DataError(
-            f"output={str(output)!r} is not an empty directory: nothing is ever overwritten. "
-            "Choose another directory, or remove it."
+            f"output={str(output)!r} is not an empty directory, nor does it hold prepared data to which files could "
+            "be added: nothing is ever overwritten. Choose another directory, or remove it."
         )
+    return None
 
 
-def _check_disk(output: Path, files: dict[str, list[Path]], token_bytes: int) -> None:
-    text = sum(path.stat().st_size for path in chain.from_iterable(files.values()))
-    needed = text * token_bytes // _BYTES_PER_TOKEN
-    existing = next(parent for parent in output.absolute().parents if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
+def _check_same_settings(earlier: Manifest, settings: PrepareSettings, record: TokenizerRecord) -> None:
+    """Refuse to add to data that was made differently."""
+    if earlier.tokenizer.fingerprint != record.fingerprint:
         raise DataError(
-            f"output={str(output)!r}: {free / 1e9:.2f} GB are free there, and {text / 1e9:.2f} GB of text may become "
-            f"{needed / 1e9:.2f} GB of tokens. Make space, or choose a directory on another disk."
+            f"tokenizer={settings.tokenizer!r} (fingerprint {record.fingerprint[:12]}) is not the one that made what "
+            f"is in output={settings.output!r}: {earlier.tokenizer.name!r} ({earlier.tokenizer.fingerprint[:12]}). "
+            "Use that one, or prepare into another directory."
         )
+    for key in ("sequence_length", "prepend_bos", "append_eos", "text_field", "shares", "tokens"):
+        asked, found = getattr(settings, key), getattr(earlier, key)
+        asked = asdict(asked) if key in ("shares", "tokens") else asked
+        if asked != found and (found or key not in ("text_field", "shares", "tokens")):
+            raise DataError(
+                f"{key}={asked!r}: what is in output={settings.output!r} was prepared with {found!r}, and files "
+                f"can only be added in the same way. Use {key}={found!r}, or prepare into another directory."
+            )
 
 
-def _loaded_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(Path(name).expanduser())
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"tokenizer={name!r} cannot be loaded ({error}): a Hugging Face directory or name is expected. Correct it."
-        ) from error
-    if not tokenizer.is_fast:
-        raise DataError(
-            f"tokenizer={name!r} has no fast version, which is needed here. Convert it to tokenizer.json."
-        )
-    return tokenizer
-
-
-def _check_added_tokens(settings: PrepareSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_special_tokens(settings: PrepareSettings, tokenizer: PreTrainedTokenizerBase) -> None:
     for wanted, token, key in (
         (settings.append_eos, tokenizer.eos_token_id, "append_eos"),
         (settings.prepend_bos, tokenizer.bos_token_id, "prepend_bos"),
@@ -191,83 +225,13 @@ def _check_added_tokens(settings: PrepareSettings, tokenizer: PreTrainedTokenize
             )
 
 
-def _tokenizer_record(name: str, tokenizer: PreTrainedTokenizerBase) -> TokenizerRecord:
-    return TokenizerRecord(
-        name=name,
-        fingerprint=tokenizer_fingerprint(tokenizer),
-        vocabulary=max(tokenizer.get_vocab().values()) + 1,
-        bos_id=tokenizer.bos_token_id,
-        eos_id=tokenizer.eos_token_id,
-    )
-
-
-def _prepare_domain(
-    name: str,
-    files: list[Path],
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    token_type: str,
-    settings: PrepareSettings,
-) -> DomainRecord:
-    length, chunk_bytes = settings.sequence_length, settings.chunk_bytes
-    writers = {
-        split: SplitWriter(
-            folder / split, sequence_length=length, token_type=token_type, chunk_bytes=chunk_bytes
-        )
-        for split, share in asdict(settings.shares).items()
-        if share > 0
-    }
-    reader = DocumentReader(name, files, settings.text_field)
-    before = [tokenizer.bos_token_id] if settings.prepend_bos else []
-    after = [tokenizer.eos_token_id] if settings.append_eos else []
-    for texts in _batches(reader):
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for text, tokens in zip(texts, encoded["input_ids"], strict=True):
-            writers[settings.shares.split_of(text)].add([*before, *tokens, *after])
-    reader.check(settings.max_rejected_fraction)
-    splits = {split: writer.finish() for split, writer in writers.items()}
-    for split, record in splits.items():
-        _check_split_size(name, split, record, settings)
-        _log.info("%s/%s: %d documents, %d sequences", name, split, record.documents, record.sequences)
-    return DomainRecord(
-        documents=reader.accepted, rejected=dict(sorted(reader.rejected.items())), splits=splits
-    )
-
-
-def _check_split_size(domain: str, split: str, record: SplitRecord, settings: PrepareSettings) -> None:
-    if not record.sequences:
-        share = getattr(settings.shares, split)
+def _check_disk(output: Path, partial: Path, sources: list[Source], token_bytes: int) -> None:
+    text = sum(source.bytes * _COMPRESSION.get(source.kind, 1) for source in sources)
+    there = sum(path.stat().st_size for path in (partial / "spool").glob("*"))
+    needed = 2 * text * token_bytes // _BYTES_PER_TOKEN - there  # each token is spooled, then packed
+    free = shutil.disk_usage(partial).free
+    if free < needed:
         raise DataError(
-            f"shares.{split}={share}: domain {domain!r} has {record.documents} documents with {record.tokens} tokens "
-            f"in this split, less than one sequence of sequence_length={settings.sequence_length}. "
-            f"Raise shares.{split}, lower sequence_length, add text, or set the share to 0 to leave the split out."
+            f"output={str(output)!r}: {free / 1e9:.2f} GB are free there, and {text / 1e9:.2f} GB of text may take "
+            f"{needed / 1e9:.2f} GB while it is prepared. Make space, or choose a directory on another disk."
         )
-
-
-def _batches(texts: DocumentReader) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _manifest(
-    settings: PrepareSettings, tokenizer: TokenizerRecord, token_type: str, domains: dict[str, DomainRecord]
-) -> Manifest:
-    chunks = {n: {s: [c.sha256 for c in r.chunks] for s, r in d.splits.items()} for n, d in domains.items()}
-    content = [tokenizer.fingerprint, settings.sequence_length, token_type, chunks]
-    return Manifest(
-        tokenizer=tokenizer,
-        sequence_length=settings.sequence_length,
-        token_type=token_type,
-        prepend_bos=settings.prepend_bos,
-        append_eos=settings.append_eos,
-        domains=domains,
-        fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
-    )
