@@ -29,7 +29,7 @@ from orders import check_orders, write_numbered
 from rivals import has_mosaicml, litdata_rate, mosaicml_rate, write_mosaicml
 from shear_lit.data.loader import MixtureLoader
 from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.packing import SplitWriter
+from shear_lit.data.preparation.packing import SplitWriter
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from shear_lit.data.loader import MixtureLoader
 from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.packing import SplitWriter
+from shear_lit.data.preparation.packing import SplitWriter
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
 

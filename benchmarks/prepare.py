@@ -49,7 +49,7 @@ PREPARE = """
 import json, os, sys, time
 options = json.loads(sys.argv[1])
 os.sched_setaffinity(0, options.pop("cores", os.sched_getaffinity(0)))
-from shear_lit.data.prepare import PrepareSettings, prepare
+from shear_lit.data.preparation.prepare import PrepareSettings, prepare
 start = time.perf_counter()
 manifest = prepare(PrepareSettings(**options))
 seconds = time.perf_counter() - start

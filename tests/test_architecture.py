@@ -34,8 +34,7 @@ FRAMEWORKS = {
     ("transformers",): (
         "models/",
         "pruning/",
-        "data/prepare.py",
-        "data/decoding.py",
+        "data/preparation/prepare.py",
         "data/tokenizer.py",
         "evaluation/",
         "commands/demo.py",
@@ -281,7 +280,7 @@ BAD = {
     frameworks_outside_their_rooms: [
         ("theory/gates.py", "import lightning"),
         ("commands/demo.py", "from lightning.pytorch import Trainer"),
-        ("data/prepare.py", "import lightning.fabric"),
+        ("data/preparation/prepare.py", "import lightning.fabric"),
         ("pruning/attach.py", "def late():\n    import lightning_fabric"),
         ("training/module.py", "from transformers import AutoModelForCausalLM"),
         ("training/module.py", "def late():\n    import transformers.models.llama as llama"),

@@ -30,7 +30,7 @@ from shear_lit.commands.demo.stages import config_file, control_steps, fit
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel, markdown_table
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.evaluate import evaluate
-from shear_lit.data.prepare import tokenizer_fingerprint_of
+from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.llama import llama
 from shear_lit.theory.shape import Axis, ModelShape

@@ -13,7 +13,7 @@ from shear_lit.commands import evaluate as command
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import COMMANDS, measure
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepare import PrepareSettings, prepare
+from shear_lit.data.preparation.prepare import PrepareSettings, prepare
 from shear_lit.data.references import read_references
 from shear_lit.data.splits import SplitShares
 from shear_lit.data.store import SequenceStore

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.packing import SplitWriter
-from shear_lit.data.prepare import PrepareSettings
+from shear_lit.data.preparation.packing import SplitWriter
+from shear_lit.data.preparation.prepare import PrepareSettings
 from shear_lit.data.splits import SplitShares
 
 LENGTH = 4

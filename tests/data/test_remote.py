@@ -13,7 +13,6 @@ import pytest
 import torch
 from filelock import FileLock
 from litdata.streaming import downloader as litdata_downloader
-from tests.data.conftest import LENGTH, write_prepared
 
 from shear_lit.data import remote as remote_module
 from shear_lit.data.datamodule import DomainData
@@ -24,6 +23,7 @@ from shear_lit.data.mixture import MixtureSettings
 from shear_lit.data.remote import RemoteError, RemoteSettings, is_remote, read_prepared
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
+from tests.data.conftest import LENGTH, write_prepared
 
 CHUNK = 5 * LENGTH * 2 + 4 * (5 + 2)  # of five sequences, with litdata's head
 

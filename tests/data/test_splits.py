@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from shear_lit.data.documents import document_hash, place_of
 from shear_lit.data.errors import DataError
+from shear_lit.data.preparation.documents import document_hash, place_of
+from shear_lit.data.preparation.thresholds import place_below
 from shear_lit.data.splits import SplitShares, SplitTokens, split_bounds, splits_of
-from shear_lit.data.thresholds import place_below
 
 SHARES = SplitShares()
 

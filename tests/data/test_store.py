@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from litdata import StreamingDataset, TokensLoader
-from tests.data.conftest import LENGTH, write_prepared
 
 from shear_lit.data import chunks as chunks_module
 from shear_lit.data.errors import DamagedData
 from shear_lit.data.loader import MixtureLoader
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
+from tests.data.conftest import LENGTH, write_prepared
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepare import prepare
+from shear_lit.data.preparation.prepare import prepare
 from shear_lit.data.tokenizer import load_tokenizer
 
 TEXTS = [

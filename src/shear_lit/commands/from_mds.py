@@ -4,8 +4,8 @@ import logging
 from typing import Any
 
 from shear_lit.commands.prepare import summary
-from shear_lit.data.mds_import import MdsImport
-from shear_lit.data.mds_import import import_mds as import_folders
+from shear_lit.data.preparation.mds_import import MdsImport
+from shear_lit.data.preparation.mds_import import import_mds as import_folders
 
 _log = logging.getLogger(__name__)
 

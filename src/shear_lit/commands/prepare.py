@@ -3,10 +3,10 @@
 import logging
 from typing import Any
 
-from shear_lit.data.documents import listed
 from shear_lit.data.manifest import Manifest
-from shear_lit.data.prepare import PrepareSettings
-from shear_lit.data.prepare import prepare as prepare_data
+from shear_lit.data.preparation.documents import listed
+from shear_lit.data.preparation.prepare import PrepareSettings
+from shear_lit.data.preparation.prepare import prepare as prepare_data
 
 _log = logging.getLogger(__name__)
 

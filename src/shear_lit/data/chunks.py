@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from shear_lit.data.errors import DamagedData
 from shear_lit.data.manifest import ChunkRecord, size_problem
-from shear_lit.data.packing import file_hash
+from shear_lit.data.preparation.packing import file_hash
 
 ENDS_EARLY = "the chunk was cut off after it was opened"
 """What a short read means."""

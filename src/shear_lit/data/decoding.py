@@ -1,14 +1,11 @@
 """From the tokens of prepared data back to text, by the tokenizer that made them."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
-
-from transformers import AutoTokenizer
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import Manifest
-from shear_lit.data.prepare import tokenizer_fingerprint
+from shear_lit.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 
 def decoder_of(manifest: Manifest, tokenizer: str | None = None) -> Callable[[list[int]], str]:
@@ -19,11 +16,11 @@ def decoder_of(manifest: Manifest, tokenizer: str | None = None) -> Callable[[li
     """
     name = manifest.tokenizer.name if tokenizer is None else tokenizer
     try:
-        loaded = AutoTokenizer.from_pretrained(Path(name).expanduser(), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        loaded = load_tokenizer(name)
+    except DataError as error:
         raise DataError(
-            f"the data's tokenizer {name!r} cannot be loaded ({' '.join(str(error).split())}): without it there is no "
-            "text. Name a directory that holds it with --tokenizer, or leave --sequences out."
+            f"the data's tokenizer: {error} Without it there is no text: name a directory that holds it with "
+            "--tokenizer, or leave --sequences out."
         ) from error
     if (found := tokenizer_fingerprint(loaded)) != manifest.tokenizer.fingerprint:
         raise DataError(

@@ -5,10 +5,11 @@ sequences and their ``index.json``. While files are added, an index may list chu
 after those that it has: what the manifest says is there all the time. ``<directory>/.ledger/`` is for adding files.
 """
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,15 @@ class Manifest:
                 f"({fingerprint[:12]}): its token ids mean other texts. "
                 f"Run `shear-lit prepare --tokenizer {name}`, or choose data made for this model."
             )
+
+
+def content_fingerprint(
+    tokenizer: TokenizerRecord, sequence_length: int, token_type: str, domains: Mapping[str, DomainRecord]
+) -> str:
+    """SHA-256 over all that decides what a model is trained on: the tokenizer, the length and the chunks."""
+    chunks = {n: {s: [c.sha256 for c in r.chunks] for s, r in d.splits.items()} for n, d in domains.items()}
+    content = [tokenizer.fingerprint, sequence_length, token_type, chunks]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_domain_name(name: str) -> None:

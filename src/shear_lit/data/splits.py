@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shear_lit.data.documents import PLACES, place_of
 from shear_lit.data.errors import DataError
+from shear_lit.data.preparation.documents import PLACES, place_of
 
 SPLITS = ("prune", "pretrain", "validation")
 """The splits of a prepared data set; no document is in two of them."""

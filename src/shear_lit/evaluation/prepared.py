@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from shear_lit.data.boundaries import boundary_of
 from shear_lit.data.loader import ValidationLoader
-from shear_lit.data.prepare import tokenizer_fingerprint
+from shear_lit.data.preparation.prepare import tokenizer_fingerprint
 from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.store import DomainBatch, SequenceStore
 from shear_lit.models.huggingface import has_tokenizer, read_config

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning as L
 
 from shear_lit.data.datamodule import DomainData
-from shear_lit.data.prepare import tokenizer_fingerprint_of
+from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
 from shear_lit.models.huggingface import config_of
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts

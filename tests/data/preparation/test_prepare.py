@@ -11,11 +11,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from shear_lit.commands.prepare import summary
-from shear_lit.data import prepare as module
-from shear_lit.data.duplicates import Duplicates
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
-from shear_lit.data.prepare import prepare, tokenizer_fingerprint
+from shear_lit.data.preparation import prepare as module
+from shear_lit.data.preparation.duplicates import Duplicates
+from shear_lit.data.preparation.prepare import prepare, tokenizer_fingerprint
 from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.store import SequenceStore
 from tests.trees import tree

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.tokenising import Tokenising, UnitTokenizer
+from shear_lit.data.preparation.tokenising import Tokenising, UnitTokenizer
 
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from shear_lit.data import duplicates as module
-from shear_lit.data.duplicates import find_duplicates
-from shear_lit.data.spool import Spool, SpoolRecord, write_spool
+from shear_lit.data.preparation import duplicates as module
+from shear_lit.data.preparation.duplicates import find_duplicates
+from shear_lit.data.preparation.spool import Spool, SpoolRecord, write_spool
 
 
 def spool_of(path, hashes):

@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from shear_lit.data.documents import TOO_LARGE, checked, missing, text_of_bytes, text_of_record
 from shear_lit.data.errors import DataError
+from shear_lit.data.preparation.documents import TOO_LARGE, checked, missing, text_of_bytes, text_of_record
 
 BLANK = "blank"
 """The reason given for a line of white space, which is no document and nobody's mistake."""

@@ -15,10 +15,10 @@ from typing import Any
 
 import shear_lit
 from shear_lit.data.errors import DataError
-from shear_lit.data.spool import SpoolRecord
-from shear_lit.data.tokenising import Tokenising, UnitTokenizer
-from shear_lit.data.units import Unit
-from shear_lit.data.worker import Answer, answer
+from shear_lit.data.preparation.spool import SpoolRecord
+from shear_lit.data.preparation.tokenising import Tokenising, UnitTokenizer
+from shear_lit.data.preparation.units import Unit
+from shear_lit.data.preparation.worker import Answer, answer
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors that say that a disk has no space left."""
@@ -90,7 +90,7 @@ def _started() -> subprocess.Popen[bytes]:
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     one_thread = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return subprocess.Popen(
-        [sys.executable, "-m", "shear_lit.data.worker"],
+        [sys.executable, "-m", "shear_lit.data.preparation.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={

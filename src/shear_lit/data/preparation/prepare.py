@@ -13,21 +13,21 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from shear_lit.data.assembly import Packing
-from shear_lit.data.commit import clear, clear_work, commit, locked
 from shear_lit.data.errors import DataError
-from shear_lit.data.inputs import Kind, Source, find_sources
-from shear_lit.data.ledger import ledger_of, new_sources
 from shear_lit.data.manifest import MANIFEST, Manifest, TokenizerRecord, check_domain_name, read_manifest
-from shear_lit.data.packing import CHUNK_BYTES
-from shear_lit.data.run import Before, Plan, run
+from shear_lit.data.preparation.assembly import Packing
+from shear_lit.data.preparation.commit import clear, clear_work, commit, locked
+from shear_lit.data.preparation.inputs import Kind, Source, find_sources
+from shear_lit.data.preparation.ledger import ledger_of, new_sources
+from shear_lit.data.preparation.packing import CHUNK_BYTES
+from shear_lit.data.preparation.run import Before, Plan, run
+from shear_lit.data.preparation.tokenising import Tokenising
+from shear_lit.data.preparation.units import Cutting
+from shear_lit.data.preparation.workers import disk_error
 from shear_lit.data.splits import SplitShares, SplitTokens
-from shear_lit.data.tokenising import Tokenising
 from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
 from shear_lit.data.tokenizer import tokenizer_fingerprint as tokenizer_fingerprint
 from shear_lit.data.tokenizer import tokenizer_fingerprint_of as tokenizer_fingerprint_of
-from shear_lit.data.units import Cutting
-from shear_lit.data.workers import disk_error
 
 UNIT_BYTES = 4 << 20
 """Size of a piece of work: a few seconds of one core."""

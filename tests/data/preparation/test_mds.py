@@ -7,15 +7,15 @@ import shutil
 import sys
 
 import pytest
-from tests.data.mds_folders import sample, write_mds
 
 from shear_lit import cli
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
-from shear_lit.data.mds import MdsError, mds_shards
-from shear_lit.data.mds_import import MdsImport, import_mds
+from shear_lit.data.preparation.mds import MdsError, mds_shards
+from shear_lit.data.preparation.mds_import import MdsImport, import_mds
 from shear_lit.data.store import SequenceStore
 from shear_lit.data.verification import verify
+from tests.data.preparation.mds_folders import sample, write_mds
 
 SIZES = {"prune": (9, 6), "pretrain": (21, 11), "validation": (5, 7)}
 FOLDERS = {"prune": "for_prune", "pretrain": "for_ft", "validation": "eval"}

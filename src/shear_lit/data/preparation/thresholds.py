@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from shear_lit.data.documents import PLACES
+from shear_lit.data.preparation.documents import PLACES
 
 _BITS = 16  # of the place that one pass looks at
 

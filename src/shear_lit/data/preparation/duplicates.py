@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shear_lit.data.spool import HASHES, Spool
+from shear_lit.data.preparation.spool import HASHES, Spool
 
 BUCKET_DOCUMENTS = 1_000_000
 """Documents that are sorted in memory at once, about."""

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.ledger import LEDGER
 from shear_lit.data.manifest import INDEX, MANIFEST, Manifest
+from shear_lit.data.preparation.ledger import LEDGER
 
 _LOCK = "lock"
 

@@ -8,8 +8,8 @@ import pytest
 from litdata import StreamingDataset, TokensLoader
 from litdata.streaming.writer import BinaryWriter
 
-from shear_lit.data import packing
-from shear_lit.data.packing import SplitWriter
+from shear_lit.data.preparation import packing
+from shear_lit.data.preparation.packing import SplitWriter
 
 
 def pack(folder, documents, *, chunk_bytes, length=8, token_type="uint16", **more):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from shear_lit.data import spool as spool_module
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
-from shear_lit.data.packing import _Chunk
-from shear_lit.data.prepare import prepare
+from shear_lit.data.preparation import spool as spool_module
+from shear_lit.data.preparation.packing import _Chunk
+from shear_lit.data.preparation.prepare import prepare
 from tests.trees import tree
 
 TEXTS = [f"document number {number} says {number * number}" for number in range(160)]
@@ -176,7 +176,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_after_space_is_made(options, mo
         elif where == "pack":
             patch.setattr(_Chunk, "write", full)
         else:
-            patch.setattr("shear_lit.data.ledger.Ledger.write", full)
+            patch.setattr("shear_lit.data.preparation.ledger.Ledger.write", full)
         with pytest.raises(DataError, match=r"disk is full\. Make space.*it continues"):
             prepare(options)
     spool = list(Path(options.output + ".partial", "spool").glob("*"))
@@ -210,7 +210,9 @@ def test_what_an_earlier_version_left_behind_is_removed(options):
 def test_a_spool_file_that_was_damaged_is_made_anew(options, monkeypatch, tmp_path):
     prepare(replace(options, output=str(tmp_path / "whole")))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("shear_lit.data.run.find_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(
+            "shear_lit.data.preparation.run.find_duplicates", lambda *_: (_ for _ in ()).throw(Killed())
+        )
         prepare(options)
     for path in list(Path(options.output + ".partial", "spool").glob("*"))[:2]:
         path.write_bytes(path.read_bytes()[:-1])
@@ -221,7 +223,9 @@ def test_a_spool_file_that_was_damaged_is_made_anew(options, monkeypatch, tmp_pa
 def test_what_was_done_with_other_settings_or_files_is_not_used(options, monkeypatch, tmp_path, write_jsonl):
     def stopped(changed):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr("shear_lit.data.run.find_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
+            patch.setattr(
+                "shear_lit.data.preparation.run.find_duplicates", lambda *_: (_ for _ in ()).throw(Killed())
+            )
             prepare(changed)
 
     stopped(replace(options, append_eos=False))

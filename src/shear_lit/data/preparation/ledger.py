@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.inputs import Source
 from shear_lit.data.manifest import Manifest, write_json
+from shear_lit.data.preparation.inputs import Source
 
 LEDGER = ".ledger"
 _DOCUMENTS, _INPUTS, _TAILS = "documents.bin", "inputs.jsonl", "tails.json"

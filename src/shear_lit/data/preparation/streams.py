@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.inputs import Kind, Source, open_hub
-from shear_lit.data.reading import bounded_lines, unreadable
+from shear_lit.data.preparation.inputs import Kind, Source, open_hub
+from shear_lit.data.preparation.reading import bounded_lines, unreadable
 
 _ROWS = 256
 

@@ -1,7 +1,5 @@
 """From LLM-Shearing's MDS folders to prepared data: the same packed sequences, in our chunks, with a manifest."""
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -18,11 +16,12 @@ from shear_lit.data.manifest import (
     SplitRecord,
     TokenizerRecord,
     check_domain_name,
+    content_fingerprint,
     write_manifest,
 )
-from shear_lit.data.mds import MERGED, MdsError, MdsShard, PackedSample, mds_shards
-from shear_lit.data.packing import CHUNK_BYTES, SplitWriter
-from shear_lit.data.prepare import tokenizer_record_of
+from shear_lit.data.preparation.mds import MERGED, MdsError, MdsShard, PackedSample, mds_shards
+from shear_lit.data.preparation.packing import CHUNK_BYTES, SplitWriter
+from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
 
 _PUBLISHED = {
     "prune": ("for_prune",),
@@ -90,7 +89,7 @@ def import_mds(settings: MdsImport) -> Manifest:
             "Choose another directory, or remove it."
         )
     shards = {split: [s for f in fs for s in mds_shards(f)] for split, fs in settings.folders().items()}
-    tokenizer = tokenizer_record_of(settings.tokenizer)
+    tokenizer = tokenizer_record(settings.tokenizer, load_tokenizer(settings.tokenizer))
     _check_disk(output, shards)
     partial = output.with_name(f"{output.name}.partial")
     if partial.exists():
@@ -164,10 +163,6 @@ class _Import:
         return DomainRecord(documents=sum(r.documents for r in splits.values()), rejected={}, splits=splits)
 
     def _manifest(self, domains: dict[str, DomainRecord]) -> Manifest:
-        chunks = {
-            n: {s: [c.sha256 for c in r.chunks] for s, r in d.splits.items()} for n, d in domains.items()
-        }
-        content = [self._tokenizer.fingerprint, self._length, _TYPE, chunks]
         return Manifest(
             tokenizer=self._tokenizer,
             sequence_length=self._length,
@@ -175,7 +170,7 @@ class _Import:
             prepend_bos=self._settings.prepend_bos,
             append_eos=self._settings.append_eos,
             domains=domains,
-            fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+            fingerprint=content_fingerprint(self._tokenizer, self._length, _TYPE, domains),
         )
 
 

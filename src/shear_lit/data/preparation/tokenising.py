@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from shear_lit.data.documents import document_hash
-from shear_lit.data.reading import BLANK, Found, read_documents
-from shear_lit.data.spool import SpoolRecord, write_spool
+from shear_lit.data.preparation.documents import document_hash
+from shear_lit.data.preparation.reading import BLANK, Found, read_documents
+from shear_lit.data.preparation.spool import SpoolRecord, write_spool
 
 REPORTED = 5
 """How many rejected documents of a piece of work are named."""

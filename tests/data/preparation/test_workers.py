@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from shear_lit.data import workers as module
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepare import prepare
-from shear_lit.data.progress import Progress
-from shear_lit.data.worker import answer
+from shear_lit.data.preparation import workers as module
+from shear_lit.data.preparation.prepare import prepare
+from shear_lit.data.preparation.progress import Progress
+from shear_lit.data.preparation.worker import answer
 
 TEXTS = [f"document number {number} says {number * number}" for number in range(100)]
 

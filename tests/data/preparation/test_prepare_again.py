@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
-from shear_lit.data.prepare import prepare
+from shear_lit.data.preparation.prepare import prepare
 from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.store import SequenceStore
 from tests.trees import tree

@@ -12,13 +12,13 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from shear_lit.data.documents import text_of_record
 from shear_lit.data.errors import DataError
-from shear_lit.data.inputs import Kind, Source
 from shear_lit.data.manifest import write_json
-from shear_lit.data.reading import bounded_lines, unreadable
-from shear_lit.data.spool import finished
-from shear_lit.data.streams import blocks, check_fields, opened_lines
+from shear_lit.data.preparation.documents import text_of_record
+from shear_lit.data.preparation.inputs import Kind, Source
+from shear_lit.data.preparation.reading import bounded_lines, unreadable
+from shear_lit.data.preparation.spool import finished
+from shear_lit.data.preparation.streams import blocks, check_fields, opened_lines
 
 _TEXTS = 1024  # files that go together at most
 _LOOKED_AT = 100  # lines

@@ -1,23 +1,27 @@
 """One run of ``prepare``, once all is checked: pieces of work to spools, spools to packed splits, and the manifest."""
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from shear_lit.data.assembly import DomainPacker, Packing, by_domain, check_rejected
-from shear_lit.data.duplicates import find_duplicates
-from shear_lit.data.inputs import Source
-from shear_lit.data.ledger import Input, Ledger
-from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.progress import Progress
-from shear_lit.data.spool import Spool, SpoolRecord, finished
-from shear_lit.data.tokenising import Tokenising
-from shear_lit.data.units import Cutting, Unit, check_text_field, units
-from shear_lit.data.workers import tokenise_here, tokenise_in_processes
+from shear_lit.data.manifest import (
+    DomainRecord,
+    Manifest,
+    TokenizerRecord,
+    content_fingerprint,
+    write_manifest,
+)
+from shear_lit.data.preparation.assembly import DomainPacker, Packing, by_domain, check_rejected
+from shear_lit.data.preparation.duplicates import find_duplicates
+from shear_lit.data.preparation.inputs import Source
+from shear_lit.data.preparation.ledger import Input, Ledger
+from shear_lit.data.preparation.progress import Progress
+from shear_lit.data.preparation.spool import Spool, SpoolRecord, finished
+from shear_lit.data.preparation.tokenising import Tokenising
+from shear_lit.data.preparation.units import Cutting, Unit, check_text_field, units
+from shear_lit.data.preparation.workers import tokenise_here, tokenise_in_processes
 
 _log = logging.getLogger(__name__)
 
@@ -135,8 +139,6 @@ def _packed(
 
 def _manifest(plan: Plan, domains: dict[str, DomainRecord], runs: int) -> Manifest:
     domains = {name: domains[name] for name in sorted(domains)}
-    chunks = {n: {s: [c.sha256 for c in r.chunks] for s, r in d.splits.items()} for n, d in domains.items()}
-    content = [plan.tokenizer.fingerprint, plan.packing.sequence_length, plan.packing.token_type, chunks]
     return Manifest(
         tokenizer=plan.tokenizer,
         sequence_length=plan.packing.sequence_length,
@@ -148,5 +150,7 @@ def _manifest(plan: Plan, domains: dict[str, DomainRecord], runs: int) -> Manife
         shares=asdict(plan.packing.shares),
         tokens=asdict(plan.packing.tokens),
         runs=runs,
-        fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+        fingerprint=content_fingerprint(
+            plan.tokenizer, plan.packing.sequence_length, plan.packing.token_type, domains
+        ),
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shear_lit.data import inputs
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepare import prepare
+from shear_lit.data.preparation import inputs
+from shear_lit.data.preparation.prepare import prepare
 from shear_lit.data.splits import SplitShares
 from tests.trees import tree
 
@@ -226,7 +226,7 @@ def test_workers_import_neither_torch_nor_transformers():
     import subprocess
 
     code = (
-        "import sys, shear_lit.data.worker as w; "
+        "import sys, shear_lit.data.preparation.worker as w; "
         "assert not {'torch', 'transformers', 'litdata', 'pyarrow'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

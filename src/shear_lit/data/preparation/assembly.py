@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from shear_lit.data.documents import listed
-from shear_lit.data.duplicates import Duplicates, places_and_lengths
 from shear_lit.data.errors import DataError
-from shear_lit.data.ledger import Input
 from shear_lit.data.manifest import DomainRecord, SplitRecord
-from shear_lit.data.packing import SplitWriter
+from shear_lit.data.preparation.documents import listed
+from shear_lit.data.preparation.duplicates import Duplicates, places_and_lengths
+from shear_lit.data.preparation.ledger import Input
+from shear_lit.data.preparation.packing import SplitWriter
+from shear_lit.data.preparation.spool import Spool
+from shear_lit.data.preparation.thresholds import place_below
+from shear_lit.data.preparation.tokenising import REPORTED
+from shear_lit.data.preparation.units import Unit
 from shear_lit.data.splits import Bounds, SplitShares, SplitTokens, split_bounds, splits_of
-from shear_lit.data.spool import Spool
-from shear_lit.data.thresholds import place_below
-from shear_lit.data.tokenising import REPORTED
-from shear_lit.data.units import Unit
 
 _log = logging.getLogger(__name__)
 

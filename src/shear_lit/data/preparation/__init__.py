@@ -1,0 +1,1 @@
+"""From raw text, or the packed sequences of others, to prepared data."""
