@@ -158,6 +158,37 @@ def test_generation_of_a_carved_model_is_the_same_with_and_without_its_cache(for
     torch.testing.assert_close(torch.stack(cached.logits), torch.stack(plain.logits), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 8},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        {
+            "rope_type": "longrope",
+            "factor": 4.0,
+            "short_factor": [1.0, 1.5, 2.0, 3.0],
+            "long_factor": [2.0, 3.0, 4.0, 5.0],
+            "original_max_position_embeddings": 8,
+        },
+    ],
+    ids=lambda scaling: scaling["rope_type"],
+)
+def test_llama_with_any_scaled_rope_is_carved_and_reloads(scaling, float64_norms, tmp_path):
+    """It depends on the head size, which stays; llama3's own is that of the other tests."""
+    form = next(form for form in FORMS if form.family == "llama")
+    model, ids = model_of(form, rope_parameters={"rope_theta": 500.0, **scaling}), toy_ids()
+    values = form.gates()
+    small = carved_of(model, values)
+    gated = gated_logits(model, values, ids)
+    torch.testing.assert_close(gated, logits(small, ids), rtol=0, atol=FLOAT64_BOUND)
+    assert torch.equal(small.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
+    small.float().save_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert reloaded.config.rope_parameters == model.config.rope_parameters
+    assert torch.equal(logits(reloaded, ids), logits(small, ids))
+
+
 def test_only_sliding_blocks_may_be_left(float64_norms, tmp_path):
     """Of Gemma 3: the rope of the blocks that are gone stays in the config, where nobody reads it."""
     form = next(form for form in FORMS if form.family == "gemma3_text")
