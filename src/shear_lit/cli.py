@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,8 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from shear_lit.commands.demo.run import demo
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
+from shear_lit.commands.gates import gates
 from shear_lit.commands.mistakes import CommandParser, OneLineErrors, UsageError, own_message, refusal
 from shear_lit.commands.prepare import prepare
+from shear_lit.commands.rank import rank
 from shear_lit.commands.reference import measure
 from shear_lit.data.datamodule import DomainData
 from shear_lit.training.checks import check_precision, check_run, check_strategy
@@ -34,8 +36,10 @@ _TRAINING = {
 _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
     "prepare": (prepare, "raw text to tokenised, packed data per domain and split"),
     "reference": ({"measure": measure}, "reference losses for the mixture: measured on a model"),
-    "export": (export, "checkpoint to a verified Hugging Face directory of exactly the target shape"),
+    "export": (export, "checkpoint, or scores, to a verified Hugging Face directory of exactly a shape"),
     "evaluate": (evaluate, "domain losses of a Hugging Face directory"),
+    "rank": (rank, "order a model's units by importance, without training"),
+    "gates": (gates, "which units a cut keeps, and how far two cuts agree"),
     "demo": (demo, "all of it, small, on a real model and real text, with nothing to configure"),
 }
 
@@ -73,7 +77,17 @@ class RunConfig(SaveConfigCallback):
             number += 1
             self.config_filename = f"config-{number}.yaml"
         self.config_filename = trainer.strategy.broadcast(self.config_filename)
+        self._resolve_target(pl_module)
         super().setup(trainer, pl_module, stage)
+
+    def _resolve_target(self, module: Any) -> None:
+        """Write the shape that was found for a target which is none, so that a resumed run finds the same."""
+        if module.pruning is None:
+            return
+        asked = self.config.model.pruning
+        asked.target = Namespace(**module.pruning.shape.to_dict())
+        for way in ("parameters", "flops_fraction", "preset"):
+            asked[f"target_{way}"] = None
 
 
 class ShearingCLI(LightningCLI):

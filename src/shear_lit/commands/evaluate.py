@@ -61,7 +61,7 @@ def evaluate(
     text = open_validation_text(
         data, model, sequences_per_domain=sequences_per_domain, micro_batch=micro_batch
     )
-    network = read_model(model, dtype=getattr(torch, dtype)).to(torch.device(_device(device)))  # type: ignore[arg-type]
+    network = read_model(model, dtype=getattr(torch, dtype)).to(torch.device(chosen_device(device)))  # type: ignore[arg-type]
     result = DomainLosses(
         model=model,
         data=data,
@@ -74,7 +74,8 @@ def evaluate(
     return result
 
 
-def _device(device: Device) -> str:
+def chosen_device(device: Device) -> str:
+    """The device that is meant."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device

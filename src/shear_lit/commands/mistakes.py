@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from shear_lit.pruning.settings import Pruning
+from shear_lit.pruning.settings import ExactGates, Pruning
 from shear_lit.theory.shape import ModelShape, ShapeError
 
 _PACKAGE = "shear_lit."
@@ -86,6 +86,7 @@ def _unknown_key(name: str, usage: str) -> str:
     if "model.pruning" in keys:  # null or a group of keys: help does not list the group
         keys |= {f"model.pruning.{field.name}" for field in fields(Pruning)}
         keys |= {f"model.pruning.target.{field.name}" for field in fields(ModelShape)}
+        keys |= {f"model.pruning.exact.{field.name}" for field in fields(ExactGates)}
     alike = difflib.get_close_matches(name, sorted(keys), n=1, cutoff=0.7)
     hint = f" Did you mean {alike[0]}?" if alike else ""
     return f"{name} is no key.{hint}"
