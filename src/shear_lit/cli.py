@@ -1,5 +1,6 @@
 """The command line: ``fit`` and ``validate`` are a LightningCLI with fixed classes, the others typed functions."""
 
+import itertools
 import logging
 import sys
 import warnings
@@ -260,7 +261,11 @@ def _run(arguments: list[str]) -> None:
 
 
 def _flags(arguments: list[str]) -> list[str]:
-    """Let ``--fast`` alone mean ``--fast=true``."""
+    """Let ``--fast`` alone mean ``--fast=true``, and ``gates A B`` compare two directories without naming keys."""
+    if arguments[0] == "gates":
+        places = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[1:]))
+        named = [f"--{key}={place}" for key, place in zip(("directory", "other"), places, strict=False)]
+        return ["gates", *named, *arguments[1 + len(named) :]]
     alone = {
         index
         for index, word in enumerate(arguments)

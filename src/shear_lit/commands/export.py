@@ -157,10 +157,11 @@ def _ranked_facts(scores: Scores, source: str, request: TargetRequest) -> Checkp
     """
     config = read_config(source)
     family = family_of(config)
+    scores.check_source(family.shape, fingerprint=source_fingerprint(source))
     shape = request.resolve(config)
     axes = shrinking_axes(family.shape, shape)
     family.check_target(shape)
-    scores.check(family.shape, axes, fingerprint=source_fingerprint(source))
+    scores.check_axes(axes)
     return CheckpointFacts(
         source=source,
         source_fingerprint=scores.origin.source_fingerprint,

@@ -98,8 +98,7 @@ def _cut(place: str, asked: ModelShape | None) -> tuple[Scores, KeptUnits]:
     scores = read_scores(file)
     source = scores.origin.source_shape
     if asked is not None:
-        axes = shrinking_axes(source, asked)
-        scores.check(source, axes, fingerprint=scores.origin.source_fingerprint)
+        scores.check_axes(shrinking_axes(source, asked))
         return scores, kept_units(ranked_gates(scores.importance, source, asked), source)
     kept = read_kept(file)
     if kept is None:

@@ -84,10 +84,10 @@ def propose(
         ShapeError: there is none; the error names the smallest and largest size, and the nearest shapes.
     """
     source = sizes.family.shape
-    found = sorted(_candidates(sizes, asked, measure, axes), key=lambda proposal: proposal.cost)
-    close = [proposal for proposal in found if abs(proposal.size / asked - 1) <= _TOLERANCE]
+    close = list(_candidates(sizes, asked, measure, axes, within=_TOLERANCE))
     if close and asked < sizes.of(source, measure):
-        return close[:count]
+        return sorted(close, key=lambda proposal: proposal.cost)[:count]
+    found = _candidates(sizes, asked, measure, axes, within=math.inf)
     smallest = ModelShape(
         **{
             axis.value: 1 if axis in axes else getattr(source, axis.value)
@@ -108,9 +108,12 @@ def propose(
 
 
 def _candidates(
-    sizes: SizeModel, asked: float, measure: Measure, axes: tuple[Axis, ...]
+    sizes: SizeModel, asked: float, measure: Measure, axes: tuple[Axis, ...], *, within: float
 ) -> Iterator[Proposal]:
-    """For every depth, width and number of heads that the family takes, the feed-forward size that comes closest."""
+    """For every depth, width and number of heads that the family takes, the feed-forward size that comes closest.
+
+    Those that are further from ``asked`` than ``within``, as a fraction of it, are left out.
+    """
     source = sizes.family.shape
     groups = range(1, source.kv_heads + 1) if Axis.KV_HEADS in axes else (source.kv_heads,)
     per_group = range(1, source.queries_per_group + 1)
@@ -131,14 +134,13 @@ def _candidates(
                 intermediate = min(
                     _choices(source.intermediate, may_shrink=True), key=lambda size: abs(size - wanted)
                 )
+            size = line.size(layers, intermediate)
+            if abs(size / asked - 1) > within:
+                continue
             shape = ModelShape(**width, layers=layers, intermediate=intermediate)
             if _takes(sizes, shape):
-                yield Proposal(
-                    shape=shape,
-                    size=line.size(layers, intermediate),
-                    measure=measure,
-                    cost=imbalance(source, shape),
-                )
+                cost = imbalance(source, shape)
+                yield Proposal(shape=shape, size=size, measure=measure, cost=cost)
 
 
 class _Line:

@@ -103,7 +103,7 @@ def kernel_warnings(target: ModelShape) -> list[str]:
     """What is odd about a shape for the matrix kernels of GPUs."""
     return [
         f"target {name}={size} is no multiple of {KERNEL_MULTIPLE}: matrix kernels of GPUs compute rows of 16 bytes, "
-        f"and such a model runs much slower in bfloat16. {name}={size - size % KERNEL_MULTIPLE or KERNEL_MULTIPLE} or "
+        f"and others in parts. {name}={size - size % KERNEL_MULTIPLE or KERNEL_MULTIPLE} or "
         f"{size - size % KERNEL_MULTIPLE + KERNEL_MULTIPLE} would not."
         for name, size in (("hidden", target.hidden), ("intermediate", target.intermediate))
         if size % KERNEL_MULTIPLE

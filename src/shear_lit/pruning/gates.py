@@ -155,7 +155,7 @@ def deterministic_gates(
         if exact is not None:
             units = max(1, round(exact.kept[axis])) if target is None else target.units(axis)
             kept = torch.full(rows.shape[:-1], units, device=rows.device)
-            values[axis] = exact_size.deterministic(exact.log_alpha(axis, rows, units), kept)
+            values[axis] = exact_size.deterministic(exact.log_alpha(axis, rows, float(units)), kept)
             continue
         if target is None:
             kept = hard_concrete.expected_kept(rows)

@@ -62,11 +62,11 @@ class Scores:
     importance: Importance
     """Larger is more important; axes that are absent were not ranked."""
 
-    def check(self, source: ModelShape, axes: tuple[Axis, ...], *, fingerprint: str) -> None:
-        """Refuse scores that do not order the units of ``axes`` of the model with ``fingerprint``.
+    def check_source(self, source: ModelShape, *, fingerprint: str) -> None:
+        """Refuse scores that are not of the model of shape ``source`` with ``fingerprint``.
 
         Raises:
-            ScoresError: they are of another model, or lack an axis.
+            ScoresError: they are of another.
         """
         if fingerprint != self.origin.source_fingerprint or source != self.origin.source_shape:
             raise ScoresError(
@@ -74,6 +74,13 @@ class Scores:
                 f"{self.origin.source_fingerprint[:12]}), and the source has {fingerprint[:12]}: its units are others. "
                 f"Name that model as the source, or rank this one with `shear-lit rank`."
             )
+
+    def check_axes(self, axes: tuple[Axis, ...]) -> None:
+        """Refuse scores that do not order the units of all ``axes``.
+
+        Raises:
+            ScoresError: they lack an axis.
+        """
         missing = [axis.value for axis in axes if axis not in self.importance]
         if missing:
             raise ScoresError(

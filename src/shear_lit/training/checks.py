@@ -121,7 +121,8 @@ def _check_pruning(module: ShearingModule) -> None:
         _log.warning("WARNING: %s", warning)
     if module.pruning.initial_scores is not None:
         scores = read_scores(module.pruning.initial_scores)
-        scores.check(module.family.shape, module.axes, fingerprint=source_fingerprint(module.source))
+        scores.check_source(module.family.shape, fingerprint=source_fingerprint(module.source))
+        scores.check_axes(module.axes)
 
 
 def _check_run_directory(directory: Path, checkpoint: str | None) -> None:
