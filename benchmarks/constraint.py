@@ -95,7 +95,9 @@ def report(run: Path) -> dict[str, dict[str, float]]:
     steps = curve(run)
     found = {}
     for axis in expected_units(contents.log_alpha, target, contents.facts.exact):
-        off = [abs(have - want) for have, want in steps[axis.axis.value]]
+        have, want = zip(*steps[axis.axis.value], strict=True)
+        # A report after step n has the sizes of step n beside the schedule of step n + 1.
+        off = [abs(size - asked) for size, asked in zip(have[1:], want, strict=False)]
         rows = max(axis.highest - axis.target, axis.target - axis.lowest)
         found[axis.axis.value] = {
             "off_schedule": max(off) / axis.target,

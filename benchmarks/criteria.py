@@ -100,7 +100,7 @@ LEVELS = {
         weights_learning_rate=1e-3,
         calibration_sequences=32,
         evaluation_sequences=64,
-        learned=learned(0.03),
+        learned=learned(0.1),
     ),
     "smollm2": Level(
         target=ModelShape(layers=24, hidden=480, query_heads=6, kv_heads=2, intermediate=1280),
@@ -112,7 +112,7 @@ LEVELS = {
         evaluation_sequences=16,
         piqa_questions=500,
         isolated=True,
-        learned=learned(0.03),
+        learned=learned(0.1),
     ),
 }
 

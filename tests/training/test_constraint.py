@@ -69,7 +69,7 @@ def test_export_of_an_exact_run_keeps_what_its_gates_say(tmp_path, whole):
     folder, _ = whole("prune", *EXACT, "--trainer.log_every_n_steps=1")
     checkpoint = latest_checkpoint(folder)
     contents = read_checkpoint(checkpoint)
-    assert contents.facts.exact is not None and contents.facts.exact.sharpness == pytest.approx(100)
+    assert contents.facts.exact is not None and contents.facts.exact.sharpness == pytest.approx(200)
     result = export(checkpoint, str(tmp_path / "out"))
     assert result.warnings == () and not any(axis.off_target for axis in result.expected)
     for axis in result.expected:
@@ -102,7 +102,7 @@ def test_checkpoint_of_an_exact_run_says_what_its_gates_are_held_to(whole):
     contents = read_checkpoint(folder / "checkpoints" / "step=000002.ckpt")
     exact = contents.facts.exact
     assert exact.kept[Axis.HIDDEN] == pytest.approx(32 - 8 * 2 / 4)
-    assert exact.sharpness == pytest.approx(20 * 5 ** (2 / 6))
+    assert exact.sharpness == pytest.approx(50 * 4 ** (2 / (0.8 * 12)))
 
 
 def test_checkpoint_of_the_other_constraint_is_refused(toy, tmp_path, whole, capfd):

@@ -16,28 +16,33 @@ AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"
 
 @dataclass(frozen=True, kw_only=True)
 class ExactGates:
-    """Gates of an exact expected size: how sharp they are and how noisy, over the run."""
+    """Gates of an exact expected size: how sharp they are and how noisy, over the run.
 
-    start_sharpness: float = 20.0
-    """What log alpha is multiplied by at step 0; its units are spread over 9.2 in the order of their importance, and
-    about 3 on both sides of the threshold are undecided. 1 is nearly a uniform draw."""
-    final_sharpness: float = 100.0
+    The defaults start as good as the ranked cut: of a row whose size is the target's, about one unit in a hundred is
+    undecided. Where sizes fall from the whole model, and gates shall tell units apart by themselves, start at 1 to 5
+    with a noise of 1, and sharpen to 50 or more.
+    """
+
+    start_sharpness: float = 50.0
+    """What log alpha is multiplied by at step 0. The units of a row are spread over 9.2 in the order of their
+    importance; those within about 3 of the threshold, after the multiplication, are undecided."""
+    final_sharpness: float = 200.0
     """What it is multiplied by from ``settling_fraction`` of the run on; between the two it grows by equal ratios."""
-    settling_fraction: float = 0.5
+    settling_fraction: float = 0.8
     """Share of the run over which the gates sharpen; for the rest they are as good as fixed, and weights learn."""
-    noise: float = 1.0
+    noise: float = 0.2
     """What the noise of a draw is multiplied by; 1 is the paper's, close to 0 a gate is nearly a number."""
 
     def __post_init__(self) -> None:
         if not 0 < self.start_sharpness <= self.final_sharpness:
             raise ShapeError(
                 f"model.pruning.exact: start_sharpness={self.start_sharpness} and final_sharpness="
-                f"{self.final_sharpness}: gates sharpen, from more than 0. Use for example 20 and 100."
+                f"{self.final_sharpness}: gates sharpen, from more than 0. Use for example 50 and 200."
             )
         if not (0 < self.settling_fraction <= 1 and 0.01 <= self.noise <= 1):
             raise ShapeError(
                 f"model.pruning.exact: settling_fraction={self.settling_fraction} must lie in (0, 1] and noise="
-                f"{self.noise} in [0.01, 1]. Use for example 0.5 and 1.0."
+                f"{self.noise} in [0.01, 1]. Use for example 0.8 and 0.2."
             )
 
 
