@@ -136,3 +136,14 @@ def test_resolved_target_is_written_into_the_configuration(toy, tmp_path):
     facts = read_checkpoint(latest_checkpoint(tmp_path / "run")).facts
     assert written["target"] == facts.target.to_dict() and written["target_parameters"] is None
     assert "runners-up" in (tmp_path / "log" / "0.log").read_text()
+
+
+def test_validation_of_a_checkpoint_has_the_gates_of_its_step(toy, tmp_path, whole):
+    """At step 0 they would be of the whole model, and the losses others."""
+    folder, _ = whole("prune", *EXACT, "--trainer.log_every_n_steps=1")
+    checkpoint = latest_checkpoint(folder)
+    arguments = [*toy.arguments("prune", tmp_path / "run"), *EXACT, f"--ckpt_path={checkpoint}"]
+    run(fit, tmp_path / "log", arguments=["validate", *arguments[1:]])
+    said = (tmp_path / "log" / "0.log").read_text()
+    for name, loss in read_checkpoint(checkpoint).facts.losses.items():
+        assert f"{name:<24} {loss:.4f} nats per token" in said
