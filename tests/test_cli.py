@@ -164,9 +164,13 @@ def test_module_and_console_script_are_one():
             ["--model.pruning.target=null", "--model.pruning.target_preset=sheared-llama-370m"],
             ["layers=24", "larger than the source's 3"],
         ),
-        (["--model.pruning.constraint=best"], ["model.pruning.constraint", "'lagrangian', 'exact'", "best"]),
+        (["--model.pruning.constraint=best"], ["model.pruning.constraint=best", "Use lagrangian or exact"]),
+        (
+            ["--model.pruning.target=null", "--model.pruning.target_preset=llama-1b"],
+            ["model.pruning.target_preset=llama-1b", "sheared-llama-1.3b"],
+        ),
         (["--model.pruning.exact.noise=0.5"], ["model.pruning.exact has no effect", "constraint=lagrangian"]),
-        (["--model.pruning.exact.nois=0.5"], ["model.pruning.exact.nois is no key", "model.pruning.exact.noise?"]),
+        (["--model.pruning.exact.nose=0.5"], ["model.pruning.exact.nose is no key", "model.pruning.exact.noise?"]),
         (["--model.pruning.start_sparsity={hiden: 0.1}"], ["start_sparsity", "'hiden'", "no axis"]),
         (
             ["--model.pruning.initial_log_alpha=4.605170185988092", "--model.pruning.initial_gap=3",
@@ -250,6 +254,12 @@ def test_scores_of_another_source_are_refused_before_weights_are_read(toy, tmp_p
     ]
     said = refused([*toy.arguments("prune", tmp_path / "run"), *flags])
     assert "'another' (fingerprint 000000000000)" in said and "rank this one" in said
+
+
+def test_target_of_export_is_known_by_its_own_key(tmp_path, refused):
+    shape = [f"--target.{axis}={size}" for axis, size in {**SHAPE, "query_heads": 3}.items()]
+    said = refused(["export", "--gates=g.safetensors", f"--output={tmp_path / 'out'}", *shape])
+    assert "error: target.query_heads=3" in said and "model.pruning" not in said
 
 
 def test_gates_takes_its_directories_without_keys(tmp_path, refused):

@@ -216,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LossError as error:
         _leave(1, f"error: {error}", error)
     except ValueError as error:
-        message = own_message(error)
+        parser = TrainingParser if arguments[0] in _TRAINING else CommandParser
+        message = own_message(error, parser.target_key)
         if message is None:
             raise
         _leave(getattr(error, "exit_code", 2), f"error: {message}", error)

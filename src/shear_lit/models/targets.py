@@ -39,7 +39,7 @@ class TargetRequest:
     """Its parameters."""
     flops_fraction: float | None = None
     """Its multiplications per token, as a share of the source's."""
-    preset: PresetName | None = None
+    preset: str | None = None
     """The name of a published shape."""
     key: str = "target"
     """What the user knows it by, for messages."""
@@ -58,6 +58,8 @@ class TargetRequest:
                 f"{self.key}: {found}, and exactly one of {', '.join(ways)} says what the model should become. "
                 f"{'Add' if not given else 'Keep'} one."
             )
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ShapeError(f"{self.key}_preset={self.preset} is no known shape. Use {', '.join(PRESETS)}.")
         if self.flops_fraction is not None and not 0 < self.flops_fraction < 1:
             raise ShapeError(
                 f"{self.key}_flops_fraction={self.flops_fraction} is no share of the source's cost. "

@@ -7,10 +7,12 @@ from typing import Literal
 from transformers import PretrainedConfig
 
 from shear_lit.models.family import Family
-from shear_lit.models.targets import PresetName, TargetRequest
+from shear_lit.models.targets import TargetRequest
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, shrinking_axes
 
+CONSTRAINTS = ("lagrangian", "exact")
+"""Ways to hold the sizes."""
 AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"]
 
 
@@ -57,13 +59,13 @@ class Pruning:
     the run's configuration."""
     target_flops_fraction: float | None = None
     """Share of the source's multiplications per token, in (0, 1), instead: the best-balanced shape of that cost."""
-    target_preset: PresetName | None = None
+    target_preset: str | None = None
     """A published shape by name, instead."""
     axes: tuple[AxisName, ...] = ("layers", "hidden", "kv_heads", "query_heads", "intermediate")
     """Axes that may lose units. One on which source and target agree gets no gates."""
-    constraint: Literal["lagrangian", "exact"] = "lagrangian"
-    """How sizes are held: by multipliers that learn (the paper), or exactly, by one shift of every row's gates
-    (deviation D13)."""
+    constraint: str = "lagrangian"
+    """How sizes are held: `lagrangian`, by multipliers that learn (the paper), or `exact`, by one shift of every row's
+    gates (deviation D13)."""
     exact: ExactGates = field(default_factory=ExactGates)
     """Settings of ``constraint: exact``."""
     start_sparsity: float | dict[str, float] = 0.0
@@ -88,6 +90,11 @@ class Pruning:
 
     def __post_init__(self) -> None:
         self._check_start_sparsity()
+        # Checked here: a choice among literals inside ``Pruning | None`` would be refused without its key.
+        if self.constraint not in CONSTRAINTS:
+            raise ShapeError(
+                f"model.pruning.constraint={self.constraint} is none. Use {' or '.join(CONSTRAINTS)}."
+            )
         if self.sparsity_warmup_steps < 0:
             raise ShapeError(
                 f"model.pruning.sparsity_warmup_steps={self.sparsity_warmup_steps} is no duration. Use 0 or more."
