@@ -54,7 +54,7 @@ def test_unit_of_small_weights_is_the_least_important(variant):
 
 def test_unit_of_another_size_is_not(monkeypatch):
     of_units = magnitude._of_units
-    monkeypatch.setattr(magnitude, "_of_units", lambda tensor, cut: of_units(tensor, cut).roll(1))
+    monkeypatch.setattr(magnitude, "_of_units", lambda *given: of_units(*given).roll(1))
     with pytest.raises(AssertionError):
         check_all_axes(toy_model(toy_config()))
 

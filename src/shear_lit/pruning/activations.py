@@ -56,7 +56,9 @@ class ActivationSums:
         blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
         for index, block in enumerate(blocks):
             yield block.register_forward_hook(self._block_hook(index))
-        norms = {norm.module for norm in self.family.norms}
+        # Norms over heads are none over the stream.
+        over_stream = (n for n in self.family.norms if getattr(n, "over", Axis.HIDDEN) is Axis.HIDDEN)
+        norms = {norm.module for norm in over_stream}
         outputs = {
             cut.tensor.removesuffix(".weight"): cut.axis
             for cut in self.family.cuts
