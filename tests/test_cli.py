@@ -15,10 +15,13 @@ from transformers import AutoTokenizer
 
 from shear_lit import cli
 from shear_lit.models import huggingface
+from shear_lit.pruning.scores import Origin, scores_file
+from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training import module
 from shear_lit.training.checkpoints import CheckpointFacts
 
-COMMANDS = ("fit", "validate", "prepare", "reference", "export", "evaluate")
+SHAPE = dict(layers=3, hidden=32, query_heads=8, kv_heads=2, intermediate=48)
+COMMANDS = ("fit", "validate", "prepare", "reference", "export", "evaluate", "rank", "gates")
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +79,8 @@ def test_top_level_help_has_a_line_for_every_command(capsys):
         (["reference", "measure"], ["--source", "Directory that `shear-lit prepare` wrote"]),
         (["export"], ["--checkpoint", "What to store the weights in"]),
         (["evaluate"], ["--micro_batch", "Sequences of one forward pass"]),
+        (["rank"], ["--criterion", "block influence for layers"]),
+        (["gates"], ["--other", "to compare with"]),
     ],
     ids=lambda part: part[0] if isinstance(part, list) else None,
 )  # fmt: skip
@@ -149,6 +154,31 @@ def test_module_and_console_script_are_one():
             ["model.pruning.target.layers=0", "at least 1 unit", "Use 1 or more"],
         ),
         (
+            ["--model.pruning.target_parameters=1e4"],
+            ["model.pruning.target", "target_parameters=10000.0 are given", "exactly one"],
+        ),
+        (
+            ["--model.pruning.target=null", "--model.pruning.target_parameters=1e9"],
+            ["model.pruning.target_parameters=1e+09", "cannot be reached", "31,328 parameters (the source)"],
+        ),
+        (
+            ["--model.pruning.target=null", "--model.pruning.target_preset=sheared-llama-370m"],
+            ["layers=24", "larger than the source's 3"],
+        ),
+        (["--model.pruning.constraint=best"], ["model.pruning.constraint=best", "Use lagrangian or exact"]),
+        (
+            ["--model.pruning.target=null", "--model.pruning.target_preset=llama-1b"],
+            ["model.pruning.target_preset=llama-1b", "sheared-llama-1.3b"],
+        ),
+        (["--model.pruning.exact.noise=0.5"], ["model.pruning.exact has no effect", "constraint=lagrangian"]),
+        (["--model.pruning.exact.nose=0.5"], ["model.pruning.exact.nose is no key", "model.pruning.exact.noise?"]),
+        (["--model.pruning.start_sparsity={hiden: 0.1}"], ["start_sparsity", "'hiden'", "no axis"]),
+        (
+            ["--model.pruning.initial_log_alpha=4.605170185988092", "--model.pruning.initial_gap=3",
+             "--model.pruning.initial_scores=/nowhere"],
+            ["gates '/nowhere'", "no file", "Correct the path"],
+        ),
+        (
             ["--model.optimizer.gates_learning_rate=-1"],
             ["model.optimizer.gates_learning_rate=-1.0", "negative", "Use 0 or more"],
         ),
@@ -210,6 +240,32 @@ def test_mistyped_key_in_a_file_is_named(toy, tmp_path, refused):
     (tmp_path / "wrong.yaml").write_text("model:\n  pruning:\n    targett: {hidden: 3}\n")
     said = refused([*toy.arguments("prune", tmp_path / "run"), f"--config={tmp_path / 'wrong.yaml'}"])
     assert "fit: model.pruning.targett" in said and "is no key" in said
+
+
+def test_scores_of_another_source_are_refused_before_weights_are_read(toy, tmp_path, refused):
+    origin = Origin(
+        source="another", source_fingerprint="0" * 64, source_shape=ModelShape(**SHAPE), criterion="fisher"
+    )
+    content = scores_file({axis: torch.zeros(ModelShape(**SHAPE).gate_shape(axis)) for axis in Axis}, origin)
+    (tmp_path / "gates.safetensors").write_bytes(content)
+    flags = [
+        "--model.pruning.initial_log_alpha=4.605170185988092",
+        "--model.pruning.initial_gap=3",
+        f"--model.pruning.initial_scores={tmp_path / 'gates.safetensors'}",
+    ]
+    said = refused([*toy.arguments("prune", tmp_path / "run"), *flags])
+    assert "'another' (fingerprint 000000000000)" in said and "rank this one" in said
+
+
+def test_target_of_export_is_known_by_its_own_key(tmp_path, refused):
+    shape = [f"--target.{axis}={size}" for axis, size in {**SHAPE, "query_heads": 3}.items()]
+    said = refused(["export", "--gates=g.safetensors", f"--output={tmp_path / 'out'}", *shape])
+    assert "error: target.query_heads=3" in said and "model.pruning" not in said
+
+
+def test_gates_takes_its_directories_without_keys(tmp_path, refused):
+    said = refused(["gates", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert f"gates '{tmp_path / 'a'}' is no file" in said
 
 
 def test_mistyped_key_of_another_command_is_named(tmp_path, refused):

@@ -1,5 +1,6 @@
 """The command line: ``fit`` and ``validate`` are a LightningCLI with fixed classes, the others typed functions."""
 
+import itertools
 import logging
 import re
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,8 +20,10 @@ from shear_lit.commands.demo.run import demo
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
 from shear_lit.commands.from_mds import import_mds
+from shear_lit.commands.gates import gates
 from shear_lit.commands.mistakes import CommandParser, OneLineErrors, UsageError, own_message, refusal
 from shear_lit.commands.prepare import prepare
+from shear_lit.commands.rank import rank
 from shear_lit.commands.reference import measure
 from shear_lit.data.datamodule import DomainData
 from shear_lit.training.checks import check_precision, check_run, check_strategy
@@ -39,8 +42,10 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
     "prepare": (prepare, "raw text to tokenised, packed data per domain and split"),
     "data": (data, "look at prepared data: its manifest, its text, what a run would draw from it"),
     "reference": ({"measure": measure}, "reference losses for the mixture: measured on a model"),
-    "export": (export, "checkpoint to a verified Hugging Face directory of exactly the target shape"),
+    "export": (export, "checkpoint, or scores, to a verified Hugging Face directory of exactly a shape"),
     "evaluate": (evaluate, "domain losses of a Hugging Face directory"),
+    "rank": (rank, "order a model's units by importance, without training"),
+    "gates": (gates, "which units a cut keeps, and how far two cuts agree"),
     "demo": (demo, "all of it, small, on a real model and real text, with nothing to configure"),
 }
 _INSTEAD: dict[tuple[str, str], Callable[..., Any]] = {
@@ -81,7 +86,17 @@ class RunConfig(SaveConfigCallback):
             number += 1
             self.config_filename = f"config-{number}.yaml"
         self.config_filename = trainer.strategy.broadcast(self.config_filename)
+        self._resolve_target(pl_module)
         super().setup(trainer, pl_module, stage)
+
+    def _resolve_target(self, module: Any) -> None:
+        """Write the shape that was found for a target which is none, so that a resumed run finds the same."""
+        if module.pruning is None:
+            return
+        asked = self.config.model.pruning
+        asked.target = Namespace(**module.pruning.shape.to_dict())
+        for way in ("parameters", "flops_fraction", "preset"):
+            asked[f"target_{way}"] = None
 
 
 class ShearingCLI(LightningCLI):
@@ -209,7 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LossError as error:
         _leave(1, f"error: {error}", error)
     except ValueError as error:
-        message = own_message(error)
+        parser = TrainingParser if arguments[0] in _TRAINING else CommandParser
+        message = own_message(error, parser.target_key)
         if message is None:
             raise
         _leave(getattr(error, "exit_code", 2), f"error: {message}", error)
@@ -259,7 +275,11 @@ def _chosen(name: str, flags: list[str]) -> Callable[..., Any] | dict[str, Any]:
 
 
 def _flags(arguments: list[str]) -> list[str]:
-    """Let ``--fast`` alone mean ``--fast=true``, and ``--from-mds`` what ``--from_mds`` does."""
+    """Let ``--fast`` alone mean ``--fast=true``, ``--from-mds`` what ``--from_mds`` does, and ``gates A B`` compare."""
+    if arguments[0] == "gates":
+        places = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[1:]))
+        named = [f"--{key}={place}" for key, place in zip(("directory", "other"), places, strict=False)]
+        return ["gates", *named, *arguments[1 + len(named) :]]
     arguments = [re.sub(r"^--from-mds(?=$|[.=])", "--from_mds", word) for word in arguments]
     alone = {
         index

@@ -6,7 +6,7 @@ import torch
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.gates import Gates
-from shear_lit.pruning.importance import ranked_log_alpha, squared_gradients
+from shear_lit.pruning.importance import gate_gradients, ranked_log_alpha
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT, deterministic
 from shear_lit.theory.shape import Axis, ModelShape
 from tests.toy_models import VOCABULARY, toy_config, toy_model
@@ -33,7 +33,7 @@ def loss_of(model, tokens):
 
 def importance_of(model, batches):
     family = family_of(model.config)
-    return squared_gradients(
+    return gate_gradients(
         attach(model, family),
         lambda tokens: loss_of(model, tokens),
         batches,
@@ -65,7 +65,7 @@ def test_importance_is_the_mean_squared_gradient_of_each_gate(model, batches, fl
                 with torch.no_grad():
                     losses.append(loss_of(model, tokens))
             total += ((losses[0] - losses[1]) / 2e-3).square().item()
-        assert sums[axis][index].item() == pytest.approx(total, rel=1e-3, abs=1e-12), axis
+        assert sums[axis].squared[index].item() == pytest.approx(total, rel=1e-3, abs=1e-12), axis
 
 
 def test_importance_leaves_the_gates_open_and_counts_every_batch_the_same(model, batches):
@@ -78,7 +78,7 @@ def test_importance_leaves_the_gates_open_and_counts_every_batch_the_same(model,
         module.__dict__.pop("forward", None)
     once, _ = importance_of(model, batches)
     for axis in AXES:
-        torch.testing.assert_close(twice[axis], 2 * once[axis])
+        torch.testing.assert_close(twice[axis].squared, 2 * once[axis].squared)
 
 
 def test_start_keeps_the_most_important_at_the_top_and_orders_the_others():

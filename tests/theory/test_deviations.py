@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from shear_lit.theory import hard_concrete
+from shear_lit.theory import constraint, exact_size, hard_concrete
 from shear_lit.theory.mixture import MixtureRule, update_weights
 
 # cc, github, book, stackexchange, wiki, arxiv, c4-rp
@@ -99,6 +99,41 @@ def test_d5_weight_decay_would_tell_the_two_apart():
 def test_d5_torch_refuses_a_negative_learning_rate():
     with pytest.raises(ValueError, match="learning rate"):
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=-1.0)
+
+
+def played(second_start, steps=60):
+    """A row of equal gates against a schedule that falls over half of the steps; the largest distance from it."""
+    log_alpha = torch.nn.Parameter(torch.full((64,), hard_concrete.LOG_ALPHA_LIMIT))
+    first, second = (torch.nn.Parameter(torch.tensor(start)) for start in (0.0, second_start))
+    groups = [{"params": [log_alpha]}, {"params": [first, second], "maximize": True}]
+    optimizer = torch.optim.AdamW(groups, lr=0.5, betas=(0.9, 0.95), weight_decay=0.0)
+    furthest = 0.0
+    for step in range(steps):
+        asked = constraint.scheduled_sparsity(step, start=0.0, target=0.25, warmup_steps=steps // 2)
+        lost = constraint.sparsity(hard_concrete.keep_probability(log_alpha))
+        furthest = max(furthest, abs(lost.item() - asked))
+        optimizer.zero_grad()
+        constraint.size_penalty(lost, asked, first, second).backward()
+        optimizer.step()
+        hard_concrete.clamp_(log_alpha)
+    return furthest
+
+
+def test_d12_second_multiplier_that_starts_high_keeps_the_size_on_its_schedule():
+    assert played(1000.0) < 0.07
+
+
+def test_d12_multipliers_that_start_at_zero_wind_up_and_overshoot():
+    assert played(0.0) > 0.3
+
+
+def test_d13_exact_size_is_on_its_schedule_at_every_step_without_multipliers():
+    parameter = torch.linspace(-4.6, 4.6, 64)
+    for step in range(0, 60, 7):
+        asked = constraint.scheduled_sparsity(step, start=0.0, target=0.25, warmup_steps=30)
+        log_alpha = exact_size.shifted(parameter, 64 * (1 - asked), sharpness=1.0 + step)
+        lost = constraint.sparsity(exact_size.keep_probability(log_alpha))
+        assert lost.item() == pytest.approx(asked, abs=1e-5)
 
 
 def test_d9_row_keeps_a_unit_where_the_rounded_expectation_is_none():

@@ -49,7 +49,11 @@ def test_several_processes_compute_what_one_does(toy, tmp_path, whole, name, sta
 
 def test_several_processes_rank_units_as_one_does(toy, tmp_path, whole):
     """Importance is measured before the first step, on calibration sequences that the processes share out."""
-    ranked = ["--model.pruning.initial_gap=2.0", "--model.pruning.calibration_sequences=8"]
+    ranked = [
+        "--model.pruning.initial_log_alpha=4.605170185988092",
+        "--model.pruning.initial_gap=2.0",
+        "--model.pruning.calibration_sequences=8",
+    ]
     _, one = whole("prune", *ranked)
     arguments = [*toy.arguments("prune", tmp_path / "run"), *SPREAD["fsdp2-2"][1], *ranked]
     several = run(fit, tmp_path / "log", processes=2, arguments=arguments)

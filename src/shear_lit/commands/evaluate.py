@@ -71,7 +71,7 @@ def evaluate(
         cross_document_attention=cross_document_attention,
         remote=remote,
     )
-    network = read_model(model, dtype=getattr(torch, dtype)).to(torch.device(_device(device)))  # type: ignore[arg-type]
+    network = read_model(model, dtype=getattr(torch, dtype)).to(torch.device(chosen_device(device)))  # type: ignore[arg-type]
     result = DomainLosses(
         model=model,
         data=data,
@@ -84,7 +84,8 @@ def evaluate(
     return result
 
 
-def _device(device: Device) -> str:
+def chosen_device(device: Device) -> str:
+    """The device that is meant."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from shear_lit import __version__
-from shear_lit.models.directories import check_new_directory
+from shear_lit.models.directories import DirectoryError, check_new_directory
 from shear_lit.models.huggingface import (
     Precision,
     SourceError,
@@ -20,11 +19,13 @@ from shear_lit.models.huggingface import (
     has_tokenizer,
     licence_files,
     read_config,
+    read_model,
     source_fingerprint,
     source_licence,
     write_model,
 )
 from shear_lit.models.registry import carved_config, family_of, parameter_count
+from shear_lit.models.targets import PresetName, TargetRequest, kernel_warnings
 from shear_lit.models.verification import (
     GATED_TOLERANCE,
     VerificationError,
@@ -32,12 +33,14 @@ from shear_lit.models.verification import (
     logits_of,
     relative_difference,
 )
+from shear_lit.pruning.artefact import GATES, KEPT, gates_file, kept_file, ranked_gates_file
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
 from shear_lit.pruning.expectation import ExpectedUnits, expected_units
 from shear_lit.pruning.gates import GateValues, deterministic_gates
+from shear_lit.pruning.scores import LEARNED, Origin, Scores, ScoresError, ranked_gates, read_scores
 from shear_lit.reporting.model_card import ModelFacts, model_card
-from shear_lit.theory.shape import Axis, ModelShape
+from shear_lit.theory.shape import ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import (
     CheckpointFacts,
     ModelCheckpointContents,
@@ -45,7 +48,7 @@ from shear_lit.training.checkpoints import (
     read_facts,
 )
 
-RECIPE, GATES = "recipe.json", "gates.safetensors"
+RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +90,99 @@ class ExportResult:
 
 
 def export(
-    checkpoint: str,
-    output: str,
+    checkpoint: str | None = None,
+    output: str = "",
+    gates: str | None = None,
+    target: ModelShape | None = None,
+    target_parameters: float | None = None,
+    target_flops_fraction: float | None = None,
+    target_preset: PresetName | None = None,
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source",
     source: str | None = None,
 ) -> ExportResult:
-    """Cut the model in a checkpoint at exactly its target and write it as a Hugging Face directory, verified.
+    """Cut a model at exactly a target and write it as a Hugging Face directory, verified.
 
-    A checkpoint without gates (stage 2) is written as it is. Nothing is left behind if a check fails.
+    Either the model in a checkpoint, at its run's target (without gates, as after stage 2, it is written as it is), or
+    the source that gates are of, untrained, at any target: all gates of kept units are 1 then.
+    Nothing is left behind if a check fails.
 
     Args:
         checkpoint: File step=NNNNNN.ckpt or directory step=NNNNNN of a run.
         output: Directory to write; it must be new or empty.
+        gates: Scores of `shear-lit rank`, or gates.safetensors of an export or a run, instead of a checkpoint.
+        target: Shape to cut the source to, with `gates`.
+        target_parameters: Parameters of the shape to find, instead of `target`.
+        target_flops_fraction: Share of the source's multiplications per token of the shape to find, instead.
+        target_preset: Name of a published shape, instead.
         dtype: What to store the weights in; `source`: what the source model's are stored in.
-        source: Where the source model is now, if it has moved since the run: its tokenizer and licence are copied.
+        source: Where the source model is now, if it has moved: with `gates` it is cut, and with a checkpoint its
+            tokenizer and licence are copied.
     """
+    if not output:
+        raise DirectoryError("output is missing: say where to write the model. Use --output DIRECTORY.")
     directory = Path(output).expanduser()
     check_new_directory(directory)
-    facts = read_facts(checkpoint)
+    ways = (target, target_parameters, target_flops_fraction, target_preset)
+    if (checkpoint is None) == (gates is None):
+        raise ScoresError(
+            "checkpoint and gates: exactly one says what is cut. Use --checkpoint for the model of a run, "
+            "or --gates with --target for its source, cut without training."
+        )
+    if checkpoint is not None and any(way is not None for way in ways):
+        raise ScoresError(
+            "target has no effect with a checkpoint, which is cut at the target that its gates were trained for. "
+            "Remove it, or cut the source with --gates instead of --checkpoint."
+        )
+    if gates is None:
+        assert checkpoint is not None
+        facts, scores = read_facts(checkpoint), None
+    else:
+        scores = read_scores(gates)
+        request = TargetRequest(
+            shape=target,
+            parameters=target_parameters,
+            flops_fraction=target_flops_fraction,
+            preset=target_preset,
+        )
+        facts = _ranked_facts(scores, source or scores.origin.source, request)
+    return _write(directory, facts, checkpoint=checkpoint, scores=scores, dtype=dtype, source=source)
+
+
+def _ranked_facts(scores: Scores, source: str, request: TargetRequest) -> CheckpointFacts:
+    """What a checkpoint of the source that is cut without training would say of itself.
+
+    Raises:
+        ScoresError: the scores are not of the source, or do not order what the target shrinks.
+        ShapeError: the target cannot be cut from it.
+    """
+    config = read_config(source)
+    family = family_of(config)
+    scores.check_source(family.shape, fingerprint=source_fingerprint(source))
+    shape = request.resolve(config)
+    axes = shrinking_axes(family.shape, shape)
+    family.check_target(shape)
+    scores.check_axes(axes)
+    return CheckpointFacts(
+        source=source,
+        source_fingerprint=scores.origin.source_fingerprint,
+        config=config.to_dict(),
+        target=shape,
+        axes=axes,
+        step=0,
+        tokens=0,
+    )
+
+
+def _write(
+    directory: Path,
+    facts: CheckpointFacts,
+    *,
+    checkpoint: str | None,
+    scores: Scores | None,
+    dtype: str,
+    source: str | None,
+) -> ExportResult:
+    """Cut and write; nothing of weights is read before all else is known to fit."""
     config = config_of(facts.config)
     shape = facts.target or family_of(config).shape
     precision = _precision(dtype, facts.config)
@@ -112,8 +190,12 @@ def export(
     check_new_directory(directory, needed_bytes=parameter_count(config, shape) * numbers.itemsize)
     origin = source or facts.source
     warnings = _origin_warnings(origin, facts)
-
-    cut = _cut(read_checkpoint(checkpoint))
+    if scores is None:
+        assert checkpoint is not None
+        cut = _cut(read_checkpoint(checkpoint))
+    else:
+        warnings += kernel_warnings(shape)  # a run has said so at its start
+        cut = _ranked_cut(facts, scores)
     card = _card(directory.name, facts, shape, precision, cut.difference, origin)
     recipe = _recipe(card, facts, cut.expected, origin)
     write_model(
@@ -136,7 +218,7 @@ def export(
         dtype=precision,
         gated_difference=cut.difference,
         expected=cut.expected,
-        warnings=(*warnings, *(_distance_warning(axis) for axis in cut.expected if axis.off_target)),
+        warnings=(*warnings, *(str(axis) for axis in cut.expected if axis.off_target)),
     )
 
 
@@ -148,7 +230,7 @@ class _Cut:
     tensors: Mapping[str, Tensor]
     difference: float | None = None
     expected: tuple[ExpectedUnits, ...] = ()
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
 
 
 def _cut(contents: ModelCheckpointContents) -> _Cut:
@@ -157,15 +239,57 @@ def _cut(contents: ModelCheckpointContents) -> _Cut:
     Raises:
         VerificationError: gated and carved logits differ by more than the tolerance.
     """
-    target, config = contents.facts.target, config_of(contents.facts.config)
+    facts = contents.facts
+    target = facts.target
     if target is None:
+        config = config_of(facts.config)
         return _Cut(config=carved_config(config, family_of(config).shape), tensors=contents.tensors)
+    values = deterministic_gates(contents.log_alpha, target, facts.exact)
+    cut = _verified_cut(contents.tensors, facts, values)
+    origin = Origin(
+        source=facts.source,
+        source_fingerprint=facts.source_fingerprint,
+        source_shape=family_of(config_of(facts.config)).shape,
+        criterion=LEARNED,
+    )
+    return replace(
+        cut,
+        expected=tuple(expected_units(contents.log_alpha, target, facts.exact)),
+        files={
+            GATES: gates_file(contents.log_alpha, origin, exact=facts.exact, values=values),
+            KEPT: kept_file(values, origin, contents.log_alpha, facts.exact),
+        },
+    )
+
+
+def _ranked_cut(facts: CheckpointFacts, scores: Scores) -> _Cut:
+    """Cut the source at the units with the highest scores.
+
+    Raises:
+        VerificationError: gated and carved logits differ by more than the tolerance.
+    """
+    assert facts.target is not None
+    model = read_model(facts.source, dtype=torch.float32)
+    values = ranked_gates(scores.importance, scores.origin.source_shape, facts.target)
+    cut = _verified_cut(dict(model.named_parameters()), facts, values)
+    return replace(
+        cut,
+        files={
+            GATES: ranked_gates_file(scores, values),
+            KEPT: kept_file(values, scores.origin),
+        },
+    )
+
+
+def _verified_cut(tensors: Mapping[str, Tensor], facts: CheckpointFacts, values: GateValues) -> _Cut:
+    """The carved model, and how far its logits are from those under gates."""
+    assert facts.target is not None
+    config = config_of(facts.config)
     family, tokens = family_of(config), check_tokens(config.vocab_size)
-    values = deterministic_gates(contents.log_alpha, target)
-    expected = _gated_logits(contents.tensors, config, values, tokens)
-    carved = carve(contents.tensors, family, values)
+    expected = _gated_logits(tensors, config, values, tokens)
+    carved = carve(tensors, family, values)
     kept_layers = kept_units(values, family.shape).layers.tolist()
-    small = carved_config(config, target, kept_layers=kept_layers)
+    small = carved_config(config, facts.target, kept_layers=kept_layers)
     model = build_model(small, carved, dtype=torch.float32)
     difference = relative_difference(logits_of(model, tokens), expected)
     if not difference <= GATED_TOLERANCE:  # nan is no success
@@ -174,13 +298,7 @@ def _cut(contents: ModelCheckpointContents) -> _Cut:
             f"and must be at most {GATED_TOLERANCE:g}. Nothing was kept. If the losses of the run were finite, this is "
             f"a fault of the program: please report it."
         )
-    return _Cut(
-        config=small,
-        tensors=carved,
-        difference=difference,
-        expected=tuple(expected_units(contents.log_alpha, target)),
-        files={GATES: _gates_file(contents.log_alpha, values, family.shape)},
-    )
+    return _Cut(config=small, tensors=carved, difference=difference)
 
 
 def _gated_logits(tensors: Mapping[str, Tensor], config: Any, values: GateValues, tokens: Tensor) -> Tensor:
@@ -250,22 +368,6 @@ def _origin_warnings(origin: str, facts: CheckpointFacts) -> list[str]:
             f"copied from it as it is now."
         )
     return warnings
-
-
-def _distance_warning(axis: ExpectedUnits) -> str:
-    return (
-        f"{axis.axis.value}: the gates keep {axis.mean:.2f} units per row in expectation (rows: {axis.lowest:.2f} to "
-        f"{axis.highest:.2f}), the target is {axis.target}: the size constraint was not met, and the cut to exactly "
-        f"{axis.target} removes or keeps units against it. Train longer, or with a shorter sparsity warm-up."
-    )
-
-
-def _gates_file(log_alpha: Mapping[Axis, Tensor], values: GateValues, source: ModelShape) -> bytes:
-    kept = kept_units(values, source)
-    tensors = {f"log_alpha.{axis.value}": rows.detach().clone() for axis, rows in log_alpha.items()}
-    for axis in Axis:
-        tensors[f"kept.{axis.value}"] = getattr(kept, axis.value).clone()
-    return safetensors_bytes(tensors, metadata={"format": "pt"})
 
 
 def _recipe(

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from shear_lit.pruning.settings import Pruning
+from shear_lit.pruning.settings import ExactGates, Pruning
 from shear_lit.theory.shape import ModelShape, ShapeError
 
 _PACKAGE = "shear_lit."
@@ -25,23 +25,30 @@ class UsageError(ValueError):
 class OneLineErrors:
     """For parsers: raise a ``UsageError`` of one line, instead of printing pages of usage and leaving."""
 
+    target_key = "model.pruning.target"
+    """What the user knows the target's shape by."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse, unless a parser above tries several readings and wants the error itself."""
         if not self.exit_on_error:  # type: ignore[attr-defined]
             super().error(message, ex)  # type: ignore[misc]
         parser: Any = getattr(ex, "subcommand_parser", None) or self
-        raise UsageError(_one_line(message, ex, parser.format_help())) from ex
+        raise UsageError(_one_line(message, ex, parser.format_help(), self.target_key)) from ex
 
 
 class CommandParser(OneLineErrors, ArgumentParser):
     """The parser of the commands that need no Trainer."""
 
+    target_key = "target"
 
-def own_message(error: BaseException) -> str | None:
+
+def own_message(error: BaseException, target_key: str = OneLineErrors.target_key) -> str | None:
     """What the package itself said in a chain of errors: libraries wrap what a settings class raises."""
     for link in chain(error):
         if type(link).__module__.startswith(_PACKAGE) and isinstance(link, ValueError):
-            return _with_whole_key(str(link)) if isinstance(link, ShapeError) else _without_worker(link)
+            if isinstance(link, ShapeError):
+                return _with_whole_key(str(link), target_key)
+            return _without_worker(link)
     return None
 
 
@@ -53,14 +60,12 @@ def _without_worker(error: ValueError) -> str:
     return message.rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
-def _with_whole_key(message: str) -> str:
-    """A shape does not know which key it was given for; of the command line's there is one."""
+def _with_whole_key(message: str, target_key: str) -> str:
+    """A shape does not know which key it was given for; of a command line's there is one."""
     if message.startswith("target."):
-        return f"model.pruning.{message}"
+        return message.replace("target", target_key, 1)
     name = message.partition("=")[0]
-    return (
-        f"model.pruning.target.{message}" if name in {field.name for field in fields(ModelShape)} else message
-    )
+    return f"{target_key}.{message}" if name in {field.name for field in fields(ModelShape)} else message
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -70,8 +75,8 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _one_line(message: str, error: Exception | None, usage: str) -> str:
-    said = None if error is None else own_message(error)
+def _one_line(message: str, error: Exception | None, usage: str, target_key: str) -> str:
+    said = None if error is None else own_message(error, target_key)
     if said is not None:
         return said
     key = re.search(r'(?:Parser k|K)ey "([^"]+)"', message)
@@ -94,6 +99,7 @@ def _unknown_key(name: str, usage: str) -> str:
     if "model.pruning" in keys:  # null or a group of keys: help does not list the group
         keys |= {f"model.pruning.{field.name}" for field in fields(Pruning)}
         keys |= {f"model.pruning.target.{field.name}" for field in fields(ModelShape)}
+        keys |= {f"model.pruning.exact.{field.name}" for field in fields(ExactGates)}
     alike = difflib.get_close_matches(name, sorted(keys), n=1, cutoff=0.7)
     hint = f" Did you mean {alike[0]}?" if alike else ""
     return f"{name} is no key.{hint}"

@@ -61,3 +61,11 @@ def new_directory(directory: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     except BaseException:  # an interrupt, too, leaves nothing half-written
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)

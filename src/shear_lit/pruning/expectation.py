@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from shear_lit.theory.hard_concrete import keep_probability
+from shear_lit.pruning.gates import ExactSize, keep_probabilities
 from shear_lit.theory.shape import Axis, ModelShape
 
 LOUD_FRACTION = 0.02
@@ -32,16 +32,26 @@ class ExpectedUnits:
         """Whether the mean is more than 2 % of the target away from it."""
         return abs(self.mean - self.target) > LOUD_FRACTION * self.target
 
+    def __str__(self) -> str:
+        return (
+            f"{self.axis.value}: the gates keep {self.mean:.2f} units per row in expectation (rows: {self.lowest:.2f} "
+            f"to {self.highest:.2f}), the target is {self.target}: the size constraint was not met, and the cut to "
+            f"exactly {self.target} removes or keeps units against it. Train longer, with a shorter sparsity warm-up, "
+            f"or with model.pruning.constraint=exact."
+        )
+
     def to_dict(self) -> dict[str, int | float]:
         """The numbers by name, for files."""
         return {"target": self.target, "mean": self.mean, "lowest": self.lowest, "highest": self.highest}
 
 
-def expected_units(log_alpha: Mapping[Axis, Tensor], target: ModelShape) -> list[ExpectedUnits]:
+def expected_units(
+    log_alpha: Mapping[Axis, Tensor], target: ModelShape, exact: ExactSize | None = None
+) -> list[ExpectedUnits]:
     """What the gates keep in expectation, for every axis that has gates."""
     found = []
-    for axis, rows in log_alpha.items():
-        kept = keep_probability(rows).sum(-1)
+    for axis, probabilities in keep_probabilities(log_alpha, exact).items():
+        kept = probabilities.sum(-1)
         found.append(
             ExpectedUnits(
                 axis=axis,

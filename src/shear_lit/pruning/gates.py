@@ -5,19 +5,48 @@ They stay in float32 whatever the model runs in.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from shear_lit.theory import hard_concrete
+from shear_lit.theory import exact_size, hard_concrete
 from shear_lit.theory.constraint import size_penalty, sparsity
 from shear_lit.theory.shape import Axis, ModelShape
 
 GateValues = dict[Axis, Float[Tensor, "..."]]
 """Gates in [0, 1] by axis, each of ``ModelShape.gate_shape(axis)``; an axis that is absent keeps all its units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSize:
+    """What gates of an exact expected size are held to at one moment of a run."""
+
+    kept: Mapping[Axis, float]
+    """Units that each row of an axis keeps in expectation."""
+    sharpness: float
+    """What the parameters are multiplied by."""
+    noise: float
+    """What the noise of a draw is multiplied by."""
+
+    def log_alpha(self, axis: Axis, parameter: Tensor, kept: float | None = None) -> Tensor:
+        """The log alpha at the size of this moment, or at ``kept`` units a row."""
+        size = self.kept[axis] if kept is None else float(kept)
+        return exact_size.shifted(parameter, size, sharpness=self.sharpness, noise=self.noise)
+
+    def to_entry(self) -> dict[str, Any]:
+        """The numbers by name, for files."""
+        kept = {axis.value: units for axis, units in self.kept.items()}
+        return {"kept": kept, "sharpness": self.sharpness, "noise": self.noise}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> "ExactSize":
+        """What ``to_entry`` gave."""
+        kept = {Axis(axis): float(units) for axis, units in entry["kept"].items()}
+        return cls(kept=kept, sharpness=float(entry["sharpness"]), noise=float(entry["noise"]))
 
 
 class GateState(NamedTuple):
@@ -59,14 +88,22 @@ class Gates(nn.Module):
         """The parameters by axis."""
         return {axis: self.get_parameter(axis.value) for axis in self.axes}
 
-    def forward(self, uniform: GateValues | None = None, target: ModelShape | None = None) -> GateState:
-        """Draw the gates from ``uniform`` noise, or evaluate them at ``target``, or (default) as they are now."""
+    def forward(
+        self,
+        uniform: GateValues | None = None,
+        target: ModelShape | None = None,
+        exact: ExactSize | None = None,
+    ) -> GateState:
+        """Draw the gates from ``uniform`` noise, or evaluate them at ``target``, or (default) as they are now.
+
+        ``exact`` holds every row at its size; without it the gates stand where their parameters say.
+        """
         log_alpha = self.log_alpha()
-        lost = {axis: sparsity(hard_concrete.keep_probability(row)) for axis, row in log_alpha.items()}
+        lost = {axis: sparsity(rows) for axis, rows in keep_probabilities(log_alpha, exact).items()}
         if uniform is not None:
-            values = {axis: hard_concrete.sample(log_alpha[axis], uniform[axis]) for axis in self.axes}
+            values = _sampled(log_alpha, uniform, exact)
         else:
-            values = deterministic_gates(log_alpha, target)
+            values = deterministic_gates(log_alpha, target, exact)
         return GateState(values, lost)
 
     @torch.no_grad()
@@ -85,10 +122,41 @@ class Gates(nn.Module):
             hard_concrete.clamp_(log_alpha)
 
 
-def deterministic_gates(log_alpha: Mapping[Axis, Tensor], target: ModelShape | None = None) -> GateValues:
-    """Gates without noise: exactly ``target`` units in every row, or the expected number as it is now."""
+def keep_probabilities(
+    log_alpha: Mapping[Axis, Tensor], exact: ExactSize | None = None
+) -> dict[Axis, Tensor]:
+    """P(gate > 0) of every unit by axis."""
+    if exact is None:
+        return {axis: hard_concrete.keep_probability(rows) for axis, rows in log_alpha.items()}
+    return {
+        axis: exact_size.keep_probability(exact.log_alpha(axis, rows), noise=exact.noise)
+        for axis, rows in log_alpha.items()
+    }
+
+
+def _sampled(log_alpha: Mapping[Axis, Tensor], uniform: GateValues, exact: ExactSize | None) -> GateValues:
+    if exact is None:
+        return {axis: hard_concrete.sample(rows, uniform[axis]) for axis, rows in log_alpha.items()}
+    return {
+        axis: exact_size.sample(exact.log_alpha(axis, rows), uniform[axis], noise=exact.noise)
+        for axis, rows in log_alpha.items()
+    }
+
+
+def deterministic_gates(
+    log_alpha: Mapping[Axis, Tensor], target: ModelShape | None = None, exact: ExactSize | None = None
+) -> GateValues:
+    """Gates without noise: exactly ``target`` units in every row, or the expected number as it is now.
+
+    Gates of an exact size are shifted to the very number that is kept.
+    """
     values = {}
     for axis, rows in log_alpha.items():
+        if exact is not None:
+            units = max(1, round(exact.kept[axis])) if target is None else target.units(axis)
+            kept = torch.full(rows.shape[:-1], units, device=rows.device)
+            values[axis] = exact_size.deterministic(exact.log_alpha(axis, rows, float(units)), kept)
+            continue
         if target is None:
             kept = hard_concrete.expected_kept(rows)
         else:

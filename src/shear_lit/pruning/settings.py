@@ -1,44 +1,99 @@
 """What a user says about pruning."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from transformers import PretrainedConfig
+
 from shear_lit.models.family import Family
+from shear_lit.models.targets import TargetRequest
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, shrinking_axes
 
+CONSTRAINTS = ("lagrangian", "exact")
+"""Ways to hold the sizes."""
 AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactGates:
+    """Gates of an exact expected size: how sharp they are and how noisy, over the run.
+
+    The defaults start as good as the ranked cut: of a row whose size is the target's, about one unit in a hundred is
+    undecided. Where sizes fall from the whole model, and gates shall tell units apart by themselves, start at 1 to 5
+    with a noise of 1, and sharpen to 50 or more.
+    """
+
+    start_sharpness: float = 50.0
+    """What log alpha is multiplied by at step 0. The units of a row are spread over 9.2 in the order of their
+    importance; those within about 3 of the threshold, after the multiplication, are undecided."""
+    final_sharpness: float = 200.0
+    """What it is multiplied by from ``settling_fraction`` of the run on; between the two it grows by equal ratios."""
+    settling_fraction: float = 0.8
+    """Share of the run over which the gates sharpen; for the rest they are as good as fixed, and weights learn."""
+    noise: float = 0.2
+    """What the noise of a draw is multiplied by; 1 is the paper's, close to 0 a gate is nearly a number."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start_sharpness <= self.final_sharpness:
+            raise ShapeError(
+                f"model.pruning.exact: start_sharpness={self.start_sharpness} and final_sharpness="
+                f"{self.final_sharpness}: gates sharpen, from more than 0. Use for example 50 and 200."
+            )
+        if not (0 < self.settling_fraction <= 1 and 0.01 <= self.noise <= 1):
+            raise ShapeError(
+                f"model.pruning.exact: settling_fraction={self.settling_fraction} must lie in (0, 1] and noise="
+                f"{self.noise} in [0.01, 1]. Use for example 0.8 and 0.2."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
     """The target of stage 1 and the way there (arXiv:2310.06694, section 2.1)."""
 
-    target: ModelShape
-    """Shape of the model that remains."""
+    target: ModelShape | None = None
+    """Shape of the model that remains. Give it, or one of the three ways below to find it."""
+    target_parameters: float | None = None
+    """Parameters of the model that remains (1.3e9): the best-balanced shape of that size is proposed and written into
+    the run's configuration."""
+    target_flops_fraction: float | None = None
+    """Share of the source's multiplications per token, in (0, 1), instead: the best-balanced shape of that cost."""
+    target_preset: str | None = None
+    """A published shape by name, instead."""
     axes: tuple[AxisName, ...] = ("layers", "hidden", "kv_heads", "query_heads", "intermediate")
     """Axes that may lose units. One on which source and target agree gets no gates."""
-    start_sparsity: float = 0.0
-    """Fraction of units that every axis is asked to lose at step 0."""
+    constraint: str = "lagrangian"
+    """How sizes are held: `lagrangian`, by multipliers that learn (the paper), or `exact`, by one shift of every row's
+    gates (deviation D13)."""
+    exact: ExactGates = field(default_factory=ExactGates)
+    """Settings of ``constraint: exact``."""
+    start_sparsity: float | dict[str, float] = 0.0
+    """Fraction of units that every axis is asked to lose at step 0: one number, or a mapping from axes to theirs
+    (axes that it does not name start at 0)."""
     sparsity_warmup_steps: int = 640
     """Optimizer steps over which the asked-for sparsity rises, linearly, to the target's."""
     initial_log_alpha: float = LOG_ALPHA_LIMIT
     """Where every gate starts; the default is the top of its range, all units kept (deviation D4)."""
     initial_gap: float = 0.0
-    """How far below the top the units beyond the target's number begin, in the order of their squared gradients
-    on a little text. 0 starts all gates equal, as the paper does; 9.2 starts from the ranked cut, which training may
-    revise (deviation D4)."""
+    """How far below the top the units beyond the target's number begin, in the order of their importance.
+    0 starts all gates equal, as the paper does; 9.2 starts from the ranked cut, which training may
+    revise (deviation D4). With ``constraint: exact`` gates always start in order, and this is the distance between
+    the last unit that the target keeps and the first that it does not."""
+    initial_scores: str | None = None
+    """File of `shear-lit rank` that orders the gates; null measures squared gradients on a little training text."""
     calibration_sequences: int = 8
-    """Training sequences of each domain on which importance is measured, where ``initial_gap`` is not 0."""
+    """Training sequences of each domain on which importance is measured, where gates start in its order."""
     second_multiplier_start: float = 0.0
     """Where the multipliers of the squared excess start. 0 is the paper's; a few hundred keeps the sizes on their
     schedule from the first step, which short runs need (deviation D12)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start_sparsity < 1:
+        self._check_start_sparsity()
+        # Checked here: a choice among literals inside ``Pruning | None`` would be refused without its key.
+        if self.constraint not in CONSTRAINTS:
             raise ShapeError(
-                f"model.pruning.start_sparsity={self.start_sparsity} is no fraction of units to lose: "
-                f"it lies in [0, 1). Use 0.0 to start from the whole model."
+                f"model.pruning.constraint={self.constraint} is none. Use {' or '.join(CONSTRAINTS)}."
             )
         if self.sparsity_warmup_steps < 0:
             raise ShapeError(
@@ -60,25 +115,114 @@ class Pruning:
                 f"model.pruning.second_multiplier_start={self.second_multiplier_start} would reward a wrong size. "
                 f"Use 0 or more."
             )
+        self._refuse_options_without_effect()
+        _ = self.request  # which refuses none and more than one
+
+    @property
+    def request(self) -> TargetRequest:
+        """What the user says of the target."""
+        return TargetRequest(
+            shape=self.target,
+            parameters=self.target_parameters,
+            flops_fraction=self.target_flops_fraction,
+            preset=self.target_preset,
+            key="model.pruning.target",
+        )
+
+    @property
+    def shape(self) -> ModelShape:
+        """The target's shape, which must be known."""
+        assert self.target is not None, "a target that is not a shape is resolved first"
+        return self.target
+
+    @property
+    def ranked(self) -> bool:
+        """Whether gates start in the order of importance."""
+        return self.constraint == "exact" or self.initial_gap > 0
+
+    def resolved(self, config: PretrainedConfig) -> "Pruning":
+        """The same with the target as a shape of the model that ``config`` describes.
+
+        Raises:
+            ShapeError: there is no such shape; the error says what can be reached.
+        """
+        if self.target is not None:
+            return self
+        shape = self.request.resolve(config, tuple(Axis(axis) for axis in self.axes))
+        return replace(
+            self, target=shape, target_parameters=None, target_flops_fraction=None, target_preset=None
+        )
+
+    def start_sparsity_of(self, axis: Axis) -> float:
+        """The fraction of units that ``axis`` is asked to lose at step 0."""
+        if isinstance(self.start_sparsity, Mapping):
+            return float(self.start_sparsity.get(axis.value, 0.0))
+        return self.start_sparsity
 
     def gated_axes(self, family: Family) -> tuple[Axis, ...]:
         """The axes that get gates: those on which the target is smaller.
 
         Raises:
-            ShapeError: the target cannot be cut from the source, or shrinks an axis that is not in ``axes``.
+            ShapeError: the target cannot be cut from the source, or shrinks an axis that is not in ``axes``, or
+                ``start_sparsity`` names an axis that keeps its size.
         """
-        shrinking = shrinking_axes(family.shape, self.target)
+        shrinking = shrinking_axes(family.shape, self.shape)
         for axis in shrinking:
             if axis.value not in self.axes:
                 raise ShapeError(
                     f"model.pruning.target.{axis.value} shrinks {axis.value} from {family.shape.units(axis)} to "
-                    f"{self.target.units(axis)} units, but model.pruning.axes={list(self.axes)} does not list it. "
+                    f"{self.shape.units(axis)} units, but model.pruning.axes={list(self.axes)} does not list it. "
                     f"Add {axis.value} to model.pruning.axes, or keep the source's size."
                 )
-        family.check_target(self.target)
+        family.check_target(self.shape)
         if not shrinking:
             raise ShapeError(
                 "model.pruning.target has the shape of the source: there is nothing to prune. "
                 "Make it smaller, or set model.pruning to null to train without gates."
             )
+        if isinstance(self.start_sparsity, Mapping):
+            for name in self.start_sparsity:
+                if Axis(name) not in shrinking:
+                    raise ShapeError(
+                        f"model.pruning.start_sparsity.{name} has no effect: the target keeps all {name} of the "
+                        f"source. Remove it, or use a smaller target."
+                    )
         return shrinking
+
+    def _check_start_sparsity(self) -> None:
+        given = self.start_sparsity
+        for name in given if isinstance(given, Mapping) else ():
+            if name not in tuple(Axis):
+                raise ShapeError(
+                    f"model.pruning.start_sparsity names {name!r}, which is no axis. "
+                    f"Use {', '.join(axis.value for axis in Axis)}."
+                )
+        for fraction in given.values() if isinstance(given, Mapping) else (given,):
+            if not 0 <= fraction < 1:
+                raise ShapeError(
+                    f"model.pruning.start_sparsity={fraction} is no fraction of units to lose: "
+                    f"it lies in [0, 1). Use 0.0 to start from the whole model."
+                )
+
+    def _refuse_options_without_effect(self) -> None:
+        exact = self.constraint == "exact"
+        idle = {
+            "exact": not exact and self.exact != ExactGates(),
+            "second_multiplier_start": exact and self.second_multiplier_start != 0,
+            "initial_log_alpha": self.ranked and self.initial_log_alpha != LOG_ALPHA_LIMIT,
+            "initial_scores": not self.ranked and self.initial_scores is not None,
+        }
+        for name, without_effect in idle.items():
+            if without_effect:
+                raise ShapeError(
+                    f"model.pruning.{name} has no effect with model.pruning.constraint={self.constraint} and "
+                    f"initial_gap={self.initial_gap}: {_NEEDS[name]} Remove it, or change those."
+                )
+
+
+_NEEDS = {
+    "exact": "it belongs to constraint=exact.",
+    "second_multiplier_start": "there are no multipliers.",
+    "initial_log_alpha": "gates start in the order of importance, not all at one place.",
+    "initial_scores": "they order the gates where initial_gap is more than 0, or with constraint=exact.",
+}

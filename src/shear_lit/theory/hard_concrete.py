@@ -41,9 +41,22 @@ def clamp_(log_alpha: Float[Tensor, "*units"]) -> None:
 
 def keep_probability(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
     """P(z > 0), within [1e-6, 1 - 1e-6]; what the size constraint counts (arXiv:1712.01312, eq. 12)."""
-    shift = BETA * math.log(-GAMMA / ZETA)
-    dropped = torch.sigmoid(shift - clamped(log_alpha))
-    return (1 - dropped).clamp(_PROBABILITY_LIMIT, 1 - _PROBABILITY_LIMIT)
+    return probability(clamped(log_alpha) - threshold())
+
+
+def threshold() -> float:
+    """The log alpha above which a gate without noise is open."""
+    return BETA * math.log(-GAMMA / ZETA)
+
+
+def probability(log_odds: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
+    """The probability of ``log_odds``, within [1e-6, 1 - 1e-6]."""
+    return (1 - torch.sigmoid(-log_odds)).clamp(_PROBABILITY_LIMIT, 1 - _PROBABILITY_LIMIT)
+
+
+def stretched(log_alpha: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
+    """The gate at ``log_alpha``, noise included: a sigmoid stretched to [GAMMA, ZETA] and clamped to [0, 1]."""
+    return (torch.sigmoid(log_alpha / BETA) * (ZETA - GAMMA) + GAMMA).clamp(0.0, 1.0)
 
 
 def sample(log_alpha: Float[Tensor, "*units"], uniform: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
@@ -51,8 +64,12 @@ def sample(log_alpha: Float[Tensor, "*units"], uniform: Float[Tensor, "*units"])
 
     ``uniform`` lies in (0, 1), ends excluded; it is an argument so that the noise can be keyed.
     """
-    s = torch.sigmoid((torch.log(uniform) - torch.log1p(-uniform) + clamped(log_alpha)) / BETA)
-    return (s * (ZETA - GAMMA) + GAMMA).clamp(0.0, 1.0)
+    return stretched(logistic(uniform) + clamped(log_alpha))
+
+
+def logistic(uniform: Float[Tensor, "*units"]) -> Float[Tensor, "*units"]:
+    """Logistic noise from uniform noise."""
+    return torch.log(uniform) - torch.log1p(-uniform)
 
 
 def expected_kept(log_alpha: Float[Tensor, "*rows units"]) -> Int[Tensor, "*rows"]:
@@ -65,7 +82,12 @@ def kept_units(
     log_alpha: Float[Tensor, "*rows units"], kept: Int[Tensor, "*rows"]
 ) -> Bool[Tensor, "*rows units"]:
     """The ``kept`` units of each row with the largest log alpha; of equal ones, the first (deviation D10)."""
-    order = torch.argsort(clamped(log_alpha), dim=-1, descending=True, stable=True)
+    return highest(clamped(log_alpha), kept)
+
+
+def highest(values: Float[Tensor, "*rows units"], kept: Int[Tensor, "*rows"]) -> Bool[Tensor, "*rows units"]:
+    """The ``kept`` units of each row with the largest values; of equal ones, the first."""
+    order = torch.argsort(values, dim=-1, descending=True, stable=True)
     rank = torch.argsort(order, dim=-1, stable=True)
     return rank < kept.unsqueeze(-1)
 
@@ -77,5 +99,12 @@ def deterministic(
 
     The authors' release scales log alpha by 0.8 here, and so do we.
     """
-    soft = torch.sigmoid(_DETERMINISTIC_SCALE * clamped(log_alpha) / BETA)
-    return torch.where(kept_units(log_alpha, kept), soft, torch.zeros_like(soft))
+    return evaluated(clamped(log_alpha), kept)
+
+
+def evaluated(
+    log_alpha: Float[Tensor, "*rows units"], kept: Int[Tensor, "*rows"]
+) -> Float[Tensor, "*rows units"]:
+    """``deterministic`` for a log alpha that has no limits."""
+    soft = torch.sigmoid(_DETERMINISTIC_SCALE * log_alpha / BETA)
+    return torch.where(highest(log_alpha, kept), soft, torch.zeros_like(soft))

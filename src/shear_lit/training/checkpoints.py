@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from shear_lit.models.huggingface import check_sizes, config_of
 from shear_lit.models.registry import family_of, tensor_sizes
+from shear_lit.pruning.gates import ExactSize
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.shard_index import check_index
 
@@ -47,6 +48,8 @@ class CheckpointFacts:
     """The shape to cut to, if the run prunes."""
     axes: tuple[Axis, ...] = ()
     """The axes that have gates."""
+    exact: ExactSize | None = None
+    """What the gates are held to, where their size is exact."""
     step: int
     """Optimizer steps taken."""
     tokens: int
@@ -59,11 +62,15 @@ class CheckpointFacts:
     def to_entry(self) -> dict[str, Any]:
         """The value of ``checkpoint["shear_lit"]``."""
         entry = {
-            name: value for name, value in asdict(self).items() if name not in ("target", "axes", "domains")
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("target", "axes", "exact", "domains")
         }
-        pruning = None
+        pruning: dict[str, Any] | None = None
         if self.target is not None:
             pruning = {"target": self.target.to_dict(), "axes": [axis.value for axis in self.axes]}
+        if pruning is not None and self.exact is not None:
+            pruning["exact"] = self.exact.to_entry()
         return {"format": FORMAT, **entry, "pruning": pruning, "data": {"domains": self.domains}}
 
     @classmethod
@@ -86,6 +93,7 @@ class CheckpointFacts:
                 },
                 target=None if pruning is None else ModelShape(**pruning["target"]),
                 axes=() if pruning is None else tuple(Axis(axis) for axis in pruning["axes"]),
+                exact=ExactSize.from_entry(pruning["exact"]) if pruning and "exact" in pruning else None,
                 domains=dict(entry["data"].get("domains", {})),
                 losses=dict(entry["losses"]),
             )
@@ -103,7 +111,7 @@ class ModelCheckpointContents:
     tensors: dict[str, Tensor]
     """Every parameter of the model once, by its Hugging Face name; of a file, mapped from it and not copied."""
     log_alpha: dict[Axis, Tensor]
-    """The gates' parameters by axis; empty where the run does not prune."""
+    """The gates' parameters by axis, before any shift to an exact size; empty where the run does not prune."""
     facts: CheckpointFacts
     """What the checkpoint says of itself."""
 

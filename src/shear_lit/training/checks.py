@@ -1,5 +1,6 @@
 """What must hold between the parts of a run; all of it is checked before any weight is read."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import lightning as L
 
 from shear_lit.data.datamodule import DomainData
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
-from shear_lit.models.huggingface import config_of
+from shear_lit.models.huggingface import config_of, source_fingerprint
 from shear_lit.models.registry import family_of, parameter_count
+from shear_lit.models.targets import kernel_warnings
+from shear_lit.pruning.scores import read_scores
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.errors import RunError
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.strategies import REFUSED_STRATEGIES, FSDP2Strategy, StrategyError
 
+_log = logging.getLogger(__name__)
 _BYTES_PER_PARAMETER = 12
 """Of a checkpoint: the weight and AdamW's two moments, in float32."""
 
@@ -59,6 +63,7 @@ def check_run(
     else:
         data.check(world_size=trainer.world_size, max_steps=trainer.max_steps)
         _check_durations(module, trainer)
+        _check_pruning(module)
         _check_run_directory(Path(trainer.default_root_dir), checkpoint)
         _check_disk(module, Path(trainer.default_root_dir))
     if checkpoint is not None:
@@ -109,6 +114,17 @@ def _check_durations(module: ShearingModule, trainer: L.Trainer) -> None:
             )
 
 
+def _check_pruning(module: ShearingModule) -> None:
+    if module.pruning is None:
+        return
+    for warning in kernel_warnings(module.pruning.shape):
+        _log.warning("WARNING: %s", warning)
+    if module.pruning.initial_scores is not None:
+        scores = read_scores(module.pruning.initial_scores)
+        scores.check_source(module.family.shape, fingerprint=source_fingerprint(module.source))
+        scores.check_axes(module.axes)
+
+
 def _check_run_directory(directory: Path, checkpoint: str | None) -> None:
     resumes = checkpoint is not None and directory.resolve() in Path(checkpoint).resolve().parents
     if directory.is_dir() and any(directory.iterdir()) and not resumes:
@@ -145,6 +161,12 @@ def _check_checkpoint(module: ShearingModule, facts: CheckpointFacts, checkpoint
             f"ckpt_path={checkpoint} is of a run with model.pruning.target={_said(facts.target)}, and this one has "
             f"{_said(target)}. Resume with the configuration of the run that wrote it; to go on from a pruned model, "
             f"export it and name the export as model.source."
+        )
+    constraint = "lagrangian" if facts.exact is None else "exact"
+    if module.pruning is not None and module.pruning.constraint != constraint:
+        raise RunError(
+            f"ckpt_path={checkpoint} is of a run with model.pruning.constraint={constraint}, and this one has "
+            f"{module.pruning.constraint}: its gates mean other sizes. Use model.pruning.constraint={constraint}."
         )
 
 

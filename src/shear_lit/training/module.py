@@ -14,10 +14,12 @@ from shear_lit.models.family import Family
 from shear_lit.models.huggingface import Attention, read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.gates import Gates, GateState, Multipliers, keyed_uniform
-from shear_lit.pruning.importance import ranked_log_alpha, squared_gradients
+from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, keyed_uniform
+from shear_lit.pruning.importance import Importance, gate_gradients, initial_log_alpha
+from shear_lit.pruning.scores import read_scores
 from shear_lit.pruning.settings import Pruning
 from shear_lit.theory.constraint import scheduled_sparsity
+from shear_lit.theory.exact_size import sharpness_at
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
 from shear_lit.training.optimizer import (
@@ -82,14 +84,14 @@ class ShearingModule(L.LightningModule):
         """
         super().__init__()
         self.source = source
-        self.pruning = pruning
         self.optimizer_settings = optimizer
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.seed = seed
         self.source_config = read_config(source)
         self.family: Family = family_of(self.source_config)
-        self.axes: tuple[Axis, ...] = () if pruning is None else pruning.gated_axes(self.family)
+        self.pruning = None if pruning is None else pruning.resolved(self.source_config)
+        self.axes: tuple[Axis, ...] = () if self.pruning is None else self.pruning.gated_axes(self.family)
         self.source_fingerprint = ""
         self.model: nn.Module | None = None
         self.gates: Gates | None = None
@@ -98,6 +100,7 @@ class ShearingModule(L.LightningModule):
         self.domain_loss: DomainLoss | None = None
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
+        self._restored_step = 0
 
     def setup(self, stage: str) -> None:
         """Make room for the losses of the data's domains."""
@@ -118,7 +121,8 @@ class ShearingModule(L.LightningModule):
         self.model = model
         if self.pruning is not None:
             self.gates = Gates(self.family.shape, self.axes, initial_log_alpha=self.pruning.initial_log_alpha)
-            self.multipliers = Multipliers(self.axes, second_start=self.pruning.second_multiplier_start)
+            if self.pruning.constraint == "lagrangian":
+                self.multipliers = Multipliers(self.axes, second_start=self.pruning.second_multiplier_start)
             self.attached = attach(model, self.family)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             assert self.device_mesh is not None
@@ -134,26 +138,33 @@ class ShearingModule(L.LightningModule):
         """
         schedule = cast(LambdaLR, self.lr_schedulers())
         apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
-        if self.pruning is not None and self.pruning.initial_gap > 0 and self.trainer.global_step == 0:
+        if self.pruning is not None and self.pruning.ranked and self.trainer.global_step == 0:
             self.order_gates(self.pruning)
 
     def order_gates(self, pruning: Pruning) -> None:
-        """Start the gates by the importance of their units, measured with all gates open on training text."""
-        assert self.gates is not None and self.attached is not None
+        """Start the gates by the importance of their units: that of a file, or measured on training text."""
+        assert self.gates is not None
+        if pruning.initial_scores is None:
+            importance = self._measured_importance(pruning.calibration_sequences)
+        else:
+            importance = read_scores(pruning.initial_scores).importance
+        self.gates.start_from(initial_log_alpha(importance, pruning))
+
+    def _measured_importance(self, sequences: int) -> Importance:
+        """Squared gradients of all gates, open, the same on every rank."""
+        assert self.attached is not None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        sums, count = squared_gradients(
+        sums, count = gate_gradients(
             self.attached,
             lambda batch: self._language_loss(self.transfer_batch_to_device(batch, self.device, 0)),
-            data.calibration_batches(pruning.calibration_sequences),
+            data.calibration_batches(sequences),
             source=self.family.shape,
             axes=self.axes,
             device=self.device,
         )
         self.zero_grad()
         # Every rank has seen as many batches as the others, so that means are in proportion to sums.
-        importance = {axis: self.trainer.strategy.reduce(total / count) for axis, total in sums.items()}
-        start = ranked_log_alpha(importance, pruning.target, gap=pruning.initial_gap)
-        self.gates.start_from(start)
+        return {axis: self.trainer.strategy.reduce(total.squared / count) for axis, total in sums.items()}
 
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""
@@ -161,20 +172,22 @@ class ShearingModule(L.LightningModule):
         language_loss = self._language_loss(batch)
         if state is None:
             return {"loss": language_loss, "language_loss": language_loss.detach()}
-        assert self.multipliers is not None
-        penalty, multipliers = self.multipliers(state.sparsity, self.scheduled_sparsity())
-        return {
-            "loss": language_loss + penalty,
+        output: StepOutput = {
+            "loss": language_loss,
             "language_loss": language_loss.detach(),
-            "size_penalty": penalty.detach(),
             "expected_sizes": self._expected_sizes(state),
-            "multipliers": multipliers.detach(),
         }
+        if self.multipliers is not None:
+            penalty, multipliers = self.multipliers(state.sparsity, self.scheduled_sparsity())
+            output["loss"] = language_loss + penalty
+            output["size_penalty"] = penalty.detach()
+            output["multipliers"] = multipliers.detach()
+        return output
 
     def on_validation_epoch_start(self) -> None:
         """Put the gates in force as they are now."""
         if self.gates is not None and self.attached is not None:
-            self.attached.set(self.gates().values)
+            self.attached.set(self.gates(exact=self.exact_size()).values)
 
     def validation_step(self, batch: DomainBatch, batch_index: int) -> None:
         """Add the losses of one micro-batch to its domains."""
@@ -209,7 +222,8 @@ class ShearingModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Know the last validation's losses again, which the next checkpoint repeats."""
-        losses = CheckpointFacts.from_entry(checkpoint[ENTRY], "the one that is resumed").losses
+        facts = CheckpointFacts.from_entry(checkpoint[ENTRY], "the one that is resumed")
+        self._restored_step, losses = facts.step, facts.losses
         names = self.trainer.datamodule.domains  # type: ignore[attr-defined]
         if losses.keys() == set(names):
             self.domain_losses = torch.tensor([losses[name] for name in names], dtype=torch.float64)
@@ -228,25 +242,43 @@ class ShearingModule(L.LightningModule):
             config=self.source_config.to_dict(),
             target=None if self.pruning is None else self.pruning.target,
             axes=self.axes,
+            exact=self.exact_size(),
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},
             losses=losses,
         )
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the gates have behind them, also while a checkpoint is only validated."""
+        return cast(int, self.trainer.global_step) or self._restored_step
+
     def scheduled_sparsity(self) -> dict[Axis, float]:
         """The sparsity that the constraint asks of every gated axis at the current optimizer step."""
         assert self.pruning is not None
-        shape, target = self.family.shape, self.pruning.target
+        shape, target = self.family.shape, self.pruning.shape
         return {
             axis: scheduled_sparsity(
-                self.trainer.global_step,
-                start=self.pruning.start_sparsity,
+                self.step,
+                start=self.pruning.start_sparsity_of(axis),
                 target=1 - target.units(axis) / shape.units(axis),
                 warmup_steps=self.pruning.sparsity_warmup_steps,
             )
             for axis in self.axes
         }
+
+    def exact_size(self) -> ExactSize | None:
+        """What the gates are held to at the current optimizer step, if that is an exact size."""
+        if self.pruning is None or self.pruning.constraint != "exact":
+            return None
+        settings, shape = self.pruning.exact, self.family.shape
+        progress = self.step / (settings.settling_fraction * max(1, self.trainer.max_steps))
+        return ExactSize(
+            kept={axis: (1 - lost) * shape.units(axis) for axis, lost in self.scheduled_sparsity().items()},
+            sharpness=sharpness_at(progress, start=settings.start_sharpness, final=settings.final_sharpness),
+            noise=settings.noise,
+        )
 
     def _sample_gates(self, micro_batch: int) -> GateState | None:
         """Draw this micro-batch's gates and put them in force: they stay so during backward."""
@@ -254,7 +286,8 @@ class ShearingModule(L.LightningModule):
             return None
         key = (self.seed, self.trainer.global_step, micro_batch)
         noise = keyed_uniform(self.family.shape, self.axes, key=key)
-        state = self.gates({axis: uniform.to(self.device) for axis, uniform in noise.items()})
+        uniform = {axis: values.to(self.device) for axis, values in noise.items()}
+        state = self.gates(uniform, exact=self.exact_size())
         self.attached.set(state.values)
         return cast(GateState, state)
 

@@ -83,17 +83,18 @@ def build_optimizer(
             "weights", model.parameters(), settings.weights_learning_rate, weight_decay=settings.weight_decay
         )
     ]
-    if gates is not None and multipliers is not None:
-        groups += [
-            group("gates", gates.parameters(), settings.gates_learning_rate, weight_decay=0.0),
+    if gates is not None:
+        groups.append(group("gates", gates.parameters(), settings.gates_learning_rate, weight_decay=0.0))
+    if multipliers is not None:
+        groups.append(
             group(
                 "multipliers",
                 multipliers.parameters(),
                 settings.multipliers_learning_rate,
                 weight_decay=0.0,
                 maximize=True,
-            ),
-        ]
+            )
+        )
     return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon)
 
 

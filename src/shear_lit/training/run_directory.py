@@ -16,8 +16,12 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from safetensors.torch import save_file
 
+from shear_lit.models.directories import write_file
+from shear_lit.pruning.artefact import gates_file
+from shear_lit.pruning.expectation import expected_units
+from shear_lit.pruning.scores import LEARNED, Origin
+from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import CheckpointError
 from shear_lit.training.errors import RunError
 from shear_lit.training.mixture_update import domain_data
@@ -101,21 +105,34 @@ class RunCheckpoints(Checkpoint):
 
 
 class GateFiles(Callback):
-    """Write the gates beside each validation: log alpha by axis, readable without shear_lit."""
+    """Write the gates beside each validation, readable without shear_lit, and say so if the end misses its target."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the gates on every rank, and write them on one."""
         module = cast(ShearingModule, pl_module)
-        if module.gates is None or trainer.state.fn != "fit":
+        if module.gates is None or module.pruning is None or trainer.state.fn != "fit":
             return
-        tensors = {axis.value: _whole(log_alpha) for axis, log_alpha in module.gates.log_alpha().items()}
+        log_alpha = _whole_gates(module)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "gates"
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"step={trainer.global_step:06d}.safetensors"
-            partial = path.with_suffix(".partial")
-            save_file(tensors, partial, metadata={"format": "pt", "holds": "log alpha by axis"})
-            partial.replace(path)
+            origin = Origin(
+                source=module.source,
+                source_fingerprint=module.source_fingerprint,
+                source_shape=module.family.shape,
+                criterion=LEARNED,
+                data_fingerprint=domain_data(trainer).manifest.fingerprint,
+            )
+            content = gates_file(log_alpha, origin, exact=module.exact_size())
+            write_file(folder / f"step={trainer.global_step:06d}.safetensors", content)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn of every axis that is further from its target than an export would take in silence."""
+        module = cast(ShearingModule, pl_module)
+        if module.gates is None or module.pruning is None:
+            return
+        for axis in expected_units(_whole_gates(module), module.pruning.shape, module.exact_size()):
+            if axis.off_target and trainer.is_global_zero:
+                _log.warning("WARNING: %s", axis)
 
 
 class Provenance(Callback):
@@ -198,6 +215,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _whole_gates(module: ShearingModule) -> dict[Axis, torch.Tensor]:
+    """The gates' parameters on the CPU; every rank must ask."""
+    assert module.gates is not None
+    return {axis: _whole(parameter) for axis, parameter in module.gates.log_alpha().items()}
 
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:

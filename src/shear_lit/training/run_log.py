@@ -17,7 +17,6 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from shear_lit.evaluation.domain_loss import mean_loss
-from shear_lit.theory.shape import Axis
 from shear_lit.training.console import show
 from shear_lit.training.mixture_update import domain_data
 from shear_lit.training.module import DomainBatch, ShearingModule, StepOutput
@@ -49,12 +48,11 @@ class RunLog(Callback):
         """Keep the numbers of one micro-batch, and report when enough steps are complete."""
         step, micro = cast(StepOutput, outputs), cast(DomainBatch, batch)
         numbers = [step["language_loss"].reshape(1)]
-        if "size_penalty" in step:
-            numbers += [
-                step["size_penalty"].reshape(1),
-                step["expected_sizes"],
-                step["multipliers"].flatten(),
-            ]
+        if "expected_sizes" in step:
+            penalty = step.get("size_penalty", torch.zeros_like(numbers[0]))
+            numbers += [penalty.reshape(1), step["expected_sizes"]]
+        if "multipliers" in step:
+            numbers.append(step["multipliers"].flatten())
         self._numbers.append(torch.cat([number.float() for number in numbers]))
         complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self._batches.append((trainer.global_step - (1 if complete else 0), micro["domain"]))
@@ -113,7 +111,7 @@ class RunLog(Callback):
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         report = {"loss/language": mean[0]}
         if module.axes:
-            report |= self._size_report(module, mean[1], rows[-1][2:])
+            report |= _size_report(module, mean[1], rows[-1][2:])
         data = domain_data(trainer)
         tokens = len(rows) * data.micro_batch * data.manifest.sequence_length * trainer.world_size
         if self._since is not None and now > self._since:
@@ -123,18 +121,6 @@ class RunLog(Callback):
             report[f"learning_rate/{group['name']}"] = float(group["lr"])
         _report(trainer, report)
         show(trainer, report)
-
-    def _size_report(self, module: ShearingModule, penalty: float, numbers: list[float]) -> dict[str, float]:
-        count = len(module.axes)
-        expected, first, second = numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
-        scheduled = module.scheduled_sparsity()
-        report = {"loss/size_penalty": penalty}
-        for index, axis in enumerate(module.axes):
-            report[f"size/{axis.value}/expected"] = expected[index]
-            report[f"size/{axis.value}/target"] = _units(module, axis) * (1 - scheduled[axis])
-            report[f"multipliers/{axis.value}/first"] = first[index]
-            report[f"multipliers/{axis.value}/second"] = second[index]
-        return report
 
     def _refuse(
         self,
@@ -208,10 +194,22 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return cast(torch.Tensor, cast(Any, detached).to_local()) if hasattr(detached, "to_local") else detached
 
 
+def _size_report(module: ShearingModule, penalty: float, numbers: list[float]) -> dict[str, float]:
+    """The sizes and, where there are multipliers, those and what they add to the loss."""
+    count = len(module.axes)
+    scheduled, report = module.scheduled_sparsity(), {}
+    for index, axis in enumerate(module.axes):
+        report[f"size/{axis.value}/expected"] = numbers[index]
+        report[f"size/{axis.value}/target"] = module.family.shape.units(axis) * (1 - scheduled[axis])
+    if module.multipliers is not None:
+        report["loss/size_penalty"] = penalty
+        first, second = numbers[count : 2 * count], numbers[2 * count :]
+        for index, axis in enumerate(module.axes):
+            report[f"multipliers/{axis.value}/first"] = first[index]
+            report[f"multipliers/{axis.value}/second"] = second[index]
+    return report
+
+
 def _report(trainer: L.Trainer, numbers: dict[str, float]) -> None:
     for logger in trainer.loggers:
         logger.log_metrics(numbers, step=trainer.global_step)
-
-
-def _units(module: ShearingModule, axis: Axis) -> int:
-    return module.family.shape.units(axis)

@@ -1,0 +1,169 @@
+"""``shear-lit rank``: order the units of a model without training it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from shear_lit.commands.evaluate import Device, chosen_device
+from shear_lit.data.loader import ValidationLoader
+from shear_lit.data.manifest import Manifest
+from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
+from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.store import SequenceStore
+from shear_lit.models.directories import write_file
+from shear_lit.models.family import Family
+from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
+from shear_lit.models.registry import family_of
+from shear_lit.pruning.activations import watch_activations
+from shear_lit.pruning.attach import attach
+from shear_lit.pruning.gates import keyed_uniform
+from shear_lit.pruning.importance import Importance, gate_gradients
+from shear_lit.pruning.magnitude import weight_magnitude
+from shear_lit.pruning.scores import Origin, ScoresError, scores_file
+from shear_lit.theory.shape import Axis
+
+Criterion = Literal["fisher", "taylor", "activation", "weight", "depth", "random"]
+_WITHOUT_DATA = ("weight", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Scores that were written."""
+
+    output: str
+    """The file."""
+    source: str
+    """The model."""
+    criterion: str
+    """What the order means."""
+    sequences: int
+    """Sequences that it was measured on."""
+    axes: tuple[str, ...]
+    """The axes whose units are ordered."""
+
+    def __str__(self) -> str:
+        measured = f", measured on {self.sequences} sequences" if self.sequences else ""
+        return (
+            f"units of {self.source} ordered by {self.criterion} ({', '.join(self.axes)}){measured}\n"
+            f"written to {self.output}: cut with `shear-lit export --gates`, or start a run from it with "
+            f"model.pruning.initial_scores"
+        )
+
+
+def rank(
+    source: str,
+    out: str,
+    criterion: Criterion = "fisher",
+    data: str | None = None,
+    split: Literal["prune", "pretrain"] = "prune",
+    sequences_per_domain: int = 8,
+    micro_batch: int = 4,
+    device: Device = "auto",
+    seed: int = 17,
+    remote: RemoteSettings = REMOTE,
+) -> Ranking:
+    """Order the units of a model by importance, on a little training text, and write the scores.
+
+    Args:
+        source: Local Hugging Face directory or hub name of the model.
+        out: File to write (gates.safetensors); it must be new.
+        criterion: `fisher`: mean squared gradients of gates; `taylor`: the size of their mean; `activation`: sizes of
+            activations, and block influence for layers; `weight`: sizes of weights; `depth`: contiguous layers by
+            what they change, and nothing else; `random`: by lot.
+        data: Directory that `shear-lit prepare` wrote, or its address; `weight` and `random` need none.
+        split: Documents to measure on; never those that a run validates on.
+        sequences_per_domain: Sequences of each domain to measure on.
+        micro_batch: Sequences of one pass.
+        device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
+        seed: Seed of the lot.
+        remote: How data in remote storage is read.
+    """
+    file = Path(out).expanduser()
+    if file.exists():
+        raise ScoresError(
+            f"out={out!r} exists: scores are not overwritten. Choose another file, or remove it."
+        )
+    family = family_of(read_config(source))
+    batches = None
+    if (data is None) != (criterion in _WITHOUT_DATA):
+        raise ScoresError(
+            f"data={data!r}: criterion={criterion} is measured on text. Name a directory of `shear-lit prepare`."
+            if data is None
+            else f"data={data!r} has no effect: criterion={criterion} needs no text. Remove it."
+        )
+    if data is not None:
+        manifest = read_prepared(data, remote)
+        manifest.check_tokenizer(tokenizer_fingerprint_of(source), source)
+        batches = _Batches(
+            SequenceStore(data, split, manifest, remote), manifest, sequences_per_domain, micro_batch
+        )
+    importance = _measured(source, family, criterion, batches, torch.device(chosen_device(device)), seed)
+    origin = Origin(
+        source=source,
+        source_fingerprint=source_fingerprint(source),
+        source_shape=family.shape,
+        criterion=criterion,
+        data_fingerprint=None if batches is None else batches.manifest.fingerprint,
+    )
+    write_file(file, scores_file(importance, origin))
+    return Ranking(
+        output=str(file),
+        source=source,
+        criterion=criterion,
+        sequences=0 if batches is None else batches.count,
+        axes=tuple(axis.value for axis in importance),
+    )
+
+
+class _Batches:
+    """The first sequences of every domain of a split, and how many there were."""
+
+    def __init__(self, store: SequenceStore, manifest: Manifest, sequences: int, micro_batch: int) -> None:
+        self.manifest, self.count = manifest, 0
+        self._loader = ValidationLoader(store, sequences=sequences, micro_batch=micro_batch)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self._loader:
+            # What only fills a batch up is no text of its own.
+            tokens = batch["tokens"][batch["domain"] >= 0]
+            if len(tokens):
+                self.count += len(tokens)
+                yield tokens
+
+
+def _measured(
+    source: str,
+    family: Family,
+    criterion: Criterion,
+    batches: _Batches | None,
+    device: torch.device,
+    seed: int,
+) -> Importance:
+    axes = tuple(Axis)
+    if criterion == "random":
+        return keyed_uniform(family.shape, axes, key=(seed, 0, 0))
+    model = read_model(source, dtype=torch.float32)
+    if batches is None:
+        return weight_magnitude(dict(model.named_parameters()), family)
+    model.to(device)  # type: ignore[arg-type]
+    model.requires_grad_(requires_grad=False)  # the gates' gradients are all that is asked for
+    if criterion in ("activation", "depth"):
+        sums = watch_activations(model, family, (tokens.to(device) for tokens in batches))
+        return sums.importance() if criterion == "activation" else sums.depth_importance()
+    attached = attach(model, family)
+    found, count = gate_gradients(
+        attached,
+        lambda tokens: model(input_ids=tokens, labels=tokens, use_cache=False).loss,
+        (tokens.to(device) for tokens in batches),
+        source=family.shape,
+        axes=axes,
+        device=device,
+    )
+    attached.detach()
+    if criterion == "taylor":
+        return {axis: (sums.signed / count).abs().cpu() for axis, sums in found.items()}
+    return {axis: (sums.squared / count).cpu() for axis, sums in found.items()}

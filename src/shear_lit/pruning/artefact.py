@@ -1,0 +1,98 @@
+"""What gates leave on disk, readable without this package: their numbers, and which units of the source are kept."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from shear_lit.pruning.carve import KeptUnits, kept_units
+from shear_lit.pruning.gates import ExactSize, GateValues, keep_probabilities
+from shear_lit.pruning.scores import Origin, Scores, header, score_tensors
+from shear_lit.theory.shape import Axis
+
+GATES, KEPT = "gates.safetensors", "gates.json"
+
+
+def gates_file(
+    log_alpha: Mapping[Axis, Tensor],
+    origin: Origin,
+    *,
+    exact: ExactSize | None = None,
+    values: GateValues | None = None,
+) -> bytes:
+    """A safetensors file of learned gates, which ``read_scores`` reads too.
+
+    ``log_alpha.<axis>`` are the parameters, ``probability.<axis>`` what they mean, and where ``values`` are the gates
+    of a cut, ``gate.<axis>`` those and ``kept.<axis>`` the indices of the source's units that are not 0.
+    """
+    tensors = {f"log_alpha.{axis.value}": rows.detach().clone() for axis, rows in log_alpha.items()}
+    for axis, rows in keep_probabilities(log_alpha, exact).items():
+        tensors[f"probability.{axis.value}"] = rows.detach().contiguous()
+    if values is not None:
+        tensors |= _cut_tensors(values, origin)
+    return safetensors_bytes(tensors, metadata=header(origin))
+
+
+def ranked_gates_file(scores: Scores, values: GateValues) -> bytes:
+    """The same of a cut by scores: ``score.<axis>`` instead of ``log_alpha.<axis>`` and ``probability.<axis>``."""
+    tensors = score_tensors(scores.importance) | _cut_tensors(values, scores.origin)
+    return safetensors_bytes(tensors, metadata=header(scores.origin))
+
+
+def read_kept(file: str) -> KeptUnits | None:
+    """The units that a file of gates says are kept; None if nothing was cut at them."""
+    with safe_open(file, framework="pt") as stored:
+        names = {axis: f"kept.{axis.value}" for axis in Axis}
+        if not set(names.values()) <= set(stored.keys()):
+            return None
+        return KeptUnits(**{axis.value: stored.get_tensor(name) for axis, name in names.items()})
+
+
+def _cut_tensors(values: GateValues, origin: Origin) -> dict[str, Tensor]:
+    kept = kept_units(values, origin.source_shape)
+    tensors = {f"kept.{axis.value}": getattr(kept, axis.value).clone() for axis in Axis}
+    return tensors | {f"gate.{axis.value}": rows.detach().contiguous() for axis, rows in values.items()}
+
+
+def kept_file(
+    values: GateValues,
+    origin: Origin,
+    log_alpha: Mapping[Axis, Tensor] | None = None,
+    exact: ExactSize | None = None,
+) -> str:
+    """A JSON of the same cut: the source, the units that are kept, and the block that each layer was.
+
+    Rows of units inside blocks are listed for the kept layers alone, in the order of the carved model. Probabilities
+    are those of the layers; all others are in ``gates_file``.
+    """
+    kept = kept_units(values, origin.source_shape)
+    layers = kept.layers.tolist()
+    facts: dict[str, Any] = {
+        **origin.to_entry(),
+        "shape": kept.shape.to_dict(),
+        "layer_map": {str(new): old for new, old in enumerate(layers)},
+        "kept": {
+            "layers": layers,
+            "hidden": kept.hidden.tolist(),
+            **{
+                axis.value: getattr(kept, axis.value)[kept.layers].tolist()
+                for axis in (Axis.KV_HEADS, Axis.QUERY_HEADS, Axis.INTERMEDIATE)
+            },
+        },
+    }
+    if log_alpha is not None:
+        found = keep_probabilities(log_alpha, exact)
+        facts["probability"] = {
+            axis.value: {
+                "mean": float(rows.mean()),
+                "lowest": float(rows.min()),
+                "highest": float(rows.max()),
+            }
+            for axis, rows in found.items()
+        }
+        if Axis.LAYERS in found:
+            facts["probability"]["layers"]["each"] = [round(p, 6) for p in found[Axis.LAYERS].tolist()]
+    return json.dumps(facts) + "\n"

@@ -1,0 +1,160 @@
+"""Scores and gates on disk: one safetensors file that says what it is of, readable without this package.
+
+Its header holds, under ``shear_lit``, a JSON of ``source``, ``source_fingerprint``, ``criterion``, ``data_fingerprint``
+and ``source_shape``; its tensors are ``score.<axis>`` (of a ranking) or ``log_alpha.<axis>`` (of learned gates).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.importance import Importance
+from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
+
+HEADER = "shear_lit"
+"""The entry of the file's header."""
+LEARNED = "learned"
+"""The criterion of gates that were trained."""
+FORMAT = 1
+_SCORE, _LOG_ALPHA = "score.", "log_alpha."
+
+
+class ScoresError(ValueError):
+    """Scores that cannot be read, or that are of another model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where scores come from."""
+
+    source: str
+    """Name or directory of the model whose units they order."""
+    source_fingerprint: str
+    """``source_fingerprint`` of it."""
+    source_shape: ModelShape
+    """Its shape."""
+    criterion: str
+    """What the order means."""
+    data_fingerprint: str | None = None
+    """Fingerprint of the prepared data that it was measured on, if it was."""
+
+    def to_entry(self) -> dict[str, Any]:
+        """The facts by name, for files."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """An order of a model's units, by axis."""
+
+    path: str
+    """The file that they were read from."""
+    origin: Origin
+    """Where they come from."""
+    importance: Importance
+    """Larger is more important; axes that are absent were not ranked."""
+
+    def check_source(self, source: ModelShape, *, fingerprint: str) -> None:
+        """Refuse scores that are not of the model of shape ``source`` with ``fingerprint``.
+
+        Raises:
+            ScoresError: they are of another.
+        """
+        if fingerprint != self.origin.source_fingerprint or source != self.origin.source_shape:
+            raise ScoresError(
+                f"gates {self.path!r} are of {self.origin.source!r} (fingerprint "
+                f"{self.origin.source_fingerprint[:12]}), and the source has {fingerprint[:12]}: its units are others. "
+                f"Name that model as the source, or rank this one with `shear-lit rank`."
+            )
+
+    def check_axes(self, axes: tuple[Axis, ...]) -> None:
+        """Refuse scores that do not order the units of all ``axes``.
+
+        Raises:
+            ScoresError: they lack an axis.
+        """
+        missing = [axis.value for axis in axes if axis not in self.importance]
+        if missing:
+            raise ScoresError(
+                f"gates {self.path!r} (criterion {self.origin.criterion}) do not order {', '.join(missing)}, which the "
+                f"target shrinks. Use a target that keeps all of them, or scores of another criterion."
+            )
+
+
+def ranked_gates(importance: Mapping[Axis, Tensor], source: ModelShape, target: ModelShape) -> GateValues:
+    """Gates of exactly 1 for the most important units of every row, as many as ``target`` keeps, and 0 for others."""
+    gates = {}
+    for axis in shrinking_axes(source, target):
+        # Stable: of units that are equal, the first are kept (deviation D10).
+        order = importance[axis].argsort(dim=-1, descending=True, stable=True)[..., : target.units(axis)]
+        gates[axis] = torch.zeros(source.gate_shape(axis)).scatter_(-1, order, 1.0)
+    return gates
+
+
+def scores_file(importance: Mapping[Axis, Tensor], origin: Origin) -> bytes:
+    """The content of a file of scores."""
+    return safetensors_bytes(score_tensors(importance), metadata=header(origin))
+
+
+def score_tensors(importance: Mapping[Axis, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file of scores, by their names in it."""
+    return {f"{_SCORE}{axis.value}": values.float().contiguous() for axis, values in importance.items()}
+
+
+def header(origin: Origin) -> dict[str, str]:
+    """The header that makes a safetensors file one of scores."""
+    return {"format": "pt", HEADER: json.dumps(origin.to_entry())}
+
+
+def read_scores(path: str) -> Scores:
+    """The scores in a file of `shear-lit rank`, of an export, or of a run's gates.
+
+    Raises:
+        ScoresError: there is none, or it is of another kind or damaged.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ScoresError(
+            f"gates {path!r} is no file: one that `shear-lit rank` wrote, gates.safetensors of an export, or "
+            f"gates/step=NNNNNN.safetensors of a run is expected. Correct the path."
+        )
+    try:
+        with safe_open(file, framework="pt") as stored:
+            entry = json.loads((stored.metadata() or {})[HEADER])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
+        shape = ModelShape(**entry.pop("source_shape"))
+        if entry.pop("format") != FORMAT:
+            raise KeyError("format")
+        origin = Origin(**entry, source_shape=shape)
+        importance = _importance(tensors, shape)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ScoresError(
+            f"gates {path!r} cannot be used ({type(error).__name__}: {error}): it is damaged, or was not written by "
+            f"this version of shear_lit. Write it again with `shear-lit rank` or `shear-lit export`."
+        ) from error
+    return Scores(path=path, origin=origin, importance=importance)
+
+
+def _importance(tensors: Mapping[str, Tensor], shape: ModelShape) -> Importance:
+    found: Importance = {}
+    for axis in Axis:
+        for prefix in (_SCORE, _LOG_ALPHA):
+            values = tensors.get(f"{prefix}{axis.value}")
+            if values is None:
+                continue
+            if tuple(values.shape) != shape.gate_shape(axis) or not bool(values.isfinite().all()):
+                raise ValueError(
+                    f"{prefix}{axis.value} has the shape {tuple(values.shape)}, or is not finite"
+                )
+            found[axis] = values
+    if not found:
+        raise KeyError(f"{_SCORE}<axis>")
+    return found

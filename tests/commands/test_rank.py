@@ -1,0 +1,175 @@
+"""Ranking, cutting from a ranking, and looking at what is kept."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from shear_lit.commands import export as export_command
+from shear_lit.commands import rank as command
+from shear_lit.commands.export import export
+from shear_lit.commands.gates import gates
+from shear_lit.commands.rank import rank
+from shear_lit.models.llama import llama
+from shear_lit.pruning.carve import carve
+from shear_lit.pruning.scores import ScoresError, ranked_gates, read_scores
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+
+CRITERIA = ("fisher", "taylor", "activation", "weight", "depth", "random")
+TARGET = ModelShape(layers=2, hidden=24, query_heads=2, kv_heads=1, intermediate=32)
+BOTH = ModelShape(layers=2, hidden=24, query_heads=2, kv_heads=2, intermediate=32)
+DEPTH = ModelShape(layers=2, hidden=32, query_heads=8, kv_heads=2, intermediate=48)
+
+
+@pytest.fixture(scope="module")
+def scores(toy, tmp_path_factory):
+    """A file of scores by criterion, made once."""
+    made = {}
+
+    def of(criterion, source="gqa-tied"):
+        path = tmp_path_factory.getbasetemp() / f"{criterion}-{source}.safetensors"
+        if path not in made:
+            data = None if criterion in ("weight", "random") else str(toy.data)
+            made[path] = rank(str(toy.source(source)), str(path), criterion, data, sequences_per_domain=2)
+        return str(path)
+
+    return of
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_orders_units_and_cuts_the_source(toy, tmp_path, scores, criterion):
+    found = read_scores(scores(criterion))
+    assert found.origin.criterion == criterion
+    assert (found.origin.data_fingerprint is None) == (criterion in ("weight", "random"))
+    assert found.importance.keys() == ({Axis.LAYERS} if criterion == "depth" else set(Axis))
+    target = DEPTH if criterion == "depth" else TARGET
+    result = export(gates=scores(criterion), output=str(tmp_path / "out"), target=target)
+    assert result.shape == target and 0 <= result.gated_difference <= 1e-5
+    source = AutoModelForCausalLM.from_pretrained(toy.source())
+    family = llama(source.config)
+    values = ranked_gates(found.importance, family.shape, target)
+    expected = carve(dict(source.named_parameters()), family, values)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+    kept = json.loads((tmp_path / "out" / "gates.json").read_text())["kept"]
+    best = found.importance[Axis.LAYERS].topk(2).indices.sort().values.tolist()
+    assert kept["layers"] == best
+
+
+def test_criteria_differ(scores):
+    found = {name: read_scores(scores(name)).importance[Axis.LAYERS].tolist() for name in CRITERIA}
+    layers = {tuple(values) for values in found.values()}
+    assert len(layers) == len(CRITERIA)
+
+
+def test_scores_of_one_shape_cut_another(tmp_path, scores):
+    other = ModelShape(layers=1, hidden=16, query_heads=4, kv_heads=2, intermediate=40)
+    assert export(gates=scores("fisher"), output=str(tmp_path / "a"), target=other).shape == other
+
+
+def test_gates_of_a_cut_cut_the_same_source_again(tmp_path, scores):
+    export(gates=scores("fisher"), output=str(tmp_path / "a"), target=TARGET)
+    smaller = ModelShape(layers=1, hidden=16, query_heads=2, kv_heads=1, intermediate=16)
+    result = export(
+        gates=str(tmp_path / "a" / "gates.safetensors"), output=str(tmp_path / "b"), target=smaller
+    )
+    assert result.shape == smaller
+
+
+def test_taylor_and_fisher_are_made_of_the_same_gradients(scores):
+    """The square of a mean is at most the mean of the squares."""
+    fisher, taylor = (read_scores(scores(name)).importance for name in ("fisher", "taylor"))
+    for axis in Axis:
+        assert (taylor[axis].square() <= fisher[axis] * (1 + 1e-4) + 1e-12).all()
+        assert (taylor[axis] > 0).any()
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("weights were read")
+
+    for room in (command, export_command):
+        monkeypatch.setattr(room, "read_model", refuse)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (dict(data=None), ["data=None", "criterion=fisher", "shear-lit prepare"]),
+        (dict(criterion="weight"), ["has no effect", "criterion=weight", "Remove it"]),
+        (dict(out="taken"), ["out=", "exists", "not overwritten"]),
+    ],
+    ids=["no data", "data without effect", "taken"],
+)
+def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no_weights, given, words):
+    (tmp_path / "taken").touch()
+    out = str(tmp_path / given.pop("out", "new"))
+    with pytest.raises(ScoresError) as found:
+        rank(**{"source": str(toy.source()), "data": str(toy.data), "out": out, **given})
+    assert all(word in str(found.value) for word in words), found.value
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (dict(source="mha-untied"), ScoresError, ["are of", "fingerprint", "Name that model"]),
+        (dict(criterion="depth"), ScoresError, ["criterion depth", "hidden", "another criterion"]),
+        (dict(target=None), ShapeError, ["target: none is given", "exactly one"]),
+        (dict(target_preset="sheared-llama-370m"), ShapeError, ["are given", "exactly one"]),
+        (dict(target=ModelShape(**{**TARGET.to_dict(), "hidden": 64})), ShapeError, ["larger than the source's 32"]),
+        (dict(target=ModelShape(**{**TARGET.to_dict(), "hidden": 23})), ShapeError, ["hidden=23", "Use hidden=22"]),
+        (dict(checkpoint="x.ckpt"), ScoresError, ["checkpoint and gates", "exactly one"]),
+        (dict(gates=None), ScoresError, ["checkpoint and gates", "exactly one"]),
+        (dict(gates=None, checkpoint="x.ckpt"), ScoresError, ["target has no effect", "Remove it"]),
+    ],
+    ids=lambda part: next(iter(part)) if isinstance(part, dict) else None,
+)  # fmt: skip
+def test_mistakes_of_cutting_are_named_before_weights_are_read(
+    toy, tmp_path, scores, monkeypatch, given, error, words
+):
+    path = scores(given.pop("criterion", "fisher"))
+    if "source" in given:
+        given["source"] = str(toy.source(given["source"]))
+
+    def refuse(*args, **options):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(export_command, "read_model", refuse)
+    with pytest.raises(error) as found:
+        export(**{"gates": path, "output": str(tmp_path / "out"), "target": TARGET, **given})
+    assert all(word in str(found.value) for word in words), found.value
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_odd_sizes_are_warned_of(tmp_path, scores):
+    odd = ModelShape(**{**TARGET.to_dict(), "intermediate": 33})
+    result = export(gates=scores("fisher"), output=str(tmp_path / "out"), target=odd)
+    assert "WARNING: target intermediate=33 is no multiple of 8" in str(result)
+
+
+def test_gates_of_two_cuts_are_compared(tmp_path, scores):
+    for name in ("fisher", "random"):
+        export(gates=scores(name), output=str(tmp_path / name), target=TARGET)
+    found = gates(str(tmp_path / "fisher"), str(tmp_path / "random"))
+    mine, theirs = (json.loads((tmp_path / name / "gates.json").read_text()) for name in ("fisher", "random"))
+    both = set(mine["kept"]["hidden"]) & set(theirs["kept"]["hidden"])
+    assert found.agreement["hidden"] == pytest.approx((len(both) / 24, 24 / 32))
+    assert found.shape == TARGET and list(found.layers) == mine["kept"]["layers"]
+    assert [list(heads) for heads in found.heads.values()] == mine["kept"]["query_heads"]
+    said = str(found)
+    assert "layers kept" in said and "kept by both" in said and "hidden" in said
+    same = gates(str(tmp_path / "fisher"), scores("fisher"), target=TARGET)
+    assert all(share == 1 for share, _ in same.agreement.values())
+
+
+def test_gates_that_cannot_be_compared_are_refused(toy, tmp_path, scores):
+    with pytest.raises(ScoresError, match="holds an order of units, and no cut"):
+        gates(scores("fisher"))
+    rank(str(toy.source("mha-untied")), str(tmp_path / "other.safetensors"), "weight")
+    with pytest.raises(ScoresError, match="cannot agree"):
+        gates(scores("fisher"), str(tmp_path / "other.safetensors"), target=BOTH)

@@ -1,0 +1,99 @@
+"""What flows through a model, against sums that are made here by hand."""
+
+import pytest
+import torch
+
+from shear_lit.models.registry import family_of
+from shear_lit.pruning import activations
+from shear_lit.pruning.activations import nested_windows, watch_activations
+from shear_lit.theory.shape import Axis
+from tests.toy_models import SOME_VARIANTS, toy_config, toy_ids, toy_model
+
+pytestmark = pytest.mark.usefixtures("float64_norms")
+
+
+@pytest.fixture(params=SOME_VARIANTS, ids=str)
+def model(request):
+    return toy_model(toy_config(request.param))
+
+
+@torch.no_grad()
+def recorded(model, ids):
+    """Inputs and outputs of all modules by name, by hooks of the test's own."""
+    kept, handles = {}, []
+    for name, module in model.named_modules():
+
+        def hook(module, inputs, output, name=name):
+            kept[name] = (inputs[0] if inputs else None, output[0] if isinstance(output, tuple) else output)
+
+        handles.append(module.register_forward_hook(hook))
+    model(input_ids=ids)
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+def check_importance(model):
+    family, ids = family_of(model.config), toy_ids()
+    found, flow = watch_activations(model, family, [ids]).importance(), recorded(model, ids)
+    shape, head = family.shape, family.head_size
+    for layer in range(shape.layers):
+        inside = flow[f"model.layers.{layer}.mlp.down_proj"][0].reshape(-1, shape.intermediate)
+        expected = torch.stack([unit.square().mean().sqrt() for unit in inside.T])
+        torch.testing.assert_close(found[Axis.INTERMEDIATE][layer].double(), expected, rtol=1e-5, atol=1e-7)
+        heads = flow[f"model.layers.{layer}.self_attn.o_proj"][0].reshape(-1, shape.query_heads, head)
+        norms = heads.square().sum(-1).mean(0).sqrt().view(shape.kv_heads, -1)
+        torch.testing.assert_close(found[Axis.QUERY_HEADS][layer].double(), norms, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found[Axis.KV_HEADS][layer].double(), norms.sum(-1), rtol=1e-5, atol=1e-7)
+        before, after = flow[f"model.layers.{layer}"]
+        angle = (before * after).sum(-1) / before.norm(dim=-1) / after.norm(dim=-1)
+        assert float(found[Axis.LAYERS][layer]) == pytest.approx(float((1 - angle).mean()), rel=1e-4)
+    norms = [output for name, (_, output) in flow.items() if name.endswith("norm")]
+    assert len(norms) == 2 * shape.layers + 1
+    hidden = sum(norm.abs().mean((0, 1)) for norm in norms)
+    torch.testing.assert_close(found[Axis.HIDDEN].double(), hidden, rtol=1e-5, atol=1e-7)
+
+
+def test_importance_is_the_size_of_what_flows(model):
+    check_importance(model)
+
+
+def test_importance_of_other_units_differs(model, monkeypatch):
+    hook = activations.ActivationSums._output_hook
+    monkeypatch.setattr(
+        activations.ActivationSums, "_output_hook", lambda self, axis, block: hook(self, axis, 0)
+    )
+    with pytest.raises(AssertionError):
+        check_importance(model)
+
+
+def test_watching_ends_with_the_block(model):
+    watch_activations(model, family_of(model.config), [toy_ids()])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_layer_that_changes_nothing_is_the_least_important_and_the_first_to_go(model):
+    block = model.model.layers[2]
+    for writer in (block.self_attn.o_proj, block.mlp.down_proj):
+        for parameter in writer.parameters():
+            parameter.data.zero_()
+    sums = watch_activations(model, family_of(model.config), [toy_ids(seed=seed) for seed in range(3)])
+    for found in (sums.importance(), sums.depth_importance()):
+        assert int(found[Axis.LAYERS].argmin()) == 2
+    assert sums.depth_importance().keys() == {Axis.LAYERS}
+
+
+def test_windows_grow_by_the_neighbour_that_turns_the_stream_less():
+    distance = torch.full((5, 5), 9.0)
+    distance[0, 1], distance[1, 2], distance[2, 3], distance[3, 4] = 5, 1, 2, 3
+    distance[0, 2], distance[1, 3] = 4, 3  # layers 0-1, layers 1-2
+    distance[0, 3], distance[1, 4] = 8, 7  # layers 0-2, layers 1-3
+    assert nested_windows(distance).tolist() == [3, 0, 1, 2]
+
+
+def test_any_number_of_the_least_important_layers_are_neighbours():
+    distance = torch.rand(9, 9, generator=torch.Generator().manual_seed(0))
+    order = nested_windows(distance).argsort().tolist()
+    for removed in range(1, 9):
+        window = sorted(order[:removed])
+        assert window == list(range(window[0], window[0] + removed))
