@@ -23,7 +23,7 @@ lint: .venv/installed-test
 	touch $@
 
 .venv/installed-test: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,demo]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus]'
 	touch $@ .venv/installed-demo
 
 $(BIN)/python:

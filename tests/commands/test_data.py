@@ -34,7 +34,7 @@ def test_manifest_is_shown_as_a_table(toy, capfd):
         if line[:4] in ("law ", "wiki")
     }
     record = manifest.domains["law"].splits["prune"]
-    numbers = [record.documents, record.tokens, record.tail_tokens, record.sequences]
+    numbers = [record.documents, record.tokens, record.tail_tokens, record.duplicates, record.sequences]
     assert rows["law", "prune"] == [f"{number:,}" for number in numbers]
     assert len(rows) == 6
 
