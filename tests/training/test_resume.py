@@ -72,14 +72,14 @@ def test_forgotten_validation_at_resume_would_be_seen(toy, tmp_path, whole):
     assert {"mixtures", "batches", "parameters"} <= set(differences(uninterrupted[0], resumed[0], 4))
 
 
-RANKED = "--model.pruning.initial_gap=9.2"
+RANKED = ["--model.pruning.initial_gap=9.2", "--model.pruning.initial_log_alpha=4.605170185988092"]
 
 
 def resumed_from_a_ranked_cut(toy, tmp_path, whole, sabotage=None):
     """A run whose gates started in order, and one that was resumed from its step 4."""
-    folder, (uninterrupted,) = whole("prune", RANKED)
+    folder, (uninterrupted,) = whole("prune", *RANKED)
     checkpoint = folder / "checkpoints" / "step=000004.ckpt"
-    arguments = [*toy.arguments("prune", tmp_path / "run"), RANKED, f"--ckpt_path={checkpoint}"]
+    arguments = [*toy.arguments("prune", tmp_path / "run"), *RANKED, f"--ckpt_path={checkpoint}"]
     (resumed,) = run(fit, tmp_path / "log", arguments=arguments, sabotage=sabotage)
     return uninterrupted, resumed
 

@@ -6,7 +6,7 @@ from textwrap import indent
 from typing import Any
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import DomainRecord, Manifest
+from shear_lit.data.manifest import Manifest
 from shear_lit.data.store import SequenceStore
 
 _TITLES = {"tail_tokens": "dropped"}  # where a column's title is not the name of its field
@@ -40,10 +40,9 @@ def _numbers(record: Any) -> dict[str, int | float]:
 
 def _left_out(manifest: Manifest) -> Iterator[str]:
     for name, domain in manifest.domains.items():
-        for field in fields(DomainRecord):
-            value = getattr(domain, field.name)
-            if isinstance(value, dict) and field.name != "splits" and value:
-                yield f"{name}: {field.name}: " + ", ".join(f"{k} {v}" for k, v in value.items())
+        counts = {**domain.rejected, **({"in no split": domain.unused} if domain.unused else {})}
+        if counts:
+            yield f"{name}: left out: " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
