@@ -57,7 +57,7 @@ class ActivationSums:
         for index, block in enumerate(blocks):
             yield block.register_forward_hook(self._block_hook(index))
         # Norms over heads are none over the stream.
-        over_stream = (n for n in self.family.norms if getattr(n, "over", Axis.HIDDEN) is Axis.HIDDEN)
+        over_stream = (n for n in self.family.norms if n.over is Axis.HIDDEN)
         norms = {norm.module for norm in over_stream}
         outputs = {
             cut.tensor.removesuffix(".weight"): cut.axis

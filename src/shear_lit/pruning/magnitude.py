@@ -30,6 +30,6 @@ def weight_magnitude(tensors: Mapping[str, Tensor], family: Family) -> Importanc
 def _of_units(tensor: Tensor, cut: Cut, units: int) -> Float[Tensor, "units"]:
     """The sum of squares of what goes with each unit along the dimension of ``cut``."""
     # A table of fused tensors says where the piece of this cut begins.
-    piece = tensor.detach().narrow(cut.dim, getattr(cut, "offset", 0), units * cut.entries)
+    piece = tensor.detach().narrow(cut.dim, cut.offset, units * cut.entries)
     squares = piece.double().square().movedim(cut.dim, 0).reshape(units, -1)
     return squares.sum(1).cpu()
