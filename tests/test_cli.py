@@ -268,6 +268,16 @@ def test_gates_takes_its_directories_without_keys(tmp_path, refused):
     assert f"gates '{tmp_path / 'a'}' is no file" in said
 
 
+@pytest.mark.parametrize("abbreviated", ["model.pruning.exact.nois=0.2", "data.global_batc=8"])
+def test_beginning_of_a_key_is_no_key_of_a_run(toy, tmp_path, refused, abbreviated):
+    said = refused([*toy.arguments("prune", tmp_path / "run"), f"--{abbreviated}"])
+    assert abbreviated.partition("=")[0] in said
+
+
+def test_beginning_of_a_key_is_no_key_of_a_command(toy, refused):
+    assert "mode" in refused(["evaluate", "--mode", str(toy.root), "--data", str(toy.data)])
+
+
 def test_mistyped_key_of_another_command_is_named(tmp_path, refused):
     said = refused(["export", "--checkpont=x", f"--output={tmp_path / 'out'}"])
     assert "export: checkpont is no key. Did you mean checkpoint?" in said

@@ -278,7 +278,8 @@ def _flags(arguments: list[str]) -> list[str]:
     """Let ``--fast`` alone mean ``--fast=true``, ``--from-mds`` what ``--from_mds`` does, and ``gates A B`` compare."""
     if arguments[0] == "gates":
         places = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[1:]))
-        named = [f"--{key}={place}" for key, place in zip(("directory", "other"), places, strict=False)]
+        keys = ("directory", "other")[: len(places)]  # the parser refuses what is given beyond
+        named = [f"--{key}={place}" for key, place in zip(keys, places[: len(keys)], strict=True)]
         return ["gates", *named, *arguments[1 + len(named) :]]
     arguments = [re.sub(r"^--from-mds(?=$|[.=])", "--from_mds", word) for word in arguments]
     alone = {

@@ -21,6 +21,7 @@ from shear_lit.data.loader import MixtureLoader
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.mixture import MixtureSettings
 from shear_lit.data.remote import RemoteError, RemoteSettings, is_remote, read_prepared
+from shear_lit.data.remote_chunks import open_chunks
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
 from tests.data.conftest import LENGTH, write_prepared
@@ -102,6 +103,11 @@ def test_cache_that_cannot_hold_a_window_of_each_domain_is_refused(address, tmp_
         DataError, match=rf"remote\.cache_bytes={needed - 1}.*Use cache_bytes={needed} or more"
     ):
         SequenceStore(address, "prune", remote=settings(tmp_path, cache_bytes=needed - 1))
+
+
+def test_domain_without_chunks_needs_no_room(address, tmp_path):
+    chunks = read_prepared(address, settings(tmp_path)).domains["a"].splits["prune"].chunks
+    open_chunks(address, settings(tmp_path)).check_room([chunks, []])
 
 
 def test_cache_stays_within_its_bound_and_no_read_breaks(server, tmp_path):

@@ -1,6 +1,7 @@
 """What a run would draw: exactly what the schedule draws, or close to it where the run is long."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,17 @@ def test_a_run_is_counted_as_the_schedule_draws_it(prepared, write, steps, batch
     )
     assert supply.exact and supply.drawn == drawn_by_the_schedule(manifest, steps, batch)
     assert sum(supply.drawn.values()) == steps * batch
+
+
+def test_a_domain_without_text_supplies_nothing(prepared, write):
+    manifest = read_manifest(prepared)
+    splits = manifest.domains["a"].splits
+    empty = replace(manifest.domains["a"], splits=splits | {"prune": replace(splits["prune"], chunks=())})
+    manifest = replace(manifest, domains=manifest.domains | {"a": empty})
+    updates = [{"step": 0, "weights": {"a": 0.0, "b": 0.5, "c": 0.5}}]
+    supply = simulate(manifest, "prune", history(write({"updates": updates})), steps=4, global_batch=8)
+    assert supply.drawn == {"a": 0, "b": 16, "c": 16}
+    assert "a " in str(supply)
 
 
 def test_a_long_run_is_within_a_sequence_per_update(prepared, write, monkeypatch):

@@ -28,6 +28,10 @@ class OneLineErrors:
     target_key = "model.pruning.target"
     """What the user knows the target's shape by."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The beginning of a key is a mistyped key: another key may begin so in the next version.
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse, unless a parser above tries several readings and wants the error itself."""
         if not self.exit_on_error:  # type: ignore[attr-defined]

@@ -55,7 +55,8 @@ class RemoteChunks:
             DataError: one window of each domain and one more chunk do not fit.
         """
         sizes = [sorted((chunk.bytes for chunk in chunks), reverse=True) for chunks in domains]
-        needed = sum(sum(domain[:WINDOW_CHUNKS]) for domain in sizes) + max(map(max, sizes))
+        largest = max((domain[0] for domain in sizes if domain), default=0)
+        needed = sum(sum(domain[:WINDOW_CHUNKS]) for domain in sizes) + largest
         if (free := self._cache.free()) < needed:
             raise DataError(
                 f"remote.cache_bytes={self._settings.cache_bytes}: {free:,} bytes can be used in "

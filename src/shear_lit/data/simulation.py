@@ -11,12 +11,9 @@ from typing import Any
 from shear_lit.data.errors import DataError
 from shear_lit.data.inspection import table
 from shear_lit.data.manifest import Manifest, check_same_domains
+from shear_lit.data.mixture_log import FORMAT, MIXTURE_LOG
 from shear_lit.data.schedule import MixtureSchedule, normalised
 
-HISTORY = "mixture.json"
-"""The file in a run's directory that says how its mixture moved."""
-FORMAT = 1
-"""The version of that file."""
 EXACT_SEQUENCES = 2_000_000
 """Up to so many the schedule itself is run; a longer run is computed from the weights."""
 
@@ -63,7 +60,7 @@ class Supply:
                 "sequences": round(drawn),
                 "tokens": round(drawn * self.sequence_length),
                 "share": drawn / (self.steps * self.global_batch),
-                "epochs": drawn / self.there[name],
+                "epochs": drawn / max(1, self.there[name]),  # a domain may have nothing, and weight 0
             }
             for name, drawn in self.drawn.items()
         ]
@@ -126,7 +123,7 @@ def read_history(path: str | Path, domains: Sequence[str], where: str) -> Mixtur
         DataError: there is none, it is of another kind, or it is of other domains.
     """
     file = Path(path).expanduser()
-    file = file / HISTORY if file.is_dir() else file
+    file = file / MIXTURE_LOG if file.is_dir() else file
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.get("format", FORMAT) != FORMAT:
@@ -140,7 +137,7 @@ def read_history(path: str | Path, domains: Sequence[str], where: str) -> Mixtur
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"simulate={str(file)!r} cannot be read ({error!r}): expected is a run's {HISTORY}, or "
+            f"simulate={str(file)!r} cannot be read ({error!r}): expected is a run's {MIXTURE_LOG}, or "
             '{"updates": [{"step": 0, "weights": {"wiki": 0.5, "code": 0.5}}, …]}. Correct it.'
         ) from error
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from shear_lit.data.boundaries import model_inputs
+from shear_lit.data.store import DomainBatch
 from shear_lit.evaluation.domain_loss import DomainLoss
 from shear_lit.models.family import Family
 from shear_lit.models.huggingface import Attention, read_config, read_model, source_fingerprint
@@ -30,19 +31,6 @@ from shear_lit.training.optimizer import (
     build_schedule,
 )
 from shear_lit.training.strategies import shard
-
-
-class DomainBatch(TypedDict):
-    """One micro-batch of packed sequences."""
-
-    tokens: Tensor
-    """Token ids, int64 [sequences, length]."""
-    domain: Tensor
-    """The domain of each sequence, int64 [sequences]; -1 marks padding of a validation."""
-    micro_batch: int
-    """Index of the micro-batch within its global batch."""
-    positions: NotRequired[Tensor]
-    """Position of each token in its document, int64 [sequences, length]; there where documents are apart."""
 
 
 class StepOutput(TypedDict):

@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from shear_lit.data.store import DomainBatch
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.training.console import show
 from shear_lit.training.mixture_update import domain_data
-from shear_lit.training.module import DomainBatch, ShearingModule, StepOutput
+from shear_lit.training.module import ShearingModule, StepOutput
 
 
 class LossError(RuntimeError):

@@ -23,12 +23,8 @@ def place_below(documents: Callable[[], Documents], top: float, tokens: int) -> 
         top: Documents from this place on do not count.
         tokens: How many are wanted.
     """
-    low, width, above, there = (
-        0,
-        PLACES,
-        0,
-        0,
-    )  # the answer is in [low, low + width); above: the tokens behind that, below top
+    low, width = 0, PLACES  # the answer is in [low, low + width)
+    above = there = 0  # above: the tokens behind that, below top
     for _ in range(2):
         width >>= _BITS
         bins = _histogram(documents(), low, width, top)
