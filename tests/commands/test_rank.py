@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralForCausalLM
 
 from shear_lit.commands import export as export_command
 from shear_lit.commands import rank as command
@@ -79,6 +79,15 @@ def test_gates_of_a_cut_cut_the_same_source_again(tmp_path, scores):
     assert result.shape == smaller
 
 
+def test_llama_is_cut_as_mistral_at_a_hidden_size_that_llama_refuses(toy, tmp_path, scores):
+    odd = ModelShape(**{**TARGET.to_dict(), "hidden": 23})
+    result = export(gates=scores("fisher"), output=str(tmp_path / "out"), target=odd, write_as="mistral")
+    assert result.shape == odd and result.gated_difference <= 1e-5
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
+    assert isinstance(written, MistralForCausalLM)
+    assert (written.config.hidden_size, written.config.sliding_window) == (23, None)
+
+
 def test_taylor_and_fisher_are_made_of_the_same_gradients(scores):
     """The square of a mean is at most the mean of the squares."""
     fisher, taylor = (read_scores(scores(name)).importance for name in ("fisher", "taylor"))
@@ -126,6 +135,8 @@ def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no
         (dict(checkpoint="x.ckpt"), ScoresError, ["checkpoint and gates", "exactly one"]),
         (dict(gates=None), ScoresError, ["checkpoint and gates", "exactly one"]),
         (dict(gates=None, checkpoint="x.ckpt"), ScoresError, ["target has no effect", "Remove it"]),
+        (dict(gates=None, target=None, checkpoint="x.ckpt", write_as="mistral"), ScoresError,
+         ["write_as=mistral has no effect", "model.pruning.write_as=mistral"]),
     ],
     ids=lambda part: next(iter(part)) if isinstance(part, dict) else None,
 )  # fmt: skip

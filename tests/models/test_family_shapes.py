@@ -51,7 +51,7 @@ def test_hidden_that_is_no_multiple_of_the_heads_is_refused_with_the_nearest(fam
     heads = form.config().num_attention_heads
     message = refusal(form, hidden=29)
     assert f"target.hidden=29 with query_heads={heads}" in message and family in message
-    assert "Use hidden=24 or 30." in message
+    assert "Use hidden=24 or 30" in message
     for size in (24, 30):
         family_of(form.config()).check_target(shape_of(form, hidden=size))
     entries = form.config().to_dict() | {"hidden_size": 29}
@@ -61,7 +61,7 @@ def test_hidden_that_is_no_multiple_of_the_heads_is_refused_with_the_nearest(fam
 
 def test_nearest_sizes_are_none_that_the_source_does_not_have():
     family = family_of(form_of("llama").config(hidden_size=42))
-    for hidden, repair in ((41, "Use hidden=40."), (7, "Use hidden=4 or 8."), (3, "Use hidden=4.")):
+    for hidden, repair in ((41, "Use hidden=40, or write"), (7, "Use hidden=4 or 8, or"), (3, "Use hidden=4, or")):
         with pytest.raises(ShapeError) as error:
             family.check_shape(ModelShape(layers=1, hidden=hidden, query_heads=4, kv_heads=2, intermediate=1))
         assert repair in str(error.value)
@@ -236,7 +236,7 @@ def test_llama_written_as_mistral_takes_the_hidden_size_that_llama_refuses(tmp_p
         tie_word_embeddings=True,
     )
     shape = ModelShape(layers=24, hidden=448, query_heads=9, kv_heads=3, intermediate=1152)
-    with pytest.raises(ShapeError, match="Use hidden=441 or 450"):
+    with pytest.raises(ShapeError, match="Use hidden=441 or 450, or write the model as mistral"):
         family_of(smollm2).check_target(shape)
     mistral = written_config(smollm2, "mistral")
     family_of(mistral).check_target(shape)

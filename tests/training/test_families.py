@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig
+from transformers import AutoModelForCausalLM, MistralForCausalLM, MixtralConfig
 
+from shear_lit import cli
 from shear_lit.commands.export import export
 from shear_lit.models.family import FamilyError
 from shear_lit.models.huggingface import copy_companions
@@ -46,6 +47,19 @@ def test_two_processes_compute_what_one_does_and_the_target_comes_out(form, toy,
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", trust_remote_code=False)
     assert family_of(small.config).shape == form.target
     assert type(small).__name__ == AutoModelForCausalLM.from_pretrained(source).__class__.__name__
+
+
+def test_llama_trained_towards_a_shape_of_mistral_comes_out_as_mistral(toy, tmp_path, capsys):
+    """Its hidden size is none of llama's; stage 2 and an evaluation would read what stock transformers reads here."""
+    flags = ["--model.pruning.target.hidden=25", "--model.pruning.write_as=mistral", "--trainer.max_steps=4"]
+    with pytest.raises(SystemExit):
+        cli.main([*toy.arguments("prune", tmp_path / "refused"), flags[0]])
+    assert "or write the model as mistral" in capsys.readouterr().err
+    cli.main([*toy.arguments("prune", tmp_path / "run"), *flags])
+    result = export(str(tmp_path / "run" / "checkpoints" / "step=000004.ckpt"), str(tmp_path / "hf"))
+    assert result.gated_difference <= 1e-5
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", trust_remote_code=False)
+    assert isinstance(small, MistralForCausalLM) and small.config.hidden_size == 25
 
 
 def test_model_without_a_table_is_refused_before_any_weight_is_read(tmp_path):

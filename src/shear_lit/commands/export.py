@@ -24,7 +24,7 @@ from shear_lit.models.huggingface import (
     source_licence,
     write_model,
 )
-from shear_lit.models.registry import carved_config, family_of, parameter_count
+from shear_lit.models.registry import WrittenAs, carved_config, family_of, parameter_count, written_config
 from shear_lit.models.targets import PresetName, TargetRequest, kernel_warnings
 from shear_lit.models.verification import (
     GATED_TOLERANCE,
@@ -99,6 +99,7 @@ def export(
     target_preset: PresetName | None = None,
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source",
     source: str | None = None,
+    write_as: WrittenAs = "source",
 ) -> ExportResult:
     """Cut a model at exactly a target and write it as a Hugging Face directory, verified.
 
@@ -117,6 +118,8 @@ def export(
         dtype: What to store the weights in; `source`: what the source model's are stored in.
         source: Where the source model is now, if it has moved: with `gates` it is cut, and with a checkpoint its
             tokenizer and licence are copied.
+        write_as: Model type of what is written, with `gates`: the source's, or `mistral` for a llama model, which
+            computes the same and takes any hidden size.
     """
     if not output:
         raise DirectoryError("output is missing: say where to write the model. Use --output DIRECTORY.")
@@ -133,6 +136,11 @@ def export(
             "target has no effect with a checkpoint, which is cut at the target that its gates were trained for. "
             "Remove it, or cut the source with --gates instead of --checkpoint."
         )
+    if checkpoint is not None and write_as != "source":
+        raise ScoresError(
+            f"write_as={write_as} has no effect with a checkpoint, which is cut as the type that its run was told. "
+            f"Remove it, or say model.pruning.write_as={write_as} in the run's configuration."
+        )
     if gates is None:
         assert checkpoint is not None
         facts, scores = read_facts(checkpoint), None
@@ -144,18 +152,21 @@ def export(
             flops_fraction=target_flops_fraction,
             preset=target_preset,
         )
-        facts = _ranked_facts(scores, source or scores.origin.source, request)
+        facts = _ranked_facts(scores, source or scores.origin.source, request, write_as)
     return _write(directory, facts, checkpoint=checkpoint, scores=scores, dtype=dtype, source=source)
 
 
-def _ranked_facts(scores: Scores, source: str, request: TargetRequest) -> CheckpointFacts:
+def _ranked_facts(
+    scores: Scores, source: str, request: TargetRequest, write_as: WrittenAs
+) -> CheckpointFacts:
     """What a checkpoint of the source that is cut without training would say of itself.
 
     Raises:
         ScoresError: the scores are not of the source, or do not order what the target shrinks.
         ShapeError: the target cannot be cut from it.
+        FamilyError: it cannot be written as that type.
     """
-    config = read_config(source)
+    config = written_config(read_config(source), write_as)
     family = family_of(config)
     scores.check_source(family.shape, fingerprint=source_fingerprint(source))
     shape = request.resolve(config)

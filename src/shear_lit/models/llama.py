@@ -18,5 +18,12 @@ def llama(config: PretrainedConfig) -> Family:
             ),
             *parts.feed_forward_cuts(biased=config.mlp_bias),
         ),
-        check_shape=hidden_multiple_of_heads("llama", parts.shape_of(config)),
+        check_shape=hidden_multiple_of_heads("llama", parts.shape_of(config), otherwise=_otherwise(config)),
     )
+
+
+def _otherwise(config: PretrainedConfig) -> str:
+    """What takes any hidden size and computes the same, where there is such a type."""
+    if config.attention_bias or config.mlp_bias:
+        return ""
+    return ", or write the model as mistral, which computes the same and takes any hidden size (write_as=mistral)"

@@ -9,8 +9,13 @@ def any_shape(shape: ModelShape) -> None:
     """The rule of classes that take every hidden size with an explicit head size."""
 
 
-def hidden_multiple_of_heads(model_type: str, source: ModelShape) -> Callable[[ModelShape], None]:
-    """The rule of classes that split the hidden size over the heads, although the head size is explicit."""
+def hidden_multiple_of_heads(
+    model_type: str, source: ModelShape, *, otherwise: str = ""
+) -> Callable[[ModelShape], None]:
+    """The rule of classes that split the hidden size over the heads, although the head size is explicit.
+
+    ``otherwise`` is what a user may do instead of taking one of the nearest sizes.
+    """
 
     def check(shape: ModelShape) -> None:
         heads = shape.query_heads
@@ -20,7 +25,8 @@ def hidden_multiple_of_heads(model_type: str, source: ModelShape) -> Callable[[M
             repair = f"hidden={' or '.join(nearest)}" if nearest else "fewer query heads"
             raise ShapeError(
                 f"target.hidden={shape.hidden} with query_heads={heads}: the stock {model_type} config takes only a "
-                f"hidden size that is a multiple of the attention heads, even with an explicit head size. Use {repair}."
+                f"hidden size that is a multiple of the attention heads, even with an explicit head size. "
+                f"Use {repair}{otherwise}."
             )
 
     return check

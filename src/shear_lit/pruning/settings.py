@@ -7,6 +7,7 @@ from typing import Literal
 from transformers import PretrainedConfig
 
 from shear_lit.models.family import Family
+from shear_lit.models.registry import WRITTEN_AS
 from shear_lit.models.targets import TargetRequest
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, shrinking_axes
@@ -61,6 +62,9 @@ class Pruning:
     """Share of the source's multiplications per token, in (0, 1), instead: the best-balanced shape of that cost."""
     target_preset: str | None = None
     """A published shape by name, instead."""
+    write_as: str = "source"
+    """Model type to cut to: `source`, that of the source, or `mistral` for a llama model, which computes the same and
+    takes any hidden size."""
     axes: tuple[AxisName, ...] = ("layers", "hidden", "kv_heads", "query_heads", "intermediate")
     """Axes that may lose units. One on which source and target agree gets no gates."""
     constraint: str = "lagrangian"
@@ -94,6 +98,10 @@ class Pruning:
         if self.constraint not in CONSTRAINTS:
             raise ShapeError(
                 f"model.pruning.constraint={self.constraint} is none. Use {' or '.join(CONSTRAINTS)}."
+            )
+        if self.write_as not in WRITTEN_AS:
+            raise ShapeError(
+                f"model.pruning.write_as={self.write_as} is none. Use {' or '.join(WRITTEN_AS)}."
             )
         if self.sparsity_warmup_steps < 0:
             raise ShapeError(

@@ -221,13 +221,19 @@ def _model_tensors(state: Mapping[str, Tensor], facts: CheckpointFacts, path: Pa
     if config.tie_word_embeddings:
         # A copy of the head that has drifted from the embedding is a model that no stock config describes.
         head = tensors.pop(_HEAD, None)
-        if head is not None and _EMBEDDING in tensors and not torch.equal(head, tensors[_EMBEDDING]):
+        if head is not None and _EMBEDDING in tensors and not _same_values(head, tensors[_EMBEDDING]):
             raise _damaged(path, "the head is tied to the embedding, but their stored values differ")
     try:
         check_sizes(tensors, tensor_sizes(config))
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     return tensors
+
+
+def _same_values(first: Tensor, second: Tensor) -> bool:
+    """Whether they are equal; of two views of one memory nothing is read."""
+    same_memory = first.data_ptr() == second.data_ptr() and first.shape == second.shape
+    return same_memory or torch.equal(first, second)
 
 
 def _log_alpha(state: Mapping[str, Tensor], facts: CheckpointFacts, path: Path) -> dict[Axis, Tensor]:

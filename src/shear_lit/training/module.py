@@ -13,7 +13,7 @@ from shear_lit.data.store import DomainBatch
 from shear_lit.evaluation.domain_loss import DomainLoss
 from shear_lit.models.family import Family
 from shear_lit.models.huggingface import Attention, read_config, read_model, source_fingerprint
-from shear_lit.models.registry import family_of
+from shear_lit.models.registry import family_of, written_config
 from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, keyed_uniform
 from shear_lit.pruning.importance import Importance, gate_gradients, initial_log_alpha
@@ -76,7 +76,10 @@ class ShearingModule(L.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.seed = seed
-        self.source_config = read_config(source)
+        # The class of the weights that are read is the source's: the other type computes the same from them.
+        self.source_config = written_config(
+            read_config(source), "source" if pruning is None else pruning.write_as
+        )
         self.family: Family = family_of(self.source_config)
         self.pruning = None if pruning is None else pruning.resolved(self.source_config)
         self.axes: tuple[Axis, ...] = () if self.pruning is None else self.pruning.gated_axes(self.family)
