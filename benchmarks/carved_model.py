@@ -30,14 +30,12 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from demo_inputs import write_demo_inputs
 from gated_step import processor
 from shear_lit import cli
 from shear_lit.commands import export as export_command
-from shear_lit.commands.demo.cache import default_cache
-from shear_lit.commands.demo.source import fetch_source
-from shear_lit.commands.demo.texts import DOMAINS, fetch_texts
+from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.export import export
-from shear_lit.commands.prepare import prepare
 from shear_lit.commands.rank import rank
 from shear_lit.models import huggingface
 from shear_lit.models.huggingface import read_config
@@ -57,11 +55,8 @@ CHECKS = (
 
 def make_inputs(work: Path) -> dict[str, str]:
     """The source, a checkpoint of its pruning and a ranking of its units."""
-    cache = default_cache()
-    source, run, scores = fetch_source(cache), work / "run", work / "scores.safetensors"
-    if not (work / "data").is_dir():
-        texts = {domain: str(file) for domain, file in fetch_texts(cache).items()}
-        prepare(domains=texts, tokenizer=str(source), output=str(work / "data"), sequence_length=128)
+    run, scores = work / "run", work / "scores.safetensors"
+    source, data = write_demo_inputs(work)
     if not scores.exists():
         rank(str(source), str(scores), "weight")
     if not list(run.glob("checkpoints/*")):
@@ -73,7 +68,7 @@ def make_inputs(work: Path) -> dict[str, str]:
             "model.pruning.initial_scores": scores,
             "model.pruning.sparsity_warmup_steps": 0,
             "model.optimizer.warmup_steps": 1,
-            "data.directory": work / "data",
+            "data.directory": data,
             "data.global_batch": 4,
             "data.micro_batch": 4,
             "data.validation_sequences": 1,

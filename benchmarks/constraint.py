@@ -1,11 +1,13 @@
 """Are the sizes on their targets at the end? Both constraints, the multipliers' remedy off and on, at three lengths.
 
-    python benchmarks/constraint.py --work runs/constraint                  # real runs of the toy model (tests/toy.py)
+    python benchmarks/constraint.py --work runs/constraint --seeds 17 18 19 # real runs of the toy model (tests/toy.py)
+    python benchmarks/constraint.py --work runs/smollm2 --smollm2           # two of SmolLM2-135M, of 150 steps
     python benchmarks/constraint.py --work runs/game --game                 # the game alone, without a model
 
 Real runs: ``shear-lit fit`` on the toy of the tests (3 layers, hidden 32, 8 heads over 2 KV heads, feed-forward 48, to
 2, 24, 4 over 2, 32), with everything but lengths and constraint as configs/toy/prune.yaml has it. For each run: per
 axis, the largest distance of its mean from the schedule, of its mean from the target at the end, and of its worst row.
+A run that is there already is not repeated.
 
 The game: gates of SmolLM2-135M's shape under a made-up linear cost per unit with noise, by the package's own gates,
 multipliers, penalty and optimizer groups; no model is run. It is what docs/log.md and deviation D12 speak of.
@@ -17,11 +19,13 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from demo_inputs import write_demo_inputs
 from shear_lit import cli
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.pruning.gates import ExactSize, Gates, Multipliers, keyed_uniform
@@ -40,6 +44,7 @@ TARGET = dict(layers=2, hidden=24, query_heads=4, kv_heads=2, intermediate=32)
 SMOLLM2 = ModelShape(layers=30, hidden=576, query_heads=9, kv_heads=3, intermediate=1536)
 DEMO = ModelShape(layers=24, hidden=480, query_heads=6, kv_heads=2, intermediate=1280)
 
+PARTS = ("off_schedule", "mean_at_end", "worst_row_at_end")
 METHODS = {
     "paper": {},
     "stiff": {"model.pruning.second_multiplier_start": "3000"},
@@ -50,12 +55,65 @@ RATES = {"paper": (0.5, 0.5), "stiff": (0.5, 0.1), "exact": (0.03, 0.0)}
 """Learning rates of gates and multipliers."""
 
 
-def real_run(toy: Toy, folder: Path, method: str, steps: int) -> Path:
-    """One run of the toy, with a sparsity warm-up of a fifth of it."""
-    run = folder / f"{method}-{steps}"
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A source and its data, and what its runs have in common."""
+
+    arguments: Callable[[Path], list[str]]
+    """The command line of a run in a directory."""
+    target: Mapping[str, int]
+    lengths: tuple[int, ...]
+    methods: tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def toy_level(work: Path) -> Level:
+    """The model and the data of the tests."""
+    toy = Toy(work / "toy")
+    if not toy.data.is_dir():
+        toy.root.mkdir(parents=True, exist_ok=True)
+        write_toy(toy.root)
+    return Level(
+        arguments=lambda run: toy.arguments("prune", run),
+        target=TARGET,
+        lengths=LENGTHS,
+        methods=tuple(METHODS),
+        settings={"data.validation_sequences": "1"},
+    )
+
+
+def smollm2_level(work: Path) -> Level:
+    """The demo's source, text and target, from all gates at the top."""
+    source, data = write_demo_inputs(work)
+    config = Path(__file__).parents[1] / "configs" / "prune" / "smollm2-demo.yaml"
+    return Level(
+        arguments=lambda run: ["fit", f"--config={config}", f"--trainer.default_root_dir={run}"],
+        target=DEMO.to_dict(),
+        lengths=(150,),
+        methods=("stiff", "exact"),
+        settings={
+            "model.source": str(source),
+            "data.directory": str(data),
+            "data.global_batch": "2",  # sizes move by steps, not by tokens
+            "data.micro_batch": "2",
+            "data.mixture.references": "null",
+            "data.mixture.rule": "static",
+            "model.pruning.initial_gap": "0",
+            "model.pruning.second_multiplier_start": "0",
+        },
+    )
+
+
+def real_run(level: Level, folder: Path, method: str, steps: int, seed: int) -> Path:
+    """One run, with a sparsity warm-up of a fifth of it."""
+    run = folder / f"{method}-{steps}-{seed}"
     gates, multipliers = RATES[method]
     flags = {
-        **{f"model.pruning.target.{axis}": str(size) for axis, size in TARGET.items()},
+        **{f"model.pruning.target.{axis}": str(size) for axis, size in level.target.items()},
+        **level.settings,
+        "seed_everything": str(seed),
+        "model.seed": str(seed),
+        "data.seed": str(seed),
         "trainer.max_steps": str(steps),
         "trainer.log_every_n_steps": "1",
         "model.pruning.initial_log_alpha": str(math.log(100)),
@@ -63,13 +121,13 @@ def real_run(toy: Toy, folder: Path, method: str, steps: int) -> Path:
         "model.optimizer.warmup_steps": str(max(1, steps // 20)),
         "model.optimizer.gates_learning_rate": str(gates),
         "model.optimizer.multipliers_learning_rate": str(multipliers),
-        "data.validation_sequences": "1",
         "data.mixture.update_every_steps": str(steps),
         "checkpoint.every_steps": str(steps),
         **METHODS[method],
     }
-    shutil.rmtree(run, ignore_errors=True)
-    cli.main([*toy.arguments("prune", run), *(f"--{key}={value}" for key, value in flags.items())])
+    if not list(run.glob("checkpoints/*")):
+        shutil.rmtree(run, ignore_errors=True)
+        cli.main([*level.arguments(run), *(f"--{key}={value}" for key, value in flags.items())])
     return run
 
 
@@ -164,31 +222,74 @@ def games() -> Iterator[dict[str, object]]:
             yield {"method": method, "rates": rates, "second": second, "cost": cost, **found}
 
 
+def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Of every constraint and length, the worst axis of the worst seed."""
+    cases: dict[str, list[dict[str, float]]] = {}
+    for name, axes in results.items():
+        worst = {part: max(numbers[part] for numbers in axes.values()) for part in PARTS}
+        cases.setdefault(name.rpartition("-")[0], []).append(worst)
+    rows = ["| constraint, steps | seeds | " + " | ".join(PARTS) + " |", "|" + "---|" * (len(PARTS) + 2)]
+    for name, seeds in cases.items():
+        cells = (f"{max(seed[part] for seed in seeds):.1%}" for part in PARTS)
+        rows.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def draw(runs: Mapping[tuple[str, int, int], Path], picture: Path) -> None:
+    """Sizes over steps as shares of the target: an axis a row, a length a column, a constraint a line."""
+    from matplotlib import pyplot  # of the extra `benchmarks`
+
+    first = min(seed for _, _, seed in runs)
+    lengths = sorted({steps for _, steps, _ in runs})
+    curves = {(method, steps): curve(run) for (method, steps, seed), run in runs.items() if seed == first}
+    axes = list(next(iter(curves.values())))
+    figure, grid = pyplot.subplots(
+        len(axes), len(lengths), figsize=(4 * len(lengths), 2 * len(axes)), sharey="row", squeeze=False
+    )
+    for (method, steps), sizes in curves.items():
+        for row, axis in enumerate(axes):
+            plot, have = grid[row, lengths.index(steps)], [size for size, _ in sizes[axis]]
+            plot.plot([size / sizes[axis][-1][1] for size in have], label=method)
+            plot.set_ylabel(f"{axis} / target" if not lengths.index(steps) else "")
+    for (_, steps), sizes in curves.items():
+        for row, axis in enumerate(axes):
+            plot = grid[row, lengths.index(steps)]
+            # A report after step n has the sizes of step n beside the schedule of step n + 1.
+            asked = [size / sizes[axis][-1][1] for _, size in sizes[axis]]
+            plot.plot(range(1, len(asked) + 1), asked, "k:", linewidth=1)
+            plot.set_xlabel("step" if row == len(axes) - 1 else "")
+    grid[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--game", action="store_true")
-    parser.add_argument("--methods", nargs="*", default=tuple(METHODS))
-    parser.add_argument("--lengths", nargs="*", type=int, default=LENGTHS)
+    parser.add_argument("--smollm2", action="store_true", help="the demo's source instead of the toy")
+    parser.add_argument("--methods", nargs="*", choices=tuple(METHODS))
+    parser.add_argument("--lengths", nargs="*", type=int)
+    parser.add_argument("--seeds", nargs="*", type=int, default=(17,))
+    parser.add_argument("--picture", type=Path, help="draw the curves of the first seed into this file")
     options = parser.parse_args()
     if options.game:
         print(json.dumps({"game": list(games()), "torch": torch.__version__}))
         return
-    toy = Toy(options.work / "toy")
-    if not toy.data.is_dir():
-        toy.root.mkdir(parents=True, exist_ok=True)
-        write_toy(toy.root)
-    results = {}
-    for method in options.methods:
-        for steps in options.lengths:
-            run = real_run(toy, options.work, method, steps)
-            results[f"{method}-{steps}"] = found = report(run)
-            for axis, numbers in found.items():
-                shown = ", ".join(f"{name} {value:.1%}" for name, value in numbers.items())
-                print(f"{method} {steps:>4} {axis:<14}{shown}", file=sys.stderr)
-    print(json.dumps({"runs": results, "torch": torch.__version__}))
+    level = (smollm2_level if options.smollm2 else toy_level)(options.work)
+    runs = {
+        (method, steps, seed): real_run(level, options.work, method, steps, seed)
+        for method in options.methods or level.methods
+        for steps in options.lengths or level.lengths
+        for seed in options.seeds
+    }
+    results = {f"{method}-{steps}-{seed}": report(run) for (method, steps, seed), run in runs.items()}
+    print(table(results), file=sys.stderr)
+    if options.picture:
+        draw(runs, options.picture)
+    print(json.dumps({"runs": results, "torch": torch.__version__, "threads": torch.get_num_threads()}))
 
 
 if __name__ == "__main__":

