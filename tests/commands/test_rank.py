@@ -1,10 +1,12 @@
 """Ranking, cutting from a ranking, and looking at what is kept."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, MistralForCausalLM
 
 from shear_lit.commands import export as export_command
@@ -12,8 +14,13 @@ from shear_lit.commands import rank as command
 from shear_lit.commands.export import export
 from shear_lit.commands.gates import gates
 from shear_lit.commands.rank import rank
+from shear_lit.data.loader import ValidationLoader
+from shear_lit.data.manifest import read_manifest
+from shear_lit.data.store import SequenceStore
 from shear_lit.models.llama import llama
+from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve
+from shear_lit.pruning.importance import gate_gradients
 from shear_lit.pruning.scores import ScoresError, ranked_gates, read_scores
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
 
@@ -86,6 +93,38 @@ def test_llama_is_cut_as_mistral_at_a_hidden_size_that_llama_refuses(toy, tmp_pa
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
     assert isinstance(written, MistralForCausalLM)
     assert (written.config.hidden_size, written.config.sliding_window) == (23, None)
+
+
+def test_documents_that_are_kept_apart_are_ranked_by_as_if_each_were_read_alone(toy, tmp_path):
+    path = str(tmp_path / "apart.safetensors")
+    options = dict(sequences_per_domain=12, micro_batch=4, cross_document_attention=False)
+    rank(str(toy.source()), path, "fisher", str(toy.data), **options)
+    manifest = read_manifest(toy.data)
+    store = SequenceStore(str(toy.data), "prune", manifest)
+    batches = [batch["tokens"] for batch in ValidationLoader(store, sequences=12, micro_batch=4)]
+    model, end = AutoModelForCausalLM.from_pretrained(toy.source()), manifest.tokenizer.eos_id
+    assert any((tokens[:, 1:-1] == end).any() for tokens in batches)  # there are documents to keep apart
+
+    def loss_of(tokens):
+        losses = []
+        for row in tokens:
+            ends = [0, *((row[:-1] == end).nonzero().flatten() + 1).tolist(), len(row)]
+            for document in (row[None, start:stop] for start, stop in pairwise(ends)):
+                logits = model(document, use_cache=False).logits[0, :-1]
+                losses.append(cross_entropy(logits, document[0, 1:], reduction="none"))
+        return torch.cat(losses).mean()
+
+    family = llama(model.config)
+    found, count = gate_gradients(
+        attach(model, family),
+        loss_of,
+        batches,
+        source=family.shape,
+        axes=tuple(Axis),
+        device=torch.device("cpu"),
+    )
+    for axis, scores in read_scores(path).importance.items():
+        torch.testing.assert_close(scores, found[axis].squared / count, rtol=1e-3, atol=1e-9)
 
 
 def test_taylor_and_fisher_are_made_of_the_same_gradients(scores):

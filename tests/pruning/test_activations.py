@@ -35,7 +35,7 @@ def recorded(model, ids):
 
 def check_importance(model):
     family, ids = family_of(model.config), toy_ids()
-    found, flow = watch_activations(model, family, [ids]).importance(), recorded(model, ids)
+    found, flow = watch_activations(model, family, [{"input_ids": ids}]).importance(), recorded(model, ids)
     shape, head = family.shape, family.head_size
     for layer in range(shape.layers):
         inside = flow[f"model.layers.{layer}.mlp.down_proj"][0].reshape(-1, shape.intermediate)
@@ -68,7 +68,7 @@ def test_importance_of_other_units_differs(model, monkeypatch):
 
 
 def test_watching_ends_with_the_block(model):
-    watch_activations(model, family_of(model.config), [toy_ids()])
+    watch_activations(model, family_of(model.config), [{"input_ids": toy_ids()}])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -77,7 +77,9 @@ def test_layer_that_changes_nothing_is_the_least_important_and_the_first_to_go(m
     for writer in (block.self_attn.o_proj, block.mlp.down_proj):
         for parameter in writer.parameters():
             parameter.data.zero_()
-    sums = watch_activations(model, family_of(model.config), [toy_ids(seed=seed) for seed in range(3)])
+    sums = watch_activations(
+        model, family_of(model.config), [{"input_ids": toy_ids(seed=seed)} for seed in range(3)]
+    )
     for found in (sums.importance(), sums.depth_importance()):
         assert int(found[Axis.LAYERS].argmin()) == 2
     assert sums.depth_importance().keys() == {Axis.LAYERS}

@@ -27,9 +27,13 @@ def by_gradients(model, family, batches):
     return {axis: sums.squared / count for axis, sums in found.items()}
 
 
+def by_activations(model, family, batches):
+    return watch_activations(model, family, [{"input_ids": ids} for ids in batches]).importance()
+
+
 CRITERIA = {
     "fisher": by_gradients,
-    "activation": lambda model, family, batches: watch_activations(model, family, batches).importance(),
+    "activation": by_activations,
     "weight": lambda model, family, _: weight_magnitude(dict(model.named_parameters()), family),
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shear_lit.commands.evaluate import Device, chosen_device
+from shear_lit.data.boundaries import DocumentBoundary, boundary_of, model_inputs
 from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.manifest import Manifest
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
@@ -64,6 +65,7 @@ def rank(
     micro_batch: int = 4,
     device: Device = "auto",
     seed: int = 17,
+    cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     remote: RemoteSettings = REMOTE,
 ) -> Ranking:
     """Order the units of a model by importance, on a little training text, and write the scores.
@@ -80,6 +82,7 @@ def rank(
         micro_batch: Sequences of one pass.
         device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
         seed: Seed of the lot.
+        cross_document_attention: Whether a token may attend to earlier documents; as `data` of the run has it.
         remote: How data in remote storage is read.
     """
     file = Path(out).expanduser()
@@ -99,7 +102,11 @@ def rank(
         manifest = read_prepared(data, remote)
         manifest.check_tokenizer(tokenizer_fingerprint_of(source), source)
         batches = _Batches(
-            SequenceStore(data, split, manifest, remote), manifest, sequences_per_domain, micro_batch
+            SequenceStore(data, split, manifest, remote),
+            manifest,
+            sequences_per_domain,
+            micro_batch,
+            None if cross_document_attention else boundary_of(manifest, data),
         )
     importance = _measured(source, family, criterion, batches, torch.device(chosen_device(device)), seed)
     origin = Origin(
@@ -122,17 +129,26 @@ def rank(
 class _Batches:
     """The first sequences of every domain of a split, and how many there were."""
 
-    def __init__(self, store: SequenceStore, manifest: Manifest, sequences: int, micro_batch: int) -> None:
+    def __init__(
+        self,
+        store: SequenceStore,
+        manifest: Manifest,
+        sequences: int,
+        micro_batch: int,
+        boundary: DocumentBoundary | None,
+    ) -> None:
         self.manifest, self.count = manifest, 0
-        self._loader = ValidationLoader(store, sequences=sequences, micro_batch=micro_batch)
+        self._loader = ValidationLoader(
+            store, sequences=sequences, micro_batch=micro_batch, boundary=boundary
+        )
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for batch in self._loader:
             # What only fills a batch up is no text of its own.
-            tokens = batch["tokens"][batch["domain"] >= 0]
-            if len(tokens):
-                self.count += len(tokens)
-                yield tokens
+            real = batch["domain"] >= 0
+            if real.any():
+                self.count += int(real.sum())
+                yield {name: part[real] for name, part in model_inputs(batch).items()}
 
 
 def _measured(
@@ -151,14 +167,15 @@ def _measured(
         return weight_magnitude(dict(model.named_parameters()), family)
     model.to(device)  # type: ignore[arg-type]
     model.requires_grad_(requires_grad=False)  # the gates' gradients are all that is asked for
+    on_device = ({name: part.to(device) for name, part in inputs.items()} for inputs in batches)
     if criterion in ("activation", "depth"):
-        sums = watch_activations(model, family, (tokens.to(device) for tokens in batches))
+        sums = watch_activations(model, family, on_device)
         return sums.importance() if criterion == "activation" else sums.depth_importance()
     attached = attach(model, family)
     found, count = gate_gradients(
         attached,
-        lambda tokens: model(input_ids=tokens, labels=tokens, use_cache=False).loss,
-        (tokens.to(device) for tokens in batches),
+        lambda inputs: model(**inputs, use_cache=False).loss,
+        on_device,
         source=family.shape,
         axes=axes,
         device=device,

@@ -5,7 +5,7 @@ the norms over the stream put out (arXiv:2407.14679, section 2.2), layers by how
 (block influence, arXiv:2403.03853, section 3.2), or in contiguous windows (arXiv:2403.17887, section 3.2).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -129,10 +129,12 @@ def nested_windows(distance: Float[Tensor, "depths depths"]) -> Float[Tensor, "l
 
 
 @torch.no_grad()
-def watch_activations(model: nn.Module, family: Family, batches: Iterable[Tensor]) -> ActivationSums:
-    """Run ``batches`` of token ids through ``model``, without gates, and add up what flows."""
+def watch_activations(
+    model: nn.Module, family: Family, batches: Iterable[Mapping[str, Tensor]]
+) -> ActivationSums:
+    """Run batches of inputs through ``model``, without gates, and add up what flows; labels are not looked at."""
     sums = ActivationSums(family)
     with sums.watching(model):
-        for tokens in batches:
-            model(input_ids=tokens, use_cache=False)
+        for inputs in batches:
+            model(**{name: part for name, part in inputs.items() if name != "labels"}, use_cache=False)
     return sums
