@@ -140,9 +140,11 @@ class _Carver:
         along = [1] * tensor.ndim
         along[dim] = -1
         factor = torch.cat(present).view(along)
+        # The selection is a copy of its own: it is multiplied where it lies, unless it must grow wider.
+        tensor = tensor.to(torch.promote_types(tensor.dtype, factor.dtype)).mul_(factor)
         if norm is not None and norm.kind is NormKind.ONE_PLUS_RMS:
-            return tensor * factor + (factor - 1)
-        return tensor * factor
+            return tensor.add_(factor - 1)
+        return tensor
 
     def _entries(self, cut: Cut, block: int | None) -> Int[Tensor, "entries"]:
         units = self.kept.along(cut.axis, block)
