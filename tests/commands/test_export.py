@@ -196,7 +196,7 @@ def test_full_disk_is_refused_before_weights_are_computed(tmp_path, trained, mon
     path, *_ = trained()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(directories.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    monkeypatch.setattr(command, "read_checkpoint", lambda _: pytest.fail("the checkpoint was read"))
+    monkeypatch.setattr(command.OpenedCheckpoint, "read", lambda _: pytest.fail("the checkpoint was read"))
     with pytest.raises(DirectoryError, match="GB are needed"):
         export(str(path), str(tmp_path / "out"))
     assert left_in(tmp_path) == []

@@ -44,8 +44,8 @@ from shear_lit.theory.shape import ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import (
     CheckpointFacts,
     ModelCheckpointContents,
-    read_checkpoint,
-    read_facts,
+    OpenedCheckpoint,
+    open_checkpoint,
 )
 
 RECIPE = "recipe.json"
@@ -143,9 +143,10 @@ def export(
         )
     if gates is None:
         assert checkpoint is not None
-        facts, scores = read_facts(checkpoint), None
+        opened, scores = open_checkpoint(checkpoint), None
+        facts = opened.facts
     else:
-        scores = read_scores(gates)
+        opened, scores = None, read_scores(gates)
         request = TargetRequest(
             shape=target,
             parameters=target_parameters,
@@ -153,7 +154,7 @@ def export(
             preset=target_preset,
         )
         facts = _ranked_facts(scores, source or scores.origin.source, request, write_as)
-    return _write(directory, facts, checkpoint=checkpoint, scores=scores, dtype=dtype, source=source)
+    return _write(directory, facts, opened=opened, scores=scores, dtype=dtype, source=source)
 
 
 def _ranked_facts(
@@ -188,7 +189,7 @@ def _write(
     directory: Path,
     facts: CheckpointFacts,
     *,
-    checkpoint: str | None,
+    opened: OpenedCheckpoint | None,
     scores: Scores | None,
     dtype: str,
     source: str | None,
@@ -202,8 +203,8 @@ def _write(
     origin = source or facts.source
     warnings = _origin_warnings(origin, facts)
     if scores is None:
-        assert checkpoint is not None
-        cut = _cut(read_checkpoint(checkpoint))
+        assert opened is not None
+        cut = _cut(opened.read())
     else:
         warnings += kernel_warnings(shape)  # a run has said so at its start
         cut = _ranked_cut(facts, scores)

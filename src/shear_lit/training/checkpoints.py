@@ -116,35 +116,64 @@ class ModelCheckpointContents:
     """What the checkpoint says of itself."""
 
 
-def read_checkpoint(path: str | Path) -> ModelCheckpointContents:
-    """Read the model, the gates and the facts of a checkpoint of either kind.
+@dataclass(frozen=True, kw_only=True)
+class OpenedCheckpoint:
+    """A checkpoint of either kind of which no weight was read."""
 
-    Of a file nothing is copied; of a directory of shards the model is, once. Neither runs code: tensors are read as
-    such, and the index of shards, which torch unpickles, may name only torch's records.
+    path: Path
+    """The file or the directory of shards."""
+    facts: CheckpointFacts
+    """What it says of itself."""
+    content: dict[str, Any]
+    """What torch saved in the file, its tensors mapped from it; of a directory, what lies beside the shards."""
+
+    def read(self) -> ModelCheckpointContents:
+        """Read the model and the gates, once: what was mapped is handed over, and unmapped with the result.
+
+        Of a file nothing is copied; of a directory of shards the model is, once. Neither runs code: tensors are read
+        as such, and the index of shards, which torch unpickles, may name only torch's records.
+
+        Raises:
+            CheckpointError: it is damaged, or does not hold the model that it names.
+        """
+        state = _sharded_state(self.path) if self.path.is_dir() else _state(self.content, self.path)
+        self.content.clear()
+        return ModelCheckpointContents(
+            tensors=_model_tensors(state, self.facts, self.path),
+            log_alpha=_log_alpha(state, self.facts, self.path),
+            facts=self.facts,
+        )
+
+
+def open_checkpoint(path: str | Path) -> OpenedCheckpoint:
+    """See what a checkpoint of either kind says of itself, before its weights are read.
 
     Raises:
-        CheckpointError: there is none, it is half-written or damaged, it is not of this package, or it does not
-            hold the model that it names.
+        CheckpointError: there is none, it is half-written or damaged, or it is not of this package.
     """
     path = Path(path)
-    checkpoint, state = _read_directory(path) if path.is_dir() else _read_file(path)
-    facts = _facts(checkpoint, path)
-    return ModelCheckpointContents(
-        tensors=_model_tensors(state, facts, path), log_alpha=_log_alpha(state, facts, path), facts=facts
-    )
+    content = _load(path / _META if path.is_dir() else path, path)
+    if path.is_dir():
+        _guarded(lambda: check_index(path), path)
+    return OpenedCheckpoint(path=path, facts=_facts(content, path), content=content)
+
+
+def read_checkpoint(path: str | Path) -> ModelCheckpointContents:
+    """The model, the gates and the facts of a checkpoint of either kind.
+
+    Raises:
+        CheckpointError: as ``open_checkpoint`` and ``OpenedCheckpoint.read`` do.
+    """
+    return open_checkpoint(path).read()
 
 
 def read_facts(path: str | Path) -> CheckpointFacts:
     """What a checkpoint of either kind says of itself; no weight is read.
 
     Raises:
-        CheckpointError: there is none, it is half-written or damaged, or it is not of this package.
+        CheckpointError: as ``open_checkpoint`` does.
     """
-    path = Path(path)
-    checkpoint = _load(path / _META if path.is_dir() else path, path)
-    if path.is_dir():
-        _guarded(lambda: check_index(path), path)
-    return _facts(checkpoint, path)
+    return open_checkpoint(path).facts
 
 
 def _facts(checkpoint: Mapping[str, Any], path: Path) -> CheckpointFacts:
@@ -156,15 +185,13 @@ def _facts(checkpoint: Mapping[str, Any], path: Path) -> CheckpointFacts:
     return CheckpointFacts.from_entry(checkpoint[ENTRY], path)
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    checkpoint = _load(path, path)
-    if not isinstance(checkpoint.get("state_dict"), Mapping):
+def _state(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    if not isinstance(content.get("state_dict"), Mapping):
         raise _damaged(path, "it has no state_dict")
-    return checkpoint, dict(checkpoint["state_dict"])
+    return dict(content["state_dict"])
 
 
-def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    checkpoint = _load(path / _META, path)
+def _sharded_state(path: Path) -> dict[str, Tensor]:
     prefix = "state_dict."
     wanted = (prefix + _MODEL, prefix + _GATES)
 
@@ -183,7 +210,7 @@ def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return shards
 
     state = _guarded(read_shards, path)
-    return checkpoint, {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _load(file: Path, path: Path) -> dict[str, Any]:
