@@ -48,10 +48,15 @@ PARTS = ("off_schedule", "mean_at_end", "worst_row_at_end")
 METHODS = {
     "paper": {},
     "stiff": {"model.pruning.second_multiplier_start": "3000"},
+    "unsaturated": {
+        "model.pruning.second_multiplier_start": "3000",
+        "model.pruning.initial_log_alpha": "2",
+    },
     "exact": {"model.pruning.constraint": "exact"},
 }
-"""The multipliers from 0, from a second multiplier of 3,000 (deviation D12), and none at all (deviation D13)."""
-RATES = {"paper": (0.5, 0.5), "stiff": (0.5, 0.1), "exact": (0.03, 0.0)}
+"""The multipliers from 0, from a second multiplier of 3,000 (deviation D12) with gates at the top and below it, and
+none at all (deviation D13)."""
+RATES = {"paper": (0.5, 0.5), "stiff": (0.5, 0.1), "unsaturated": (1.0, 0.1), "exact": (0.03, 0.0)}
 """Learning rates of gates and multipliers."""
 
 
@@ -258,7 +263,7 @@ def draw(runs: Mapping[tuple[str, int, int], Path], picture: Path) -> None:
             asked = [size / sizes[axis][-1][1] for _, size in sizes[axis]]
             plot.plot(range(1, len(asked) + 1), asked, "k:", linewidth=1)
             plot.set_xlabel("step" if row == len(axes) - 1 else "")
-    grid[0, 0].legend()
+    grid[0, -1].legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
 
