@@ -14,8 +14,6 @@ weights built from the same config, and by the source, in turns.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -27,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from demo_inputs import write_demo_inputs
-from gated_step import processor
+from machine import machine
 from shear_lit import cli
 from shear_lit.commands import export as export_command
 from shear_lit.commands.demo.texts import DOMAINS
@@ -249,12 +246,7 @@ def main() -> None:
                 "benchmark": "carved_model",
                 "bars": {"time": TIME_BAR, "memory": MEMORY_BAR, "speed_of_fresh": SPEED_BAR},
                 **figures,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "python": platform.python_version(),
-                "processor": processor(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
+                **machine(),
             }
         )
     )

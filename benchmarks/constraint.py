@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from demo_inputs import write_demo_inputs
+from machine import machine
 from shear_lit import cli
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.pruning.gates import ExactSize, Gates, Multipliers, keyed_uniform
@@ -281,7 +282,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="draw the curves of the first seed into this file")
     options = parser.parse_args()
     if options.game:
-        print(json.dumps({"game": list(games()), "torch": torch.__version__}))
+        print(json.dumps({"game": list(games()), **machine()}))
         return
     level = (smollm2_level if options.smollm2 else toy_level)(options.work)
     runs = {
@@ -294,7 +295,7 @@ def main() -> None:
     print(table(results), file=sys.stderr)
     if options.picture:
         draw(runs, options.picture)
-    print(json.dumps({"runs": results, "torch": torch.__version__, "threads": torch.get_num_threads()}))
+    print(json.dumps({"runs": results, **machine()}))
 
 
 if __name__ == "__main__":

