@@ -7,7 +7,7 @@
 Real runs: ``shear-lit fit`` on the toy of the tests (3 layers, hidden 32, 8 heads over 2 KV heads, feed-forward 48, to
 2, 24, 4 over 2, 32), with everything but lengths and constraint as configs/toy/prune.yaml has it. For each run: per
 axis, the largest distance of its mean from the schedule, of its mean from the target at the end, and of its worst row.
-A run that is there already is not repeated.
+A run that is there already is not repeated. Pictures need `pip install -e '.[benchmarks]'`.
 
 The game: gates of SmolLM2-135M's shape under a made-up linear cost per unit with noise, by the package's own gates,
 multipliers, penalty and optimizer groups; no model is run. It is what docs/log.md and deviation D12 speak of.

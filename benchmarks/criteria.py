@@ -6,7 +6,7 @@
 ``small`` trains its own source first (benchmarks/small_source.py). ``smollm2`` uses the demo's source and text.
 Each case is one line of <work>/results.jsonl, and is not run again. A case: T tokens of stage 1, then T more.
 ``learned-*`` trains gates and weights, and is cut at the end of stage 1: from the ranked cut with exact sizes or stiff
-multipliers, or (``-whole``) from the whole model, of which sizes fall. All others are cut first, by
+multipliers, or (``-gradual``, ``-whole``) from the whole model, of which sizes fall. All others are cut first, by
 ``shear-lit rank`` and ``shear-lit export --gates``, and train the cut model in stage 1 ("ranked + training").
 Every criterion has the shape of the target, but ``depth``, which keeps all widths and as many layers as have the
 target's number of parameters. The table of what is there is printed as Markdown, and as one JSON line.

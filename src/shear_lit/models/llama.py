@@ -4,6 +4,7 @@ from transformers import PretrainedConfig
 
 from shear_lit.models import parts
 from shear_lit.models.family import Family
+from shear_lit.models.mistral import biases_of_llama
 from shear_lit.models.shape_rules import hidden_multiple_of_heads
 
 
@@ -24,6 +25,6 @@ def llama(config: PretrainedConfig) -> Family:
 
 def _otherwise(config: PretrainedConfig) -> str:
     """What takes any hidden size and computes the same, where there is such a type."""
-    if config.attention_bias or config.mlp_bias:
+    if biases_of_llama(config):
         return ""
     return ", or write the model as mistral, which computes the same and takes any hidden size (write_as=mistral)"

@@ -21,6 +21,11 @@ def mistral(config: PretrainedConfig) -> Family:
     )
 
 
+def biases_of_llama(config: PretrainedConfig) -> list[str]:
+    """The options of a LLaMA config that a Mistral model has no place for, where they are on."""
+    return [name for name in ("attention_bias", "mlp_bias") if getattr(config, name)]
+
+
 def mistral_of_llama(config: PretrainedConfig) -> MistralConfig:
     """The Mistral config that computes what a LLaMA config does; its class takes any hidden size.
 
@@ -34,7 +39,7 @@ def mistral_of_llama(config: PretrainedConfig) -> MistralConfig:
             f"write_as=mistral with model_type={config.model_type!r}: only a llama model computes what a mistral model "
             f"does. Write it as what it is."
         )
-    biases = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name)]
+    biases = biases_of_llama(config)
     if biases:
         raise FamilyError(
             f"write_as=mistral with {biases[0]}=True: a mistral model has no biases. Write it as llama, and choose a "
