@@ -173,7 +173,7 @@ def test_control_is_trained_on_as_many_tokens_as_both_stages(done):
 
 def test_control_keeps_other_units_than_the_learned_cut(done):
     _, output, *_ = done
-    learned = load_file(output / "models" / "pruned" / "gates.safetensors")
+    learned = load_file(output / "models" / "pruned" / "gates.shear")
     drawn = load_file(output / "models" / "random-untrained" / KEPT)
     assert drawn["hidden"].shape == learned["kept.hidden"].shape == (tiny.TARGET.hidden,)
     assert any(not torch.equal(units, learned[f"kept.{axis}"]) for axis, units in drawn.items())

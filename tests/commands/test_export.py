@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from shear_lit.commands import export as command
 from shear_lit.commands.export import export
-from shear_lit.models import directories, huggingface
+from shear_lit.models import directories, writing
 from shear_lit.models.directories import DirectoryError
 from shear_lit.models.huggingface import SourceError
 from shear_lit.models.llama import llama
@@ -107,7 +107,7 @@ def test_checkpoint_without_gates_is_written_as_it_is(tmp_path, trained):
         assert torch.equal(loaded(tokens()).logits, network(tokens()).logits)
     assert result.gated_difference is None
     assert result.shape == llama(settings).shape
-    assert not (tmp_path / "out" / "gates.safetensors").exists()
+    assert not (tmp_path / "out" / "gates.shear").exists()
     assert "bit for bit" in str(result) and "gated" not in str(result)
 
 
@@ -133,7 +133,7 @@ def test_config_is_vanilla(tmp_path, trained):
 def test_gates_and_recipe_say_what_was_cut(tmp_path, trained):
     path, _, settings = trained()
     export(str(path), str(tmp_path / "out"))
-    gates = load_file(tmp_path / "out" / "gates.safetensors")
+    gates = load_file(tmp_path / "out" / "gates.shear")
     for axis, rows in tiny.log_alpha(settings).items():
         assert torch.equal(gates[f"log_alpha.{axis.value}"], rows)
     best = tiny.log_alpha(settings)[Axis.HIDDEN].topk(tiny.TARGET.hidden).indices.sort().values
@@ -239,7 +239,7 @@ def test_written_weights_that_read_back_differently_leave_nothing(tmp_path, trai
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
     path, *_ = trained()
-    monkeypatch.setattr(huggingface, "copy_companions", damage)
+    monkeypatch.setattr(writing, "copy_companions", damage)
     with pytest.raises(
         VerificationError, match=r"written against reloaded model: the parameter model\.norm\.weight"
     ):
@@ -254,7 +254,7 @@ def test_killed_export_leaves_no_directory_and_can_be_repeated(tmp_path, trained
         (tmp_path / "reached").touch()
         time.sleep(60)
 
-    monkeypatch.setattr(huggingface, "copy_companions", hang)
+    monkeypatch.setattr(writing, "copy_companions", hang)
     child = multiprocessing.get_context("fork").Process(
         target=export, args=(str(path), str(tmp_path / "out"))
     )

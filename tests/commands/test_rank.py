@@ -80,9 +80,7 @@ def test_scores_of_one_shape_cut_another(tmp_path, scores):
 def test_gates_of_a_cut_cut_the_same_source_again(tmp_path, scores):
     export(gates=scores("fisher"), output=str(tmp_path / "a"), target=TARGET)
     smaller = ModelShape(layers=1, hidden=16, query_heads=2, kv_heads=1, intermediate=16)
-    result = export(
-        gates=str(tmp_path / "a" / "gates.safetensors"), output=str(tmp_path / "b"), target=smaller
-    )
+    result = export(gates=str(tmp_path / "a" / "gates.shear"), output=str(tmp_path / "b"), target=smaller)
     assert result.shape == smaller
 
 

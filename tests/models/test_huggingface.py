@@ -9,20 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from shear_lit.models import directories, huggingface
+from shear_lit.models import directories, huggingface, writing
+from shear_lit.models.companions import licence_files, source_licence
 from shear_lit.models.directories import DirectoryError, new_directory
 from shear_lit.models.huggingface import (
     SourceError,
     build_model,
     config_of,
-    licence_files,
     read_config,
     read_model,
     source_fingerprint,
-    source_licence,
-    write_model,
 )
 from shear_lit.models.verification import VerificationError, check_same_model, check_tokens, logits_of
+from shear_lit.models.writing import write_model
 from tests import tiny
 from tests.toy_families import FORMS, model_of
 from tests.toy_models import VOCABULARY
@@ -40,7 +39,7 @@ def parameters(network):
 
 def write(directory, source, **changes):
     network = AutoModelForCausalLM.from_pretrained(source)
-    arguments = dict(tokenizer_source=str(source), dtype=torch.float32) | changes
+    arguments = dict(companions_of=str(source), dtype=torch.float32) | changes
     write_model(directory, network.config, parameters(network), **arguments)
     return network
 
@@ -233,7 +232,7 @@ def test_licence_is_what_the_sources_card_says(source):
 
 
 def test_written_directory_is_whole(source, tmp_path):
-    network = write(tmp_path / "out", source, extra_files={"note.txt": "hello", "data.bin": b"\0"})
+    network = write(tmp_path / "out", source, extra_files={"note.txt": "hello", "data.raw": b"\0"})
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     check_same_model(loaded, network, tiny.VOCABULARY, what="written")
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -244,14 +243,14 @@ def test_written_directory_is_whole(source, tmp_path):
         "tokenizer.json",
         "LICENSE",
     }
-    assert names >= {"note.txt", "data.bin", "chat_template.jinja"}
+    assert names >= {"note.txt", "data.raw", "chat_template.jinja"}
     assert "modeling_custom.py" not in names
     assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     assert not (tmp_path / "out.partial").exists()
 
 
 def test_large_model_is_written_in_several_files(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface, "_SHARD_SIZE", "20KB")
+    monkeypatch.setattr(writing, "_SHARD_SIZE", "20KB")
     network = write(tmp_path / "out", source)
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     check_same_model(
@@ -274,7 +273,7 @@ def test_logits_beyond_the_dtype_are_refused(source, tmp_path):
             tmp_path / "out",
             network.config,
             parameters(network),
-            tokenizer_source=str(source),
+            companions_of=str(source),
             dtype=torch.float16,
         )
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()

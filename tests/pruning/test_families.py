@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shear_lit.models.family import NormKind
-from shear_lit.models.huggingface import read_config, read_model, write_model
+from shear_lit.models.huggingface import read_config, read_model
 from shear_lit.models.registry import FAMILIES, carved_config, family_of
+from shear_lit.models.writing import write_model
 from shear_lit.pruning import attach as attach_module
 from shear_lit.pruning import carve as carve_module
 from shear_lit.pruning.attach import attach
@@ -122,7 +123,7 @@ def test_stock_directory_goes_in_and_a_stock_directory_comes_out(form, dtype, tm
     gated = gated_logits(model, values, ids)
     small = carved_config(config, form.target, kept_layers=kept.layers.tolist())
     tensors = carve(dict(model.named_parameters()), family, values)
-    write_model(output, small, tensors, tokenizer_source=str(source), dtype=dtype)
+    write_model(output, small, tensors, companions_of=str(source), dtype=dtype)
     reloaded, report = AutoModelForCausalLM.from_pretrained(
         output, dtype="auto", trust_remote_code=False, output_loading_info=True
     )

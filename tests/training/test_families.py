@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM, MistralForCausalLM, MixtralConfig
 
 from shear_lit import cli
 from shear_lit.commands.export import export
+from shear_lit.models.companions import copy_companions
 from shear_lit.models.family import FamilyError
-from shear_lit.models.huggingface import copy_companions
 from shear_lit.models.registry import family_of
 from shear_lit.training.module import ShearingModule
 from tests.toy_families import ONE_OF_EACH, model_of

@@ -10,19 +10,16 @@ import torch
 from torch import Tensor
 
 from shear_lit import __version__
+from shear_lit.models.companions import has_tokenizer, licence_files, source_licence
 from shear_lit.models.directories import DirectoryError, check_new_directory
 from shear_lit.models.huggingface import (
     Precision,
     SourceError,
     build_model,
     config_of,
-    has_tokenizer,
-    licence_files,
     read_config,
     read_model,
     source_fingerprint,
-    source_licence,
-    write_model,
 )
 from shear_lit.models.registry import WrittenAs, carved_config, family_of, parameter_count, written_config
 from shear_lit.models.targets import PresetName, TargetRequest, kernel_warnings
@@ -33,6 +30,7 @@ from shear_lit.models.verification import (
     logits_of,
     relative_difference,
 )
+from shear_lit.models.writing import write_model
 from shear_lit.pruning.artefact import GATES, KEPT, gates_file, kept_file, ranked_gates_file
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
@@ -110,7 +108,7 @@ def export(
     Args:
         checkpoint: File step=NNNNNN.ckpt or directory step=NNNNNN of a run.
         output: Directory to write; it must be new or empty.
-        gates: Scores of `shear-lit rank`, or gates.safetensors of an export or a run, instead of a checkpoint.
+        gates: Scores of `shear-lit rank`, or the gates of an export or a run, instead of a checkpoint.
         target: Shape to cut the source to, with `gates`.
         target_parameters: Parameters of the shape to find, instead of `target`.
         target_flops_fraction: Share of the source's multiplications per token of the shape to find, instead.
@@ -214,7 +212,7 @@ def _write(
         directory,
         cut.config,
         cut.tensors,
-        tokenizer_source=origin,
+        companions_of=origin,
         dtype=numbers,
         extra_files={
             **cut.files,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shear_lit.models.targets import PRESETS, PresetName
-from shear_lit.pruning.artefact import GATES, read_kept
+from shear_lit.pruning.artefact import gates_in, read_kept
 from shear_lit.pruning.carve import KeptUnits, kept_units
 from shear_lit.pruning.scores import Scores, ScoresError, ranked_gates, read_scores
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
@@ -94,7 +94,7 @@ def gates(
 def _cut(place: str, asked: ModelShape | None) -> tuple[Scores, KeptUnits]:
     """The gates at ``place``, and what they keep: as they were cut, or at the shape that is asked for."""
     path = Path(place).expanduser()
-    file = str(path / GATES) if path.is_dir() else str(path)
+    file = str(gates_in(path)) if path.is_dir() else str(path)
     scores = read_scores(file)
     source = scores.origin.source_shape
     if asked is not None:

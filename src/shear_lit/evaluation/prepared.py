@@ -11,7 +11,8 @@ from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint
 from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.store import DomainBatch, SequenceStore
-from shear_lit.models.huggingface import has_tokenizer, read_config
+from shear_lit.models.companions import has_tokenizer
+from shear_lit.models.huggingface import read_config
 
 
 class EvaluationError(ValueError):

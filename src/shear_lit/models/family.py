@@ -4,11 +4,12 @@ Attaching gates, cutting and counting parameters are all derived from this one t
 ``docs/adding_a_family.md`` walks through a real one.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from shear_lit.models.rotary import RotaryForm, one_base
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 
 
@@ -61,6 +62,28 @@ class Norm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Period:
+    """How the kinds of a family's blocks alternate, for programs that know the period and do not read the list."""
+
+    listed: str
+    """Config entry that lists the kind of every block."""
+    kind: object
+    """The kind of the last block of every period."""
+    blocks: int
+    """Blocks of one period."""
+    stated: str | None = None
+    """Config entry that may state the number of them, where the config class once had one."""
+
+    def kept_by(self, kinds: Sequence[object]) -> bool:
+        """Whether ``kinds``, one per block, alternate with this period."""
+        return all((kind == self.kind) == self.is_last(block) for block, kind in enumerate(kinds))
+
+    def is_last(self, block: int) -> bool:
+        """Whether a block that knows its index alone takes itself for the last of a period."""
+        return (block + 1) % self.blocks == 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """What one Hugging Face model type is, for one config (its switches, such as a tied head, are resolved)."""
 
@@ -90,6 +113,12 @@ class Family:
     """Config entries that list something per block; they follow the blocks that are kept."""
     layer_counts: tuple[str, ...] = ()
     """Config entries that count blocks from the first; they become the number of those that are kept."""
+    period: Period | None = None
+    """How kinds of blocks alternate, where programs take that for granted."""
+    rotary: RotaryForm = one_base
+    """How configs stated the rotary constants before transformers 5."""
+    stored_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of tensors in files, where they are others than in the live model; published weights have these."""
 
     def pattern(self, tensor: str) -> tuple[str, int | None]:
         """``tensor`` with its block index replaced by ``*``, and that index (None outside the blocks)."""
@@ -98,6 +127,17 @@ class Family:
             return tensor, None
         index, _, rest = tensor.removeprefix(prefix).partition(".")
         return f"{prefix}*.{rest}", int(index)
+
+    def stored_name(self, tensor: str, stored: Collection[str] = ()) -> str:
+        """What ``tensor`` is called in files; ``stored`` are the names in those of its source, where they are known.
+
+        Some files leave out the prefix of the model without its head, as that model by itself is saved.
+        """
+        name, prefix = self.stored_names.get(tensor, tensor), f"{self.embedding.partition('.')[0]}."
+        # The source has more blocks, and its first is as good as any.
+        of_source = self.pattern(name)[0].replace("*", "0", 1)
+        missing = of_source not in stored and of_source.removeprefix(prefix) in stored
+        return name.removeprefix(prefix) if missing else name
 
     def cuts_of(self, tensor: str) -> tuple[Cut, ...]:
         """The cuts of one tensor of the state dict, the pieces of each dimension in their order."""

@@ -2,10 +2,10 @@
 
 from transformers import PretrainedConfig
 
-from shear_lit.models.family import Family
-from shear_lit.models.gemma_parts import gemma_like
+from shear_lit.models.family import Family, Period
+from shear_lit.models.gemma_parts import SEES_ALL, gemma_like
 
 
 def gemma2(config: PretrainedConfig) -> Family:
     """The table of one Gemma 2 model."""
-    return gemma_like(config)
+    return gemma_like(config, period=Period(listed="layer_types", kind=SEES_ALL, blocks=2))

@@ -4,11 +4,12 @@ Their norms multiply by (1 + weight). The scale of the embedding is the root of 
 """
 
 import math
+from typing import Any
 
 from transformers import PretrainedConfig
 
 from shear_lit.models import parts
-from shear_lit.models.family import Family, FamilyError, Norm, NormKind
+from shear_lit.models.family import Family, FamilyError, Norm, NormKind, Period
 from shear_lit.models.shape_rules import hidden_multiple_of_heads
 
 
@@ -25,7 +26,11 @@ _NORMS = (
 )
 
 
-def gemma_like(config: PretrainedConfig, *, untouched: tuple[str, ...] = ()) -> Family:
+SEES_ALL = "full_attention"
+"""The kind of the blocks without a sliding window."""
+
+
+def gemma_like(config: PretrainedConfig, *, period: Period, **entries: Any) -> Family:
     """The table of one Gemma model of text.
 
     Raises:
@@ -47,6 +52,7 @@ def gemma_like(config: PretrainedConfig, *, untouched: tuple[str, ...] = ()) -> 
         ),
         check_shape=hidden_multiple_of_heads(config.model_type, parts.shape_of(config)),
         embedding_scale=math.sqrt,
-        untouched=untouched,
         per_layer=("layer_types",),
+        period=period,
+        **entries,
     )

@@ -14,6 +14,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from shear_lit.models.companions import rewrite_tokenizer_config
+from shear_lit.models.writing import write_config
+
 
 class GgufError(ValueError):
     """A GGUF file that cannot be read faithfully."""
@@ -40,8 +43,11 @@ def convert_gguf(file: Path, directory: Path) -> None:
     """
     facts = _facts(file)
     tokenizer = _tokenizer(file, facts)
-    _model(file).save_pretrained(directory)
+    model = _model(file)
+    model.save_pretrained(directory)
+    write_config(directory, model.config, dtype="float32")
     tokenizer.save_pretrained(directory)
+    rewrite_tokenizer_config(directory / "tokenizer_config.json")
 
 
 def _facts(file: Path) -> dict[str, str | int]:

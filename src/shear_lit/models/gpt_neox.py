@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from shear_lit.models import parts
 from shear_lit.models.family import Cut, Family, Norm, NormKind
+from shear_lit.models.rotary import base_and_fraction
 from shear_lit.models.shape_rules import hidden_is_heads_times
 from shear_lit.theory.shape import Axis, ModelShape
 
@@ -52,6 +53,8 @@ def gpt_neox(config: PretrainedConfig) -> Family:
             "gpt_neox", head_size, shape, why="has heads that are together as wide as the residual stream"
         ),
         resized=_resized,
+        rotary=base_and_fraction,
+        stored_names={"lm_head.weight": "embed_out.weight"},
     )
 
 

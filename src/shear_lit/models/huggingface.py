@@ -1,22 +1,17 @@
-"""Stock Hugging Face models in and out: safetensors only, no code from a model's repository, nothing half-written."""
+"""Stock Hugging Face models read and built: safetensors only, no code from a model's repository, nothing made up."""
 
 import copy
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-import yaml
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-
-from shear_lit.models.directories import new_directory
-from shear_lit.models.verification import check_same_model
 
 Precision = Literal["float32", "bfloat16", "float16"]
 """What the numbers of a saved model are stored in."""
@@ -27,16 +22,10 @@ Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 Where a model type has no ``sdpa`` (gemma2, which caps its scores), that stands for ``eager``, as in transformers.
 """
 
-_CONFIG, _INDEX, _WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
-_MODEL_FILES = (_CONFIG, "generation_config.json", "*.safetensors", _INDEX)
-_TOKENIZER_FILES = (
-    *("tokenizer.*", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.spm", "spiece.model", "chat_template.*", "additional_chat_templates/*"),
-)
-_LICENCE_FILES = ("license*", "licence*", "notice*", "copying*", "use_policy*")
-_CARRIED_FILES = (*_TOKENIZER_FILES, *_LICENCE_FILES, "generation_config.json")
+CONFIG = "config.json"
+_INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+_MODEL_FILES = (CONFIG, "generation_config.json", "*.safetensors", _INDEX)
 _SAMPLE_BYTES = 65536
-_SHARD_SIZE = "5GB"
 
 
 class SourceError(ValueError):
@@ -49,17 +38,17 @@ def read_config(source: str) -> PretrainedConfig:
     Raises:
         SourceError: there is none.
     """
-    directory = _local_directory(source, (_CONFIG,))
-    if not (directory / _CONFIG).is_file():
+    directory = local_directory(source, (CONFIG,))
+    if not (directory / CONFIG).is_file():
         raise SourceError(
-            f"model.source={source!r} has no {_CONFIG}: a Hugging Face model directory has one. "
+            f"model.source={source!r} has no {CONFIG}: a Hugging Face model directory has one. "
             f"Name the directory that holds it and the weights."
         )
     try:
         return cast(PretrainedConfig, AutoConfig.from_pretrained(directory, trust_remote_code=False))
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(
-            f"model.source={source!r}: its {_CONFIG} cannot be read ({error}). Only model types that the installed "
+            f"model.source={source!r}: its {CONFIG} cannot be read ({error}). Only model types that the installed "
             f"transformers knows by itself are read; code from a model's repository is never run."
         ) from error
 
@@ -77,7 +66,7 @@ def read_model(source: str, *, dtype: torch.dtype, attention: Attention = "sdpa"
         SourceError: there are no safetensors weights, or they do not fit the config.
     """
     config = read_config(source)
-    directory = _local_directory(source, _MODEL_FILES)
+    directory = local_directory(source, _MODEL_FILES)
     _weight_files(directory, source)
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
@@ -89,17 +78,13 @@ def read_model(source: str, *, dtype: torch.dtype, attention: Attention = "sdpa"
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _unreadable(source, error) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # it derives from nothing narrower
-            raise
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise _unreadable(source, error) from error
     model, report = read
     misfits = {kind: names for kind, names in report.items() if names and kind != "error_msgs"}
     if misfits:
         raise SourceError(
-            f"model.source={source!r}: its weights do not fit its {_CONFIG}: "
+            f"model.source={source!r}: its weights do not fit its {CONFIG}: "
             + "; ".join(f"{kind.replace('_', ' ')}: {_first(names)}" for kind, names in misfits.items())
             + ". Every weight must be there once. Get the model again, or correct its config."
         )
@@ -156,72 +141,22 @@ def check_sizes(tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ..
         raise ValueError(f"the tensors are not those of the config: {found}")
 
 
-def write_model(
-    directory: str | Path,
-    config: PretrainedConfig,
-    tensors: Mapping[str, Tensor],
-    *,
-    tokenizer_source: str,
-    dtype: torch.dtype,
-    extra_files: Mapping[str, str | bytes] | None = None,
-) -> None:
-    """Write a model that stock transformers loads: weights, config, and its source's tokenizer and licence.
-
-    It is written beside ``directory``, read back, compared bit for bit, and only then given its name. Weights
-    beyond 5 GB go into several files. Chat template, generation config and licence files are copied as they are.
+def tensor_names(source: str) -> frozenset[str]:
+    """The names of the tensors in the files of a model; empty where its weights do not lie here.
 
     Raises:
-        DirectoryError: ``directory`` is not empty, or its disk is too small.
-        VerificationError: what was read back is not what was written.
+        SourceError: a file is damaged.
     """
-    needed_bytes = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
-    with new_directory(Path(directory), needed_bytes=needed_bytes) as partial:
-        model = build_model(config, tensors, dtype=dtype)
-        model.save_pretrained(partial, max_shard_size=_SHARD_SIZE)
-        copy_companions(tokenizer_source, partial)
-        for name, content in (extra_files or {}).items():
-            (partial / name).write_bytes(content.encode() if isinstance(content, str) else content)
-        for path in partial.glob("*.safetensors"):  # safetensors hides its files from other users
-            path.chmod((partial / _CONFIG).stat().st_mode)
-        written = read_model(str(partial), dtype=dtype)
-        check_same_model(written, model, config.vocab_size, what="written against reloaded model")
-
-
-def copy_companions(source: str, directory: Path) -> None:
-    """Copy what belongs to a model besides its weights, as it is: tokenizer, chat template, licence."""
-    origin = _local_directory(source, _CARRIED_FILES)
-    for path in [*origin.glob("*"), *origin.glob("additional_chat_templates/*")]:
-        name = path.relative_to(origin).as_posix()
-        if path.is_file() and _matches(name, _CARRIED_FILES):
-            (directory / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, directory / name)
-
-
-def has_tokenizer(source: str) -> bool:
-    """Whether tokenizer files lie beside the model."""
-    origin = _local_directory(source, _TOKENIZER_FILES)
-    return any((origin / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
-
-
-def licence_files(source: str) -> list[str]:
-    """Names of the licence files beside a model."""
-    origin = _local_directory(source, _LICENCE_FILES)
-    return sorted(path.name for path in origin.iterdir() if _matches(path.name, _LICENCE_FILES))
-
-
-def source_licence(source: str) -> dict[str, str]:
-    """What the model card of ``source`` says of its licence: its entries that begin with ``license``."""
-    card = _local_directory(source, ("README.md",)) / "README.md"
-    if not card.is_file():
-        return {}
-    _, opening, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    directory = local_directory(source, (_INDEX,))
+    if (directory / _INDEX).is_file():
+        return frozenset(json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"])
+    if not (directory / _WEIGHTS).is_file():
+        return frozenset()
     try:
-        entries = yaml.safe_load(rest.partition("\n---")[0]) if opening else None
-    except yaml.YAMLError:
-        return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {str(name): str(value) for name, value in entries.items() if str(name).startswith("license")}
+        with safe_open(directory / _WEIGHTS, framework="pt") as stored:
+            return frozenset(stored.keys())
+    except SafetensorError as error:
+        raise _unreadable(source, error) from error
 
 
 def source_fingerprint(source: str) -> str:
@@ -237,7 +172,7 @@ def source_fingerprint(source: str) -> str:
     for stale in ("_name_or_path", "transformers_version"):
         entries.pop(stale, None)
     digest = hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode())
-    for path in _weight_files(_local_directory(source, _MODEL_FILES), source):
+    for path in _weight_files(local_directory(source, _MODEL_FILES), source):
         for part in _samples(path):
             digest.update(part)
     return digest.hexdigest()
@@ -260,7 +195,7 @@ def _samples(path: Path) -> Iterator[bytes]:
             yield file.read(min(_SAMPLE_BYTES, end - start))
 
 
-def _local_directory(source: str, patterns: tuple[str, ...]) -> Path:
+def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
     """Where the files of ``source`` lie; those of a hub name that match ``patterns`` are fetched if need be."""
     path = Path(source).expanduser()
     if path.is_dir():
@@ -299,13 +234,6 @@ def _weight_files(directory: Path, source: str) -> list[Path]:
             + ("Convert it to safetensors." if pickled else "Copy the whole model there.")
         )
     return files
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    nested = "/" in name
-    return any(
-        fnmatch(name.lower(), pattern) and nested == ("/" in pattern) for pattern in patterns
-    ) and not name.endswith(".py")
 
 
 def _first(names: Any) -> str:

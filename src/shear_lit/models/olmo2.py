@@ -4,6 +4,7 @@ from transformers import PretrainedConfig
 
 from shear_lit.models import parts
 from shear_lit.models.family import Family, Norm
+from shear_lit.models.rotary import type_and_factor
 from shear_lit.theory.shape import Axis
 
 _NORMS = (
@@ -28,4 +29,5 @@ def olmo2(config: PretrainedConfig) -> Family:
             ),
             *parts.feed_forward_cuts(writes=()),
         ),
+        rotary=type_and_factor,
     )

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from shear_lit.models import parts
 from shear_lit.models.family import Cut, Family
+from shear_lit.models.rotary import type_and_factors
 from shear_lit.models.shape_rules import any_shape, hidden_is_heads_times
 from shear_lit.theory.shape import Axis, ModelShape
 
@@ -17,6 +18,7 @@ def phi3(config: PretrainedConfig) -> Family:
         norms=parts.PRE_NORMS,
         cuts=(*_attention_cuts(config), *_feed_forward_cuts(config.intermediate_size)),
         check_shape=_shape_rule(config),
+        rotary=type_and_factors,
     )
 
 

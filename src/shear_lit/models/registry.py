@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -124,4 +125,23 @@ def _entries_of_blocks(
         for name in family.layer_counts
         if entries.get(name) is not None
     }
-    return {name: [values[block] for block in kept_layers] for name, values in lists.items()} | counts
+    kept = {name: [values[block] for block in kept_layers] for name, values in lists.items()}
+    return {**kept, **counts, **_stated_period(family, entries, kept)}
+
+
+def _stated_period(family: Family, entries: dict[str, Any], kept: dict[str, Any]) -> dict[str, None]:
+    """The entry that states a period, as null where the kept blocks do not have it.
+
+    Versions that read no list compute with that entry, and cannot with null: they refuse the model.
+    """
+    period = family.period
+    if period is None or period.stated is None:
+        return {}
+    stated = replace(period, blocks=entries.get(period.stated) or period.blocks)
+    return {} if stated.kept_by(kept[period.listed]) else {period.stated: None}
+
+
+def keeps_period(config: PretrainedConfig) -> bool:
+    """Whether the kinds of blocks alternate as programs take for granted that do not read the list of them."""
+    period = family_of(config).period
+    return period is None or period.kept_by(getattr(config, period.listed))

@@ -3,7 +3,7 @@
 from transformers import PretrainedConfig
 
 from shear_lit.models import parts
-from shear_lit.models.family import Family
+from shear_lit.models.family import Family, Period
 
 
 def smollm3(config: PretrainedConfig) -> Family:
@@ -18,4 +18,5 @@ def smollm3(config: PretrainedConfig) -> Family:
             *parts.feed_forward_cuts(biased=config.mlp_bias),
         ),
         per_layer=("no_rope_layers", "layer_types"),
+        period=Period(listed="no_rope_layers", kind=0, blocks=4),
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
@@ -13,7 +14,17 @@ from shear_lit.pruning.gates import ExactSize, GateValues, keep_probabilities
 from shear_lit.pruning.scores import Origin, Scores, header, score_tensors
 from shear_lit.theory.shape import Axis
 
-GATES, KEPT = "gates.safetensors", "gates.json"
+GATES, KEPT = "gates.shear", "gates.json"
+"""Names of the two files beside a model. Programs take every file whose name ends as those of weights do for weights;
+so the first, although it is a safetensors file, is not called one."""
+GATES_BEFORE = "gates.safetensors"
+"""Its name in exports of version 0.1."""
+
+
+def gates_in(directory: Path) -> Path:
+    """The file of gates in the directory of an export, of any version."""
+    before = directory / GATES_BEFORE
+    return before if before.is_file() and not (directory / GATES).is_file() else directory / GATES
 
 
 def gates_file(

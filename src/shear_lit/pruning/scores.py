@@ -123,7 +123,7 @@ def read_scores(path: str) -> Scores:
     file = Path(path).expanduser()
     if not file.is_file():
         raise ScoresError(
-            f"gates {path!r} is no file: one that `shear-lit rank` wrote, gates.safetensors of an export, or "
+            f"gates {path!r} is no file: one that `shear-lit rank` wrote, gates.shear of an export, or "
             f"gates/step=NNNNNN.safetensors of a run is expected. Correct the path."
         )
     try:

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as safetensors_bytes
 
-from shear_lit.models.huggingface import read_config, read_model, write_model
+from shear_lit.models.huggingface import read_config, read_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.carve import carve, kept_units
 from shear_lit.pruning.gates import GateValues, keyed_uniform
 from shear_lit.theory.shape import ModelShape, shrinking_axes
 
-KEPT = "kept.safetensors"
+KEPT = "kept.shear"
 """The file beside the control that says which units of the source it kept."""
 
 
@@ -42,7 +42,7 @@ def write_random_cut(source: str, target: ModelShape, output: Path, *, seed: int
         output,
         carved_config(config, target, kept_layers=kept.layers.tolist()),
         carved,
-        tokenizer_source=source,
+        companions_of=source,
         dtype=torch.float32,
         extra_files={
             KEPT: safetensors_bytes({name: units.clone() for name, units in vars(kept).items()}),
