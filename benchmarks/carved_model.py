@@ -30,11 +30,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from demo_inputs import write_demo_inputs
 from machine import machine
 from shear_lit import cli
-from shear_lit.commands import export as export_command
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
-from shear_lit.models import huggingface
+from shear_lit.models import writing
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.registry import parameter_count
 from shear_lit.theory.shape import ModelShape
@@ -44,8 +43,8 @@ TARGET = ModelShape(layers=24, hidden=480, query_heads=6, kv_heads=2, intermedia
 TIME_BAR, MEMORY_BAR, SPEED_BAR = 1.5, 2.2, (0.97, 1.03)
 PROMPT, NEW_TOKENS = 64, 64
 CHECKS = (
-    *((export_command, name) for name in ("_gated_logits", "build_model", "logits_of")),
-    *((huggingface, name) for name in ("read_model", "check_same_model")),
+    *((verified_cut, name) for name in ("_gated_logits", "build_model", "logits_of")),
+    *((writing, name) for name in ("read_model", "check_same_model")),
 )
 """What only checks call, by the name under which they find it: ``write_model`` reads back what it wrote."""
 

@@ -19,6 +19,7 @@ from shear_lit.models.directories import DirectoryError
 from shear_lit.models.huggingface import SourceError
 from shear_lit.models.llama import llama
 from shear_lit.models.verification import VerificationError
+from shear_lit.pruning import verified_cut
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.gates import deterministic_gates
 from shear_lit.theory.shape import Axis, ModelShape
@@ -210,9 +211,9 @@ def test_cut_that_computes_something_else_leaves_nothing(tmp_path, trained, monk
         name = "model.layers.0.mlp.down_proj.weight"
         return carved | {name: carved[name] * 1.01}
 
-    command_carve = command.carve
+    command_carve = verified_cut.carve
     path, *_ = trained()
-    monkeypatch.setattr(command, "carve", careless)
+    monkeypatch.setattr(verified_cut, "carve", careless)
     with pytest.raises(
         VerificationError, match=r"gated against carved logits in float32: max \|difference\| is"
     ):

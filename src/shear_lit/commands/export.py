@@ -1,44 +1,45 @@
 """``shear-lit export``: a checkpoint to a Hugging Face directory that has shown that it computes the same."""
 
-import json
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from shear_lit import __version__
+from shear_lit.models import clients
 from shear_lit.models.companions import has_tokenizer, licence_files, source_licence
 from shear_lit.models.directories import DirectoryError, check_new_directory
 from shear_lit.models.huggingface import (
     Precision,
     SourceError,
-    build_model,
     config_of,
     read_config,
     read_model,
     source_fingerprint,
 )
-from shear_lit.models.registry import WrittenAs, carved_config, family_of, parameter_count, written_config
-from shear_lit.models.targets import PresetName, TargetRequest, kernel_warnings
-from shear_lit.models.verification import (
-    GATED_TOLERANCE,
-    VerificationError,
-    check_tokens,
-    logits_of,
-    relative_difference,
+from shear_lit.models.registry import (
+    WrittenAs,
+    carved_config,
+    family_of,
+    keeps_period,
+    parameter_count,
+    written_config,
 )
+from shear_lit.models.targets import PresetName, TargetRequest, kernel_warnings
+from shear_lit.models.verification import GATED_TOLERANCE
 from shear_lit.models.writing import write_model
 from shear_lit.pruning.artefact import GATES, KEPT, gates_file, kept_file, ranked_gates_file
-from shear_lit.pruning.attach import attach
-from shear_lit.pruning.carve import carve, kept_units
 from shear_lit.pruning.expectation import ExpectedUnits, expected_units
-from shear_lit.pruning.gates import GateValues, deterministic_gates
-from shear_lit.pruning.scores import LEARNED, Origin, Scores, ScoresError, ranked_gates, read_scores
-from shear_lit.reporting.model_card import ModelFacts, model_card
-from shear_lit.theory.shape import ModelShape, shrinking_axes
+from shear_lit.pruning.gates import deterministic_gates
+from shear_lit.pruning.periods import blocks_in_period, check_period
+from shear_lit.pruning.scores import CRITERIA, LEARNED, Origin, Scores, ScoresError, ranked_gates, read_scores
+from shear_lit.pruning.verified_cut import verified_cut
+from shear_lit.reporting.model_card import ModelFacts, Selection, model_card
+from shear_lit.reporting.recipe import RECIPE, recipe_file, recipes
+from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import (
     CheckpointFacts,
     ModelCheckpointContents,
@@ -46,7 +47,7 @@ from shear_lit.training.checkpoints import (
     open_checkpoint,
 )
 
-RECIPE = "recipe.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,7 @@ def export(
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source",
     source: str | None = None,
     write_as: WrittenAs = "source",
+    keep_layer_period: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
 ) -> ExportResult:
     """Cut a model at exactly a target and write it as a Hugging Face directory, verified.
 
@@ -118,6 +120,8 @@ def export(
             tokenizer and licence are copied.
         write_as: Model type of what is written, with `gates`: the source's, or `mistral` for a llama model, which
             computes the same and takes any hidden size.
+        keep_layer_period: Keep blocks whose kinds alternate as the family's do, with `gates`: some programs take that
+            for granted (gemma2, gemma3, smollm3).
     """
     if not output:
         raise DirectoryError("output is missing: say where to write the model. Use --output DIRECTORY.")
@@ -139,6 +143,11 @@ def export(
             f"write_as={write_as} has no effect with a checkpoint, which is cut as the type that its run was told. "
             f"Remove it, or say model.pruning.write_as={write_as} in the run's configuration."
         )
+    if checkpoint is not None and keep_layer_period:
+        raise ScoresError(
+            "keep_layer_period=true has no effect with a checkpoint, which is cut as its run was told. Remove it, or "
+            "say model.pruning.keep_layer_period=true in the run's configuration."
+        )
     if gates is None:
         assert checkpoint is not None
         opened, scores = open_checkpoint(checkpoint), None
@@ -152,6 +161,10 @@ def export(
             preset=target_preset,
         )
         facts = _ranked_facts(scores, source or scores.origin.source, request, write_as)
+        if keep_layer_period:
+            assert facts.target is not None
+            check_period(config_of(facts.config), facts.target, key="keep_layer_period")
+            facts = replace(facts, keep_layer_period=True)
     return _write(directory, facts, opened=opened, scores=scores, dtype=dtype, source=source)
 
 
@@ -200,14 +213,18 @@ def _write(
     check_new_directory(directory, needed_bytes=parameter_count(config, shape) * numbers.itemsize)
     origin = source or facts.source
     warnings = _origin_warnings(origin, facts)
+    likely = clients.Written(config=config, shape=shape, period_kept=_keeps_period(config, facts, scores))
+    if (said := clients.warning(likely)) is not None:
+        _log.info(said)
     if scores is None:
         assert opened is not None
         cut = _cut(opened.read())
     else:
         warnings += kernel_warnings(shape)  # a run has said so at its start
         cut = _ranked_cut(facts, scores)
-    card = _card(directory.name, facts, shape, precision, cut.difference, origin)
-    recipe = _recipe(card, facts, cut.expected, origin)
+    written = clients.Written(config=config, shape=shape, period_kept=keeps_period(cut.config))
+    who_reads = clients.warning(written)
+    card = _card(directory.name, facts, precision, cut, origin)
     write_model(
         directory,
         cut.config,
@@ -217,7 +234,11 @@ def _write(
         extra_files={
             **cut.files,
             "README.md": model_card(card),
-            RECIPE: json.dumps(recipe, indent=1) + "\n",
+            RECIPE: recipe_file(
+                card,
+                axes=[axis.value for axis in facts.axes],
+                expected_units={axis.axis.value: axis.to_dict() for axis in cut.expected},
+            ),
         },
     )
     return ExportResult(
@@ -228,8 +249,23 @@ def _write(
         dtype=precision,
         gated_difference=cut.difference,
         expected=cut.expected,
-        warnings=(*warnings, *(str(axis) for axis in cut.expected if axis.off_target)),
+        warnings=(
+            *warnings,
+            *(str(axis) for axis in cut.expected if axis.off_target),
+            *([who_reads] if who_reads else []),
+        ),
     )
+
+
+def _keeps_period(config: Any, facts: CheckpointFacts, scores: Scores | None) -> bool:
+    """Whether blocks will alternate as the family's do; of learned gates that nobody told to, no."""
+    if facts.keep_layer_period or facts.target is None or Axis.LAYERS not in facts.axes:
+        return keeps_period(config)
+    period = family_of(config).period
+    if period is None or scores is None:
+        return period is None
+    kept = ranked_gates(scores.importance, scores.origin.source_shape, facts.target)[Axis.LAYERS]
+    return period.kept_by([getattr(config, period.listed)[block] for block in kept.nonzero()[:, 0].tolist()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +275,7 @@ class _Cut:
     config: Any
     tensors: Mapping[str, Tensor]
     difference: float | None = None
+    selection: Selection | None = None
     expected: tuple[ExpectedUnits, ...] = ()
     files: Mapping[str, str | bytes] = field(default_factory=dict)
 
@@ -249,21 +286,27 @@ def _cut(contents: ModelCheckpointContents) -> _Cut:
     Raises:
         VerificationError: gated and carved logits differ by more than the tolerance.
     """
-    facts = contents.facts
-    target = facts.target
+    facts, target = contents.facts, contents.facts.target
+    config = config_of(facts.config)
+    family = family_of(config)
     if target is None:
-        config = config_of(facts.config)
-        return _Cut(config=carved_config(config, family_of(config).shape), tensors=contents.tensors)
-    values = deterministic_gates(contents.log_alpha, target, facts.exact)
-    cut = _verified_cut(contents.tensors, facts, values)
+        return _Cut(config=carved_config(config, family.shape), tensors=contents.tensors)
+    blocks = None
+    if facts.keep_layer_period and Axis.LAYERS in contents.log_alpha:
+        blocks = blocks_in_period(contents.log_alpha[Axis.LAYERS], config, target)
+    values = deterministic_gates(contents.log_alpha, target, facts.exact, blocks=blocks)
+    cut = verified_cut(contents.tensors, config, values)
     origin = Origin(
         source=facts.source,
         source_fingerprint=facts.source_fingerprint,
-        source_shape=family_of(config_of(facts.config)).shape,
+        source_shape=family.shape,
         criterion=LEARNED,
     )
-    return replace(
-        cut,
+    return _Cut(
+        config=cut.config,
+        tensors=cut.tensors,
+        difference=cut.difference,
+        selection=Selection(criterion=LEARNED, meaning=""),
         expected=tuple(expected_units(contents.log_alpha, target, facts.exact)),
         files={
             GATES: gates_file(contents.log_alpha, origin, exact=facts.exact, values=values),
@@ -279,11 +322,20 @@ def _ranked_cut(facts: CheckpointFacts, scores: Scores) -> _Cut:
         VerificationError: gated and carved logits differ by more than the tolerance.
     """
     assert facts.target is not None
+    config = config_of(facts.config)
     model = read_model(facts.source, dtype=torch.float32)
-    values = ranked_gates(scores.importance, scores.origin.source_shape, facts.target)
-    cut = _verified_cut(dict(model.named_parameters()), facts, values)
-    return replace(
-        cut,
+    values = ranked_gates(
+        scores.importance,
+        scores.origin.source_shape,
+        facts.target,
+        blocks=_ranked_blocks(facts, scores),
+    )
+    cut = verified_cut(dict(model.named_parameters()), config, values)
+    return _Cut(
+        config=cut.config,
+        tensors=cut.tensors,
+        difference=cut.difference,
+        selection=selection_of(scores.origin),
         files={
             GATES: ranked_gates_file(scores, values),
             KEPT: kept_file(values, scores.origin),
@@ -291,56 +343,53 @@ def _ranked_cut(facts: CheckpointFacts, scores: Scores) -> _Cut:
     )
 
 
-def _verified_cut(tensors: Mapping[str, Tensor], facts: CheckpointFacts, values: GateValues) -> _Cut:
-    """The carved model, and how far its logits are from those under gates."""
+def selection_of(origin: Origin) -> Selection:
+    """What a card says of a cut at scores, or at the gates of another run, without training."""
+    learned = origin.criterion == LEARNED
+    return Selection(
+        criterion="gates of a run" if learned else origin.criterion,
+        meaning="the gates that a run learned"
+        if learned
+        else CRITERIA.get(origin.criterion, origin.criterion),
+        data_fingerprint=origin.data_fingerprint,
+        sequences=origin.sequences,
+        tokens=origin.tokens,
+    )
+
+
+def _ranked_blocks(facts: CheckpointFacts, scores: Scores) -> tuple[int, ...] | None:
+    if not facts.keep_layer_period or Axis.LAYERS not in facts.axes:
+        return None
     assert facts.target is not None
+    return blocks_in_period(scores.importance[Axis.LAYERS], config_of(facts.config), facts.target)
+
+
+def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str) -> ModelFacts:
     config = config_of(facts.config)
-    family, tokens = family_of(config), check_tokens(config.vocab_size)
-    expected = _gated_logits(tensors, config, values, tokens)
-    carved = carve(tensors, family, values)
-    kept_layers = kept_units(values, family.shape).layers.tolist()
-    small = carved_config(config, facts.target, kept_layers=kept_layers)
-    model = build_model(small, carved, dtype=torch.float32)
-    difference = relative_difference(logits_of(model, tokens), expected)
-    if not difference <= GATED_TOLERANCE:  # nan is no success
-        raise VerificationError(
-            f"gated against carved logits in float32: max |difference| is {difference:.3g} of the largest gated logit, "
-            f"and must be at most {GATED_TOLERANCE:g}. Nothing was kept. If the losses of the run were finite, this is "
-            f"a fault of the program: please report it."
-        )
-    return _Cut(config=small, tensors=carved, difference=difference)
-
-
-def _gated_logits(tensors: Mapping[str, Tensor], config: Any, values: GateValues, tokens: Tensor) -> Tensor:
-    model = build_model(config, tensors, dtype=torch.float32)
-    gates = attach(model, family_of(config))
-    gates.set(values)
-    logits = logits_of(model, tokens)
-    gates.detach()  # or its cycles of references would keep the source's weights until they are collected
-    return logits
-
-
-def _card(
-    name: str, facts: CheckpointFacts, shape: ModelShape, dtype: str, difference: float | None, origin: str
-) -> ModelFacts:
-    config = config_of(facts.config)
+    family = family_of(config)
+    shape = facts.target or family.shape
+    earlier = recipes(Path(origin).expanduser())
     return ModelFacts(
         name=name,
         source=facts.source,
-        lineage=_lineage(origin),
+        lineage=tuple(str(recipe.get("source")) for recipe in earlier),
         source_fingerprint=facts.source_fingerprint,
         licence=source_licence(origin),
         licence_files=tuple(licence_files(origin)),
-        source_shape=family_of(config).shape,
+        source_shape=family.shape,
         shape=shape,
         source_parameters=parameter_count(config),
         parameters=parameter_count(config, shape),
         dtype=dtype,
+        selection=cut.selection,
+        earlier=earlier,
         step=facts.step,
         tokens=facts.tokens,
         domains=facts.domains,
         losses=facts.losses,
-        gated_difference=difference,
+        gated_difference=cut.difference,
+        gates=GATES,
+        clients=clients.lines(cut.config),
     )
 
 
@@ -378,34 +427,3 @@ def _origin_warnings(origin: str, facts: CheckpointFacts) -> list[str]:
             f"copied from it as it is now."
         )
     return warnings
-
-
-def _recipe(
-    card: ModelFacts, facts: CheckpointFacts, expected: tuple[ExpectedUnits, ...], origin: str
-) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "shear_lit": __version__,
-        **asdict(card),
-        "axes": [axis.value for axis in facts.axes],
-        "expected_units": {axis.axis.value: axis.to_dict() for axis in expected},
-        "source_recipe": _source_recipe(origin),
-    }
-
-
-def _source_recipe(origin: str) -> dict[str, Any] | None:
-    """The recipe of a source that was exported by this package: stage 2 continues what stage 1 cut."""
-    path = Path(origin).expanduser() / RECIPE
-    if not path.is_file():
-        return None
-    recipe = json.loads(path.read_text(encoding="utf-8"))
-    return recipe if isinstance(recipe, dict) else None
-
-
-def _lineage(origin: str) -> tuple[str, ...]:
-    """The sources of the source, nearest first."""
-    names, recipe = [], _source_recipe(origin)
-    while recipe is not None:
-        names.append(str(recipe.get("source")))
-        recipe = recipe.get("source_recipe")
-    return tuple(names)

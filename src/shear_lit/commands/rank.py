@@ -17,8 +17,9 @@ from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.store import SequenceStore
 from shear_lit.models.directories import write_file
 from shear_lit.models.family import Family
-from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
+from shear_lit.models.huggingface import CONFIG, read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of
+from shear_lit.models.writing import WEIGHT_SUFFIXES
 from shear_lit.pruning.activations import watch_activations
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.gates import keyed_uniform
@@ -72,7 +73,7 @@ def rank(
 
     Args:
         source: Local Hugging Face directory or hub name of the model.
-        out: File to write (gates.safetensors); it must be new.
+        out: File to write (scores.safetensors); it must be new, and not beside a model.
         criterion: `fisher`: mean squared gradients of gates; `taylor`: the size of their mean; `activation`: sizes of
             activations, and block influence for layers; `weight`: sizes of weights; `depth`: contiguous layers by
             what they change, and nothing else; `random`: by lot.
@@ -89,6 +90,11 @@ def rank(
     if file.exists():
         raise ScoresError(
             f"out={out!r} exists: scores are not overwritten. Choose another file, or remove it."
+        )
+    if (file.parent / CONFIG).is_file() and file.suffix in WEIGHT_SUFFIXES:
+        raise ScoresError(
+            f"out={out!r} lies in the directory of a model, and programs take every {file.suffix} there for weights. "
+            f"Choose another directory."
         )
     family = family_of(read_config(source))
     batches = None
@@ -115,6 +121,8 @@ def rank(
         source_shape=family.shape,
         criterion=criterion,
         data_fingerprint=None if batches is None else batches.manifest.fingerprint,
+        sequences=None if batches is None else batches.count,
+        tokens=None if batches is None else batches.count * batches.manifest.sequence_length,
     )
     write_file(file, scores_file(importance, origin))
     return Ranking(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import metadata_load
 
 from shear_lit.models.config_file import generation_entries
 from shear_lit.models.huggingface import CONFIG, local_directory
@@ -16,9 +17,10 @@ _TOKENIZER_FILES = (
     *("vocab.*", "merges.txt", "*.spm", "spiece.model", "chat_template.*", "additional_chat_templates/*"),
 )
 _LICENCE_FILES = ("license*", "licence*", "notice*", "copying*", "use_policy*")
+_LICENCE_ENTRIES = ("license", "license_name", "license_link")
 _GENERATION = "generation_config.json"
 _CARRIED_FILES = (*_TOKENIZER_FILES, *_LICENCE_FILES, _GENERATION)
-_TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # The name that transformers 5 gives the class which reads tokenizer.json as it is, and the name that all versions know.
 _CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 # A list under the first name makes earlier versions fail; all versions read it under the second.
@@ -37,7 +39,7 @@ def copy_companions(source: str, directory: Path) -> None:
         if path.is_file() and _matches(name, _CARRIED_FILES):
             (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, directory / name)
-    rewrite_tokenizer_config(directory / _TOKENIZER_CONFIG)
+    rewrite_tokenizer_config(directory / TOKENIZER_CONFIG)
     if not (directory / _GENERATION).exists():
         _write_generation(source, directory / _GENERATION)
 
@@ -87,14 +89,11 @@ def source_licence(source: str) -> dict[str, str]:
     card = local_directory(source, ("README.md",)) / "README.md"
     if not card.is_file():
         return {}
-    _, opening, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
     try:
-        entries = yaml.safe_load(rest.partition("\n---")[0]) if opening else None
-    except yaml.YAMLError:
+        entries = metadata_load(card) or {}
+    except (yaml.YAMLError, ValueError):  # somebody's page, of which nothing is needed
         return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {str(name): str(value) for name, value in entries.items() if str(name).startswith("license")}
+    return {name: str(entries[name]) for name in _LICENCE_ENTRIES if name in entries}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -5,10 +5,12 @@ other names and other defaults, which they take without a word: so everything is
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers import GenerationConfig, PretrainedConfig
 
+from shear_lit.models.family import Family
 from shear_lit.models.registry import family_of
 from shear_lit.models.rotary import FORMS
 
@@ -31,14 +33,28 @@ def config_entries(config: PretrainedConfig, *, dtype: str) -> dict[str, Any]:
         and name not in left_out
         and (name not in everybodys or value != everybodys[name])
     }
+    family = family_of(config)
     return {
         **own,
+        **_stated_period(family, entries),
         "model_type": config.model_type,
         "dtype": dtype,
         "torch_dtype": dtype,
         "rope_parameters": entries["rope_parameters"],
-        **family_of(config).rotary(entries),
+        **family.rotary(entries),
     }
+
+
+def _stated_period(family: Family, entries: Mapping[str, Any]) -> dict[str, None]:
+    """The entry that states how the kinds of blocks alternate, as null where they do not.
+
+    Versions that read no list compute with that entry, and cannot with null: they refuse the model.
+    """
+    period = family.period
+    if period is None or period.stated is None:
+        return {}
+    stated = replace(period, blocks=entries.get(period.stated) or period.blocks)
+    return {} if stated.kept_by(entries[period.listed]) else {period.stated: None}
 
 
 def generation_entries(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ Where a model type has no ``sdpa`` (gemma2, which caps its scores), that stands 
 """
 
 CONFIG = "config.json"
-_INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-_MODEL_FILES = (CONFIG, "generation_config.json", "*.safetensors", _INDEX)
+INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+_MODEL_FILES = (CONFIG, "generation_config.json", "*.safetensors", INDEX)
 _SAMPLE_BYTES = 65536
 
 
@@ -67,7 +67,7 @@ def read_model(source: str, *, dtype: torch.dtype, attention: Attention = "sdpa"
     """
     config = read_config(source)
     directory = local_directory(source, _MODEL_FILES)
-    _weight_files(directory, source)
+    weight_files(directory, source)
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -147,9 +147,9 @@ def tensor_names(source: str) -> frozenset[str]:
     Raises:
         SourceError: a file is damaged.
     """
-    directory = local_directory(source, (_INDEX,))
-    if (directory / _INDEX).is_file():
-        return frozenset(json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"])
+    directory = local_directory(source, (INDEX,))
+    if (directory / INDEX).is_file():
+        return frozenset(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"])
     if not (directory / _WEIGHTS).is_file():
         return frozenset()
     try:
@@ -172,7 +172,7 @@ def source_fingerprint(source: str) -> str:
     for stale in ("_name_or_path", "transformers_version"):
         entries.pop(stale, None)
     digest = hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode())
-    for path in _weight_files(local_directory(source, _MODEL_FILES), source):
+    for path in weight_files(local_directory(source, _MODEL_FILES), source):
         for part in _samples(path):
             digest.update(part)
     return digest.hexdigest()
@@ -217,8 +217,13 @@ def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
         ) from error
 
 
-def _weight_files(directory: Path, source: str) -> list[Path]:
-    index = directory / _INDEX
+def weight_files(directory: Path, source: str) -> list[Path]:
+    """The safetensors files of a model: those that its index lists, or the only one.
+
+    Raises:
+        SourceError: one is missing.
+    """
+    index = directory / INDEX
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         files = [directory / name for name in sorted(names)]

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -125,20 +124,7 @@ def _entries_of_blocks(
         for name in family.layer_counts
         if entries.get(name) is not None
     }
-    kept = {name: [values[block] for block in kept_layers] for name, values in lists.items()}
-    return {**kept, **counts, **_stated_period(family, entries, kept)}
-
-
-def _stated_period(family: Family, entries: dict[str, Any], kept: dict[str, Any]) -> dict[str, None]:
-    """The entry that states a period, as null where the kept blocks do not have it.
-
-    Versions that read no list compute with that entry, and cannot with null: they refuse the model.
-    """
-    period = family.period
-    if period is None or period.stated is None:
-        return {}
-    stated = replace(period, blocks=entries.get(period.stated) or period.blocks)
-    return {} if stated.kept_by(kept[period.listed]) else {period.stated: None}
+    return {name: [values[block] for block in kept_layers] for name, values in lists.items()} | counts
 
 
 def keeps_period(config: PretrainedConfig) -> bool:

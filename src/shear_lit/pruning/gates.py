@@ -144,12 +144,40 @@ def _sampled(log_alpha: Mapping[Axis, Tensor], uniform: GateValues, exact: Exact
 
 
 def deterministic_gates(
-    log_alpha: Mapping[Axis, Tensor], target: ModelShape | None = None, exact: ExactSize | None = None
+    log_alpha: Mapping[Axis, Tensor],
+    target: ModelShape | None = None,
+    exact: ExactSize | None = None,
+    *,
+    blocks: tuple[int, ...] | None = None,
 ) -> GateValues:
     """Gates without noise: exactly ``target`` units in every row, or the expected number as it is now.
 
-    Gates of an exact size are shifted to the very number that is kept.
+    Gates of an exact size are shifted to the very number that is kept. ``blocks``: the blocks to keep, where they are
+    not to be those with the largest gates.
     """
+    values = _most_open(log_alpha, target, exact)
+    if blocks is not None and Axis.LAYERS in log_alpha:
+        assert target is not None
+        values[Axis.LAYERS] = _only(blocks, log_alpha[Axis.LAYERS], target, exact)
+    return values
+
+
+def _only(blocks: tuple[int, ...], rows: Tensor, target: ModelShape, exact: ExactSize | None) -> Tensor:
+    """The gates of ``blocks`` as they stand at the target's size, however small, and 0 for all others."""
+    everything = torch.tensor(len(rows), device=rows.device)
+    if exact is None:
+        standing = hard_concrete.deterministic(rows, everything)
+    else:
+        shifted = exact.log_alpha(Axis.LAYERS, rows, float(target.layers))
+        standing = exact_size.deterministic(shifted, everything)
+    kept = torch.zeros_like(standing)
+    kept[list(blocks)] = standing[list(blocks)].clamp(min=torch.finfo(standing.dtype).tiny)
+    return kept
+
+
+def _most_open(
+    log_alpha: Mapping[Axis, Tensor], target: ModelShape | None, exact: ExactSize | None
+) -> GateValues:
     values = {}
     for axis, rows in log_alpha.items():
         if exact is not None:

@@ -23,6 +23,15 @@ HEADER = "shear_lit"
 """The entry of the file's header."""
 LEARNED = "learned"
 """The criterion of gates that were trained."""
+CRITERIA = {
+    "fisher": "mean squared gradients of gates",
+    "taylor": "the size of the mean gradients of gates",
+    "activation": "the sizes of activations, and for layers what they change (block influence)",
+    "weight": "the sizes of weights",
+    "depth": "what contiguous layers change (block influence)",
+    "random": "lot",
+}
+"""Ways to order units without training them, in words."""
 FORMAT = 1
 _SCORE, _LOG_ALPHA = "score.", "log_alpha."
 
@@ -45,6 +54,10 @@ class Origin:
     """What the order means."""
     data_fingerprint: str | None = None
     """Fingerprint of the prepared data that it was measured on, if it was."""
+    sequences: int | None = None
+    """Sequences that it was measured on."""
+    tokens: int | None = None
+    """Their tokens."""
 
     def to_entry(self) -> dict[str, Any]:
         """The facts by name, for files."""
@@ -89,10 +102,23 @@ class Scores:
             )
 
 
-def ranked_gates(importance: Mapping[Axis, Tensor], source: ModelShape, target: ModelShape) -> GateValues:
-    """Gates of exactly 1 for the most important units of every row, as many as ``target`` keeps, and 0 for others."""
-    gates = {}
+def ranked_gates(
+    importance: Mapping[Axis, Tensor],
+    source: ModelShape,
+    target: ModelShape,
+    *,
+    blocks: tuple[int, ...] | None = None,
+) -> GateValues:
+    """Gates of exactly 1 for the most important units of every row, as many as ``target`` keeps, and 0 for others.
+
+    ``blocks``: the blocks to keep, where they are not to be the most important ones.
+    """
+    gates: GateValues = {}
     for axis in shrinking_axes(source, target):
+        if axis is Axis.LAYERS and blocks is not None:
+            gates[axis] = torch.zeros(source.layers)
+            gates[axis][list(blocks)] = 1.0
+            continue
         # Stable: of units that are equal, the first are kept (deviation D10).
         order = importance[axis].argsort(dim=-1, descending=True, stable=True)[..., : target.units(axis)]
         gates[axis] = torch.zeros(source.gate_shape(axis)).scatter_(-1, order, 1.0)

@@ -65,6 +65,9 @@ class Pruning:
     write_as: str = "source"
     """Model type to cut to: `source`, that of the source, or `mistral` for a llama model, which computes the same and
     takes any hidden size."""
+    keep_layer_period: bool = False
+    """Keep blocks whose kinds alternate as the family's do (gemma2, gemma3, smollm3): some programs take that for
+    granted, and compute something else where it is not so. It binds at the cut, not in training."""
     axes: tuple[AxisName, ...] = ("layers", "hidden", "kv_heads", "query_heads", "intermediate")
     """Axes that may lose units. One on which source and target agree gets no gates."""
     constraint: str = "lagrangian"

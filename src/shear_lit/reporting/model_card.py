@@ -5,12 +5,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from shear_lit.theory.shape import ModelShape
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LEARNED = "learned"
 _PAPER = "[Sheared LLaMA](https://arxiv.org/abs/2310.06694) (Xia et al., 2023)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How the units that a cut keeps were chosen."""
+
+    criterion: str
+    """Its short name; ``learned`` for gates that were trained."""
+    meaning: str
+    """The same in words, after "by"; for gates that were trained, empty."""
+    data_fingerprint: str | None = None
+    """Fingerprint of the prepared data that a ranking was measured on, if it was."""
+    sequences: int | None = None
+    """Sequences of it, where they were recorded."""
+    tokens: int | None = None
+    """Their tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +56,12 @@ class ModelFacts:
     """Parameters of this model."""
     dtype: str
     """What the weights are stored in."""
+    selection: Selection | None
+    """How its units were chosen; None where nothing was cut from the source."""
+    earlier: tuple[Mapping[str, Any], ...]
+    """The ``recipe.json`` of the source, and of the source of that, as far as they have one."""
     step: int
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; 0 where the source was cut as it was."""
     tokens: int
     """Tokens of the run."""
     domains: Mapping[str, Any]
@@ -49,51 +70,64 @@ class ModelFacts:
     """Validation losses by domain, in nats per token."""
     gated_difference: float | None
     """Largest difference of gated and carved logits, relative to the largest; None where nothing was cut."""
+    gates: str
+    """Name of the file of gates beside the model."""
+    clients: tuple[str, ...]
+    """What programs make of it, a line each; empty where none was tried with such a model."""
 
 
 def model_card(facts: ModelFacts) -> str:
     """The card, in Markdown with the front matter that the hub reads."""
     sections = [
-        _front_matter(facts),
         f"# {facts.name}\n\n{_origin(facts)}",
         f"## Shape\n\n{_shape_table(facts)}",
         f"## Recipe\n\n{_recipe(facts)}",
         f"## Losses\n\n{_losses(facts)}",
         f"## Verified when it was written\n\n{_verification(facts)}",
-        f"## Deviations\n\n{_deviations(facts)}",
+        f"## Programs\n\n{_clients(facts)}",
+        f"## Deviations\n\n{_DEVIATIONS}",
         f"## Use\n\n{_use(facts)}",
         f"## Licence\n\n{_licence(facts)}",
     ]
-    return "\n\n".join(sections) + "\n"
+    body = "\n\n".join(sections)
+    return str(ModelCard(f"---\n{_front_matter(facts).to_yaml()}\n---\n\n{body}\n"))
 
 
-def _pruned(facts: ModelFacts) -> bool:
-    return facts.gated_difference is not None
-
-
-def _front_matter(facts: ModelFacts) -> str:
-    entries: dict[str, Any] = {
-        **facts.licence,
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-    }
+def _front_matter(facts: ModelFacts) -> ModelCardData:
     hub_names = [name for name in (facts.source, *facts.lineage) if _HUB_NAME.fullmatch(name)]
-    if hub_names:
-        entries["base_model"] = hub_names[0]
-    entries["tags"] = ["sheared-llama", "pruned"]
-    return f"---\n{yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).strip()}\n---"
+    return ModelCardData(
+        license=facts.licence.get("license"),
+        license_name=facts.licence.get("license_name"),
+        license_link=facts.licence.get("license_link"),
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=hub_names[0] if hub_names else None,
+        tags=["sheared-llama", "pruned"],
+    )
 
 
 def _origin(facts: ModelFacts) -> str:
     names = [f"`{name}`" for name in facts.lineage]
     earlier = f" `{facts.source}` was itself made from {', that from '.join(names)}." if names else ""
-    if _pruned(facts):
-        return (
-            f"A dense model cut out of `{facts.source}` by structured pruning with learned gates, after {_PAPER}. "
-            f"It has {facts.parameters:,} parameters of the source's {facts.source_parameters:,} "
-            f"({facts.parameters / facts.source_parameters:.1%}).{earlier}"
-        )
-    return f"`{facts.source}` ({facts.parameters:,} parameters), trained further after {_PAPER}.{earlier}"
+    if facts.selection is None:
+        return f"`{facts.source}` ({facts.parameters:,} parameters), trained further after {_PAPER}.{earlier}"
+    size = (
+        f"It has {facts.parameters:,} parameters of the source's {facts.source_parameters:,} "
+        f"({facts.parameters / facts.source_parameters:.1%})."
+    )
+    learned = facts.selection.criterion == _LEARNED
+    how = (
+        f"with learned gates, after {_PAPER}"
+        if learned
+        else f"at {_chosen(facts.selection)}, without learned gates"
+    )
+    return f"A dense model cut out of `{facts.source}` by structured pruning {how}. {size}{earlier}"
+
+
+def _chosen(selection: Selection) -> str:
+    if selection.criterion == "random":
+        return "units that were drawn by lot"
+    return f"the units that rank highest by {selection.meaning} (`{selection.criterion}`)"
 
 
 def _shape_table(facts: ModelFacts) -> str:
@@ -106,21 +140,55 @@ def _shape_table(facts: ModelFacts) -> str:
 def _recipe(facts: ModelFacts) -> str:
     lines = [
         f"- source: `{facts.source}`, fingerprint `{facts.source_fingerprint[:16]}`",
-        f"- trained for {facts.step:,} steps on {facts.tokens:,} tokens",
-        f"- domains: {', '.join(facts.domains) or 'not recorded'}",
+        *([f"- units: {_units(facts.selection, facts.step, facts.tokens)}"] if facts.selection else []),
+        f"- {_training(facts)}",
+        *(f"- before that, `{recipe.get('name')}`: {_earlier(recipe)}" for recipe in facts.earlier),
         f"- weights stored in {facts.dtype}",
         "- all of it, for programs: `recipe.json`"
-        + ("; the gates and the units they kept: `gates.safetensors`" if _pruned(facts) else ""),
+        + (f"; the gates and the units they kept: `{facts.gates}`, `gates.json`" if facts.selection else ""),
     ]
     return "\n".join(lines)
 
 
+def _units(selection: Selection, step: int, tokens: int) -> str:
+    if selection.criterion == _LEARNED:
+        return (
+            f"chosen by gates that learned for {step:,} steps on {tokens:,} tokens, jointly with the weights"
+        )
+    if selection.data_fingerprint is None:
+        return _chosen(selection)
+    if selection.tokens is None:
+        amount = "text (how much was not recorded)"
+    else:
+        amount = f"{selection.tokens:,} tokens ({selection.sequences:,} sequences)"
+    return (
+        f"{_chosen(selection)}, measured on {amount} of prepared data with the fingerprint "
+        f"`{selection.data_fingerprint[:16]}`"
+    )
+
+
+def _training(facts: ModelFacts) -> str:
+    if facts.step == 0:
+        return "training: none, its weights are those of the source"
+    domains = ", ".join(facts.domains) or "domains that were not recorded"
+    return f"training: {facts.step:,} steps on {facts.tokens:,} tokens of {domains}"
+
+
+def _earlier(recipe: Mapping[str, Any]) -> str:
+    """One line of what a ``recipe.json`` says, of this version or of one before it."""
+    shape = ", ".join(f"{name}={size}" for name, size in recipe.get("shape", {}).items())
+    step, tokens, selection = recipe.get("step", 0), recipe.get("tokens", 0), recipe.get("selection")
+    trained = f"{step:,} steps on {tokens:,} tokens" if step else "no training"
+    chosen = f"; units: {_units(Selection(**selection), step, tokens)}" if selection else ""
+    return f"{shape}; {trained}{chosen}"
+
+
 def _losses(facts: ModelFacts) -> str:
     if not facts.losses:
-        return "No validation losses were recorded in the checkpoint."
+        return "None were measured: this model was not validated when it was written."
     when = (
         "of the gated model at this step, before the cut at exactly the target"
-        if _pruned(facts)
+        if facts.selection
         else "at this step"
     )
     rows = [f"| {domain} | {loss:.4f} |" for domain, loss in facts.losses.items()]
@@ -139,17 +207,29 @@ def _verification(facts: ModelFacts) -> str:
     return "\n".join(lines)
 
 
-def _deviations(facts: ModelFacts) -> str:
-    return (
-        "Made with `shear_lit`, which differs from the paper's text and from its authors' release in numbered points; "
-        "its `docs/deviations.md` gives the reason, the measured effect and the switch of each. Those that touch "
-        "weights: gates act on the embedding in training as they do in the cut (D2), and are folded into the last "
-        "norm or the head once (D3)."
+def _clients(facts: ModelFacts) -> str:
+    if not facts.clients:
+        return "None was tried with models of this kind. `shear-lit verify <this directory>` tries those you have."
+    return "\n".join(
+        [
+            "Small models of this kind, cut on all axes, were loaded with these programs, and their logits compared "
+            "(`shear-lit verify <this directory>` does so with this one):",
+            "",
+            *(f"- {line}" for line in facts.clients),
+        ]
     )
 
 
+_DEVIATIONS = (
+    "Made with `shear_lit`, which differs from the paper's text and from its authors' release in numbered points; "
+    "its `docs/deviations.md` gives the reason, the measured effect and the switch of each. Those that touch "
+    "weights: gates act on the embedding in training as they do in the cut (D2), and are folded into the last "
+    "norm or the head once (D3)."
+)
+
+
 def _use(facts: ModelFacts) -> str:
-    after = "It was only pruned: continue its pre-training before judging it. " if _pruned(facts) else ""
+    after = "It was only pruned: continue its pre-training before judging it. " if facts.selection else ""
     return (
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

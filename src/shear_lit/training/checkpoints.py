@@ -50,6 +50,8 @@ class CheckpointFacts:
     """The axes that have gates."""
     exact: ExactSize | None = None
     """What the gates are held to, where their size is exact."""
+    keep_layer_period: bool = False
+    """Whether the blocks that are kept alternate as the family's do."""
     step: int
     """Optimizer steps taken."""
     tokens: int
@@ -64,13 +66,15 @@ class CheckpointFacts:
         entry = {
             name: value
             for name, value in asdict(self).items()
-            if name not in ("target", "axes", "exact", "domains")
+            if name not in ("target", "axes", "exact", "keep_layer_period", "domains")
         }
         pruning: dict[str, Any] | None = None
         if self.target is not None:
             pruning = {"target": self.target.to_dict(), "axes": [axis.value for axis in self.axes]}
         if pruning is not None and self.exact is not None:
             pruning["exact"] = self.exact.to_entry()
+        if pruning is not None and self.keep_layer_period:
+            pruning["keep_layer_period"] = True
         return {"format": FORMAT, **entry, "pruning": pruning, "data": {"domains": self.domains}}
 
     @classmethod
@@ -94,6 +98,7 @@ class CheckpointFacts:
                 target=None if pruning is None else ModelShape(**pruning["target"]),
                 axes=() if pruning is None else tuple(Axis(axis) for axis in pruning["axes"]),
                 exact=ExactSize.from_entry(pruning["exact"]) if pruning and "exact" in pruning else None,
+                keep_layer_period=bool(pruning and pruning.get("keep_layer_period", False)),
                 domains=dict(entry["data"].get("domains", {})),
                 losses=dict(entry["losses"]),
             )

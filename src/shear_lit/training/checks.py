@@ -8,10 +8,14 @@ import lightning as L
 
 from shear_lit.data.datamodule import DomainData
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
+from shear_lit.models.clients import Written
+from shear_lit.models.clients import warning as client_warning
 from shear_lit.models.huggingface import config_of, source_fingerprint
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.models.targets import kernel_warnings
+from shear_lit.pruning.periods import check_period
 from shear_lit.pruning.scores import read_scores
+from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.errors import RunError
 from shear_lit.training.module import ShearingModule
@@ -117,7 +121,17 @@ def _check_durations(module: ShearingModule, trainer: L.Trainer) -> None:
 def _check_pruning(module: ShearingModule) -> None:
     if module.pruning is None:
         return
-    for warning in kernel_warnings(module.pruning.shape):
+    if module.pruning.keep_layer_period:
+        check_period(module.source_config, module.pruning.shape, key="model.pruning.keep_layer_period")
+    written = Written(
+        config=module.source_config,
+        shape=module.pruning.shape,
+        period_kept=module.family.period is None
+        or Axis.LAYERS not in module.axes
+        or module.pruning.keep_layer_period,
+    )
+    who_reads = client_warning(written)
+    for warning in [*kernel_warnings(module.pruning.shape), *([who_reads] if who_reads else [])]:
         _log.warning("WARNING: %s", warning)
     if module.pruning.initial_scores is not None:
         scores = read_scores(module.pruning.initial_scores)

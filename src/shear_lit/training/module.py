@@ -234,6 +234,7 @@ class ShearingModule(L.LightningModule):
             target=None if self.pruning is None else self.pruning.target,
             axes=self.axes,
             exact=self.exact_size(),
+            keep_layer_period=self.pruning is not None and self.pruning.keep_layer_period,
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},

@@ -1,0 +1,85 @@
+"""``recipe.json`` beside a model: what its card says, for programs, and the recipes of what it was made from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from shear_lit import __version__
+from shear_lit.reporting.model_card import ModelFacts, Selection
+from shear_lit.theory.shape import ModelShape
+
+RECIPE = "recipe.json"
+FORMAT = 2
+"""What is written; format 1 did not say how units were chosen."""
+_ELSEWHERE = ("earlier", "clients")
+"""Facts that are found anew: the recipes of the source stand whole, and what programs read changes with them."""
+
+
+def recipe_file(facts: ModelFacts, **more: Any) -> str:
+    """The content of the file; ``more`` are facts that no card shows."""
+    entries = {name: value for name, value in asdict(facts).items() if name not in _ELSEWHERE}
+    source = dict(facts.earlier[0]) if facts.earlier else None
+    whole = {"format": FORMAT, "shear_lit": __version__, **entries, **more, "source_recipe": source}
+    return json.dumps(whole, indent=1) + "\n"
+
+
+class RecipeError(ValueError):
+    """A recipe that was damaged."""
+
+
+def read_recipe(directory: Path) -> dict[str, Any] | None:
+    """The recipe of a model that this package wrote, in either format; None where there is none.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    file = directory / RECIPE
+    if not file.is_file():
+        return None
+    try:
+        recipe = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        recipe, why = None, str(error)
+    else:
+        why = "it is no mapping"
+    if not isinstance(recipe, dict):
+        raise RecipeError(
+            f"{str(file)!r} cannot be read ({why}): it says what the model was made from. Restore it, or remove it."
+        )
+    return recipe
+
+
+def recipes(directory: Path) -> tuple[dict[str, Any], ...]:
+    """The recipe of a model, that of its source, and so on, as far as there are any."""
+    found, recipe = [], read_recipe(directory)
+    while recipe is not None:
+        found.append(recipe)
+        recipe = recipe.get("source_recipe")
+    return tuple(found)
+
+
+def facts_of(
+    recipe: Mapping[str, Any], *, selection: Selection | None, gates: str, clients: tuple[str, ...]
+) -> ModelFacts:
+    """The facts that a recipe holds; ``selection`` is how units were chosen, which format 1 lacks.
+
+    Raises:
+        KeyError, TypeError: it lacks others.
+    """
+    earlier, source = [], recipe.get("source_recipe")
+    while source is not None:
+        earlier.append(source)
+        source = source.get("source_recipe")
+    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "gates"}
+    entries = {name: recipe[name] for name in stored}
+    shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
+    lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
+    return ModelFacts(
+        **{**entries, **shapes, **lists},
+        earlier=tuple(earlier),
+        selection=selection,
+        gates=gates,
+        clients=clients,
+    )
