@@ -146,7 +146,7 @@ def ask(
     with tempfile.TemporaryDirectory(prefix="shear-lit-client-") as scratch:
         if answers is None:
             answers = Path(scratch) / "answers.jsonl"
-        begun = len(_read(answers))
+        begun = len(read_answers(answers))
         todo = Path(scratch) / "jobs.jsonl"
         todo.write_text("".join(job.to_line() for job in jobs), encoding="utf-8")
         end = _run(
@@ -154,7 +154,7 @@ def ask(
             Path(scratch) / "log",
             SECONDS_TO_START + (seconds_per_job + 10) * len(jobs),
         )
-        found = [_answer(entry) for entry in _read(answers)[begun:]][: len(jobs)]
+        found = read_answers(answers)[begun:][: len(jobs)]
     missing = [Answer(directory=job.directory, error=end) for job in jobs[len(found) :]]
     return [*found, *missing]
 
@@ -194,18 +194,16 @@ def _environment() -> Mapping[str, str]:
     return {**kept, **_OFFLINE}
 
 
-def _read(answers: Path) -> list[dict[str, Any]]:
-    if not answers.is_file():
+def read_answers(file: Path) -> list[Answer]:
+    """The answers in a file; none, where there is no file."""
+    if not file.is_file():
         return []
     found = []
-    for line in answers.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            entry = json.loads(line)
+            entry: dict[str, Any] = json.loads(line)
         except ValueError:  # half a line: the program was killed while it wrote
             continue
-        found.append(entry)
+        known = {name: value for name, value in entry.items() if name in Answer.__dataclass_fields__}
+        found.append(Answer(**known))
     return found
-
-
-def _answer(entry: dict[str, Any]) -> Answer:
-    return Answer(**{name: value for name, value in entry.items() if name in Answer.__dataclass_fields__})
