@@ -231,7 +231,20 @@ def unsafe_code(source: Path) -> list[str]:
     return found
 
 
+def clients_that_need_the_package(source: Path) -> list[str]:
+    """What runs in a client's interpreter finds neither this package nor a file beside it."""
+    found = []
+    for path in [*source.glob("evaluation/clients/in_*.py"), *source.glob("evaluation/clients/answering.py")]:
+        beside = {other.stem for other in path.parent.glob("*.py")}
+        for imported in imports(path, source):
+            first = imported.module.partition(".")[0]
+            if first == PACKAGE or first in beside:
+                found.append(f"{where(path, source, imported.line)}: imports {imported.path}")
+    return found
+
+
 RULES = [
+    clients_that_need_the_package,
     imports_that_point_up,
     frameworks_outside_their_rooms,
     modules_with_vague_names,
@@ -251,6 +264,12 @@ def test_rules_look_at_every_file_of_the_package():
 
 
 BAD = {
+    clients_that_need_the_package: [
+        ("evaluation/clients/in_vllm.py", "from shear_lit.theory import shape"),
+        ("evaluation/clients/in_vllm.py", "from . import asking"),
+        ("evaluation/clients/in_vllm.py", "def late():\n    import in_vllm"),
+        ("evaluation/clients/answering.py", "import importlib\nimportlib.import_module('shear_lit.cli')"),
+    ],
     imports_that_point_up: [
         ("theory/gates.py", "from shear_lit.models import family"),
         ("theory/gates.py", "from shear_lit import models"),
@@ -320,6 +339,10 @@ BAD = {
     ],
 }
 GOOD = {
+    clients_that_need_the_package: [
+        ("evaluation/clients/in_vllm.py", "import vllm\nimport numpy as np\nfrom pathlib import Path"),
+        ("evaluation/clients/asking.py", "from shear_lit.theory import shape"),
+    ],
     imports_that_point_up: [
         (
             "pruning/attach.py",

@@ -21,7 +21,7 @@ from shear_lit.training import module
 from shear_lit.training.checkpoints import CheckpointFacts
 
 SHAPE = dict(layers=3, hidden=32, query_heads=8, kv_heads=2, intermediate=48)
-COMMANDS = ("fit", "validate", "prepare", "reference", "export", "evaluate", "rank", "gates")
+COMMANDS = ("fit", "validate", "prepare", "reference", "export", "evaluate", "rank", "gates", "verify")
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,7 @@ def test_top_level_help_has_a_line_for_every_command(capsys):
         (["reference", "measure"], ["--source", "Directory that `shear-lit prepare` wrote"]),
         (["export"], ["--checkpoint", "What to store the weights in"]),
         (["evaluate"], ["--micro_batch", "Sequences of one forward pass"]),
+        (["verify"], ["--python", "Interpreter of the environment that has the client"]),
         (["rank"], ["--criterion", "block influence for layers"]),
         (["gates"], ["--other", "to compare with"]),
     ],

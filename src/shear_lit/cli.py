@@ -25,6 +25,7 @@ from shear_lit.commands.mistakes import CommandParser, OneLineErrors, UsageError
 from shear_lit.commands.prepare import prepare
 from shear_lit.commands.rank import rank
 from shear_lit.commands.reference import measure
+from shear_lit.commands.verify import verify
 from shear_lit.data.datamodule import DomainData
 from shear_lit.training.checks import check_precision, check_run, check_strategy
 from shear_lit.training.console import StepBar
@@ -44,6 +45,10 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
     "reference": ({"measure": measure}, "reference losses for the mixture: measured on a model"),
     "export": (export, "checkpoint, or scores, to a verified Hugging Face directory of exactly a shape"),
     "evaluate": (evaluate, "domain losses of a Hugging Face directory"),
+    "verify": (
+        verify,
+        "load a Hugging Face directory in the clients people use, and compare what they compute",
+    ),
     "rank": (rank, "order a model's units by importance, without training"),
     "gates": (gates, "which units a cut keeps, and how far two cuts agree"),
     "demo": (demo, "all of it, small, on a real model and real text, with nothing to configure"),
@@ -55,6 +60,8 @@ _INSTEAD: dict[tuple[str, str], Callable[..., Any]] = {
 """Commands that a flag turns into another one, with keys of its own."""
 _POSITIONAL = ("data",)
 """Commands whose needed arguments are given without their names."""
+_PLACES = {"gates": ("directory", "other"), "verify": ("directory",)}
+"""Keys whose values may also be given without them, before any flag."""
 
 
 _UNSAID = (
@@ -263,6 +270,8 @@ def _run(arguments: list[str]) -> None:
         )
         if result is not None:
             print(result)
+        if getattr(result, "exit_code", 0):  # the command did its work, and found something wrong
+            raise SystemExit(result.exit_code)
     else:
         print(usage(), file=sys.stderr)
         print(f"error: {name!r} is no command. Use one of those above.", file=sys.stderr)
@@ -276,11 +285,11 @@ def _chosen(name: str, flags: list[str]) -> Callable[..., Any] | dict[str, Any]:
 
 def _flags(arguments: list[str]) -> list[str]:
     """Let ``--fast`` alone mean ``--fast=true``, ``--from-mds`` what ``--from_mds`` does, and ``gates A B`` compare."""
-    if arguments[0] == "gates":
+    if arguments[0] in _PLACES:
         places = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[1:]))
-        keys = ("directory", "other")[: len(places)]  # the parser refuses what is given beyond
+        keys = _PLACES[arguments[0]][: len(places)]  # the parser refuses what is given beyond
         named = [f"--{key}={place}" for key, place in zip(keys, places[: len(keys)], strict=True)]
-        return ["gates", *named, *arguments[1 + len(named) :]]
+        return [arguments[0], *named, *arguments[1 + len(named) :]]
     arguments = [re.sub(r"^--from-mds(?=$|[.=])", "--from_mds", word) for word in arguments]
     alone = {
         index

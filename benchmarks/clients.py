@@ -1,0 +1,423 @@
+"""Which clients read what this package writes, and compute the same? Every cell is a source, its export, and a client.
+
+    python benchmarks/clients.py --work runs/clients --environments .clients
+
+A directory of ``--environments`` is the virtual environment of the client that it is named after (``vllm``,
+``llama.cpp``, ``transformers-4.57``, ...); ``make clients`` builds them. transformers is asked in this interpreter,
+too. Sources are written by transformers 4.57 (its environment is needed) and by this interpreter's, with random
+weights; all five axes are cut by `shear-lit export --gates`. A client's logits of the source are compared with the
+writer's, and those of the export with the ones that stock transformers has of it here.
+
+What is done is not done again: sources stay as long as their description does, exports and answers as long as the
+package's code does. ``--results`` writes the table with every cell's figure, ``--table`` the compact one that the
+package reads. Prints one JSON line.
+"""
+
+import argparse
+import datetime
+import hashlib
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import client_sources
+from client_cells import FAMILIES, SCALED, TOKENS, Cell, Source, all_cells
+from machine import machine
+from shear_lit.commands.demo.cache import default_cache
+from shear_lit.commands.demo.source import fetch_source
+from shear_lit.commands.export import export
+from shear_lit.evaluation.clients.asking import (
+    CLIENTS,
+    Answer,
+    ClientName,
+    Job,
+    ask,
+    check_installed,
+    read_answers,
+)
+from shear_lit.evaluation.clients.comparison import TOLERANCE, Expected, difference
+from shear_lit.models.huggingface import read_model, source_fingerprint
+from shear_lit.pruning.gates import keyed_uniform
+from shear_lit.pruning.scores import Origin, scores_file
+from shear_lit.theory.shape import Axis
+
+REPOSITORY = Path(__file__).parent.parent
+SMALL_VOCABULARY = 512
+SECONDS_PER_JOB = 180.0
+READS, REFUSES, WRONG = "reads", "refuses", "wrong"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A client in an interpreter."""
+
+    name: str
+    """What the tables call it: the client and, of transformers, its version."""
+    client: ClientName
+    python: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a client made of one directory."""
+
+    verdict: str
+    figure: float | None = None
+    said: str = ""
+
+    def __str__(self) -> str:
+        if self.figure is None:
+            return f"{self.verdict}: {self.said}" if self.said else self.verdict
+        return f"{self.verdict} {self.figure:.1e}"
+
+
+class Work:
+    """The places of what is kept between runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.sources = self.root / "sources"
+        self.exports = self.root / f"exports-{_hash(*sorted((REPOSITORY / 'src').rglob('*.py')))}"
+        self.answers = self.root / "answers"
+        for directory in (self.sources, self.exports, self.answers):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def small_tokenizer(self) -> Path:
+        """A SentencePiece model of few pieces, trained on syllables: small logits, and taken by every converter."""
+        import sentencepiece
+
+        file = self.root / "tokenizer.model"
+        if not file.exists():
+            lot, model = random.Random(0), io.BytesIO()
+            syllables = [first + second for first in "bcdfghklmnprstvw" for second in "aeiou"]
+            words = ["".join(lot.choices(syllables, k=lot.randint(1, 4))) for _ in range(900)]
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(" ".join(lot.choices(words, k=20)) for _ in range(2000)),
+                model_writer=model,
+                vocab_size=SMALL_VOCABULARY,
+                model_type="bpe",
+                byte_fallback=True,
+                num_threads=1,
+                minloglevel=2,
+            )
+            file.write_bytes(model.getvalue())
+        return file
+
+    @cached_property
+    def large_tokenizer(self) -> tuple[Path, ...]:
+        """SmolLM2's, whose way of splitting llama.cpp's converter knows, in the form that every transformers reads."""
+        directory = self.root / "smollm2-tokenizer"
+        if not directory.exists():
+            directory.mkdir()
+            shutil.copy(fetch_source(default_cache()) / "tokenizer.json", directory)
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192}
+            (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+        return tuple(sorted(directory.iterdir()))
+
+    def source(self, source: Source) -> dict[str, Any]:
+        """A line for ``client_sources.py``."""
+        if FAMILIES[source.family].sentencepiece:
+            files, vocabulary = (self.small_tokenizer,), SMALL_VOCABULARY
+        else:
+            files = self.large_tokenizer
+            pieces = json.loads(files[0].read_text(encoding="utf-8"))["model"]["vocab"]
+            vocabulary = 1 + max(pieces.values())
+        described = {
+            "model_type": source.family,
+            "entries": source.entries(vocabulary),
+            "files": [str(file) for file in files],
+            "tokens": probe_tokens(vocabulary),
+        }
+        name = f"{source}-{_hash(Path(client_sources.__file__), extra=json.dumps(described, default=str))}"
+        return {
+            "directory": str(self.sources / name),
+            "logits": str(self.sources / f"{name}.npy"),
+            **described,
+        }
+
+    def export(self, cell: Cell) -> Path:
+        return self.exports / str(cell)
+
+
+def _hash(*files: Path, extra: str = "") -> str:
+    digest = hashlib.sha256(extra.encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def probe_tokens(vocabulary: int) -> list[int]:
+    lot = random.Random(1)
+    return [lot.randrange(3, vocabulary) for _ in range(TOKENS)]
+
+
+def write_sources(work: Work, sources: list[Source], writers: dict[str, str]) -> None:
+    """Have each version of transformers write its own."""
+    for writer, python in writers.items():
+        lines = [json.dumps(work.source(source)) + "\n" for source in sources if source.writer == writer]
+        jobs = work.root / f"sources-{writer}.jsonl"
+        jobs.write_text("".join(lines), encoding="utf-8")
+        subprocess.run([python, "-P", client_sources.__file__, str(jobs)], check=True)
+
+
+def write_export(work: Work, cell: Cell) -> None:
+    """Cut the source to the target, and keep the logits that stock transformers has of the result; or why not."""
+    output = work.export(cell)
+    logits, failure, scores = (output.with_name(f"{cell}{end}") for end in (".npy", ".error", ".scores"))
+    if logits.exists() or failure.exists():
+        return
+    shutil.rmtree(output, ignore_errors=True)
+    source = work.source(cell.source)
+    shape = cell.source.shape
+    importance = keyed_uniform(shape, tuple(Axis), key=(1, 0, 0))
+    importance[Axis.LAYERS] = torch.zeros(shape.layers)
+    importance[Axis.LAYERS][list(cell.kept_layers)] = 1.0
+    origin = Origin(
+        source=source["directory"],
+        source_fingerprint=source_fingerprint(source["directory"]),
+        source_shape=shape,
+        criterion="random",
+    )
+    scores.write_bytes(scores_file(importance, origin))
+    try:
+        export(gates=str(scores), output=str(output), target=cell.target)
+        model = read_model(str(output), dtype=torch.float32, attention="eager").eval()
+    except ValueError as error:
+        failure.write_text(" ".join(str(error).split()), encoding="utf-8")
+        return
+    np.save(logits, client_sources.logits_of(model, source["tokens"]))
+
+
+def environments(directory: Path | None, only: list[str] | None) -> list[Environment]:
+    """This interpreter's transformers, and a client for every environment that is named after one."""
+    places = {"transformers": sys.executable}
+    if directory is not None:
+        places |= {path.parent.parent.name: str(path) for path in sorted(directory.glob("*/bin/python"))}
+    found = []
+    for name, python in places.items():
+        client: Any = name.partition("-")[0]
+        if client in CLIENTS and (only is None or name in only):
+            found.append(Environment(name, client, python, check_installed(client, python)))
+    missing = set(only or ()) - {environment.name for environment in found}
+    if missing:
+        raise SystemExit(f"--clients {' '.join(sorted(missing))}: no such environment in {directory}")
+    return found
+
+
+def ask_client(work: Work, environment: Environment, wanted: dict[str, list[int]]) -> dict[str, Answer]:
+    """The answers of a client for every directory, old ones first."""
+    file = work.answers / f"{environment.name}-{environment.version}.jsonl"
+    answered = {answer.directory for answer in read_answers(file)}
+    jobs = [
+        Job(
+            directory=directory,
+            tokens=[tokens],
+            logits=str(work.answers / f"{environment.name}-{_hash(extra=directory)}.npy"),
+        )
+        for directory, tokens in wanted.items()
+        if directory not in answered
+    ]
+    if jobs:
+        ask(environment.client, environment.python, jobs, answers=file, seconds_per_job=SECONDS_PER_JOB)
+    return {answer.directory: answer for answer in read_answers(file)}
+
+
+def outcome(answer: Answer | None, logits: Path) -> Outcome:
+    """What one answer is worth."""
+    if answer is None:
+        return Outcome(verdict=REFUSES, said="its program ended before it answered")
+    if answer.error is not None:
+        return Outcome(verdict=REFUSES, said=answer.error.partition(". ")[0])
+    figure = difference(answer, Expected(logits=np.load(logits))).figure
+    return Outcome(verdict=READS if figure <= TOLERANCE else WRONG, figure=figure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A cell in one client."""
+
+    cell: Cell
+    environment: Environment
+    source: Outcome
+    export: Outcome
+
+
+def rows_of(work: Work, cells: list[Cell], environment: Environment) -> Iterator[Row]:
+    """All cells in one client."""
+    sources = {cell.source: work.source(cell.source) for cell in cells}
+    wanted = {line["directory"]: line["tokens"] for line in sources.values()}
+    written = [cell for cell in cells if work.export(cell).is_dir()]
+    wanted |= {str(work.export(cell)): sources[cell.source]["tokens"] for cell in written}
+    answers = ask_client(work, environment, wanted)
+    for cell in cells:
+        line, output = sources[cell.source], work.export(cell)
+        failure = output.with_name(f"{cell}.error")
+        yield Row(
+            cell=cell,
+            environment=environment,
+            source=outcome(answers.get(line["directory"]), Path(line["logits"])),
+            export=Outcome(verdict="not exported", said=failure.read_text(encoding="utf-8"))
+            if failure.exists()
+            else outcome(answers.get(str(output)), output.with_name(f"{cell}.npy")),
+        )
+
+
+def compact(rows: list[Row]) -> list[dict[str, Any]]:
+    """One entry for each family, rope, width, kinds of blocks and client: the worst over who wrote the source."""
+    order = [READS, "not exported", REFUSES, WRONG]
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        cell = row.cell
+        windowed = ("windowed",) if cell.source.windowed else ("",)
+        key = (cell.source.family, cell.source.rope, cell.width, cell.period, row.environment.name, *windowed)
+        groups[key].append(row)
+    entries = []
+    for (family, rope, width, period, client, windowed), group in groups.items():
+        source, worst = (
+            max(
+                (getattr(row, what) for row in group),
+                key=lambda found: (order.index(found.verdict), found.figure or 0),
+            )
+            for what in ("source", "export")
+        )
+        entries.append(
+            {
+                "family": family,
+                "rope": _kind_of_rope(family, rope),
+                "width": width,
+                "period": period,
+                "windowed": bool(windowed),
+                "client": client,
+                "version": group[0].environment.version,
+                "source": source.verdict,
+                "export": worst.verdict,
+                "figure": None if worst.figure is None else float(f"{worst.figure:.2g}"),
+                "said": worst.said,
+            }
+        )
+    return entries
+
+
+def _kind_of_rope(family: str, rope: str) -> str:
+    return str(FAMILIES[family].scaling["rope_type"]) if rope == SCALED else "default"
+
+
+def write_table(file: Path, rows: list[Row]) -> None:
+    """The table that the package reads: one line for each entry."""
+    lines = ",\n".join(f"  {json.dumps(entry)}" for entry in compact(rows))
+    file.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def write_results(file: Path, rows: list[Row], facts: dict[str, Any]) -> None:
+    """The page with every cell's figure."""
+    names = list(dict.fromkeys(row.environment.name for row in rows))
+    versions = {row.environment.name: row.environment.version for row in rows}
+    by_cell: dict[Cell, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        by_cell[row.cell][row.environment.name] = row
+    notes: dict[str, int] = {}
+
+    def shown(found: Outcome) -> str:
+        if not found.said:
+            return str(found)
+        number = notes.setdefault(found.said, len(notes) + 1)
+        return f"{found.verdict} [{number}]"
+
+    lines = [
+        "# Clients: who reads what is written, and computes the same",
+        "",
+        f"Command: `{facts['command']}`; commit {facts['commit']}, {facts['date']}.",
+        f"{facts['cores']} cores, {facts['processor']}; torch {facts['torch']}. "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + f". {facts['seconds']:.0f} seconds for what was not done before.",
+        "",
+        f"Figures: max |difference| of float32 logits over {TOKENS} tokens, as a fraction of the largest logit; up to "
+        f"{TOLERANCE:g} a client `reads` it, else it is silently `wrong`. Before the stroke the source, against its "
+        f"writer's logits; after it the export, against stock transformers here. llama.cpp and others that tell "
+        f"log-probabilities are compared in those. Weights are random; all five axes are cut.",
+        "",
+        "| source (family, rope, written by) | hidden / heads | blocks | " + " | ".join(names) + " |",
+        "|---" * (3 + len(names)) + "|",
+    ]
+    for cell, found in by_cell.items():
+        source = cell.source
+        rope = _kind_of_rope(source.family, source.rope)
+        width = "= head size" if cell.width == "equal" else "≠ head size"
+        columns = [f"{shown(found[name].source)} / {shown(found[name].export)}" for name in names]
+        lines.append(
+            f"| {source.family}, {rope}, {source.writer} | {width} | {cell.period} | {' | '.join(columns)} |"
+        )
+    lines += ["", *(f"[{number}] {said}  " for said, number in notes.items())]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def facts_of(seconds: float) -> dict[str, Any]:
+    """What the page says of the run."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=REPOSITORY
+    ).stdout.strip()
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return {
+        **machine(),
+        "command": f"python benchmarks/{' '.join(words)}",
+        "commit": commit or "unknown",
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "seconds": seconds,
+    }
+
+
+def summary(rows: list[Row]) -> dict[str, dict[str, int]]:
+    """How often each client did what with exports, and with exports of sources that it reads."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in rows:
+        counts[row.environment.name][row.export.verdict] += 1
+        if row.source.verdict == READS and row.export.verdict != READS:
+            counts[row.environment.name]["worse than its source"] += 1
+    return {name: dict(found) for name, found in counts.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="where everything is kept between runs")
+    parser.add_argument("--environments", type=Path, help="virtual environments named after clients")
+    parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--clients", nargs="+", help="names of environments, and transformers; default: all")
+    parser.add_argument("--results", type=Path, help="page to write, with every cell")
+    parser.add_argument("--table", type=Path, help="JSON table to write, for the package")
+    options = parser.parse_args()
+    begun = time.perf_counter()
+    work, cells = Work(options.work), all_cells(options.families)
+    old = (options.environments or Path(".clients")) / "transformers-4.57" / "bin" / "python"
+    asked = environments(options.environments, options.clients)
+    writers = {"4.57": str(old), "5": sys.executable}
+    write_sources(work, sorted({cell.source for cell in cells}), writers)
+    for cell in cells:
+        write_export(work, cell)
+    rows = [row for environment in asked for row in rows_of(work, cells, environment)]
+    facts = facts_of(time.perf_counter() - begun)
+    if options.results:
+        write_results(options.results, rows, facts)
+    if options.table:
+        write_table(options.table, rows)
+    print(json.dumps({"benchmark": "clients", "cells": len(cells), "exports": summary(rows), **facts}))
+
+
+if __name__ == "__main__":
+    main()
