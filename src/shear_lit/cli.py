@@ -21,6 +21,7 @@ from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
 from shear_lit.commands.from_mds import import_mds
 from shear_lit.commands.gates import gates
+from shear_lit.commands.mend import mend
 from shear_lit.commands.mistakes import CommandParser, OneLineErrors, UsageError, own_message, refusal
 from shear_lit.commands.prepare import prepare
 from shear_lit.commands.rank import rank
@@ -50,6 +51,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | dict[str, Any], str]] = {
         "load a Hugging Face directory in the clients people use, and compare what they compute",
     ),
     "rank": (rank, "order a model's units by importance, without training"),
+    "mend": (mend, "rewrite an export of an earlier version so that all programs read it"),
     "gates": (gates, "which units a cut keeps, and how far two cuts agree"),
     "demo": (demo, "all of it, small, on a real model and real text, with nothing to configure"),
 }
@@ -60,7 +62,7 @@ _INSTEAD: dict[tuple[str, str], Callable[..., Any]] = {
 """Commands that a flag turns into another one, with keys of its own."""
 _POSITIONAL = ("data",)
 """Commands whose needed arguments are given without their names."""
-_PLACES = {"gates": ("directory", "other"), "verify": ("directory",)}
+_PLACES = {"gates": ("directory", "other"), "verify": ("directory",), "mend": ("directory",)}
 """Keys whose values may also be given without them, before any flag."""
 
 

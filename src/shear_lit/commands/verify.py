@@ -25,7 +25,8 @@ from shear_lit.evaluation.clients.reference import (
     unseen_window,
     with_short_window,
 )
-from shear_lit.models.huggingface import SourceError, has_tokenizer, read_config, source_fingerprint
+from shear_lit.models.companions import has_tokenizer
+from shear_lit.models.huggingface import SourceError, read_config, source_fingerprint
 
 
 class VerifyError(ValueError):
