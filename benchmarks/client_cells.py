@@ -47,6 +47,8 @@ class FamilyCells:
 
     scaling: dict[str, Any]
     """Its own kind of scaled rotary embedding, in the names of both versions."""
+    old_scaling: dict[str, Any] | None = None
+    """The kind that 4.57 takes instead."""
     kinds: tuple[str, ...] = (ALIKE,)
     """Kinds of blocks, each with both rotary kinds and both widths."""
     once: tuple[str, ...] = ()
@@ -80,7 +82,13 @@ FAMILIES: dict[str, FamilyCells] = {
         scaling=_YARN, kinds=(KEPT, BROKEN), tied=True, layers=8, kept=(0, 1, 6, 7), broken=(0, 3, 5, 7)
     ),
     # Its norms come after the feed-forward layer, whose output would be lost beside their constant.
-    "olmo2": FamilyCells(scaling=_YARN, sentencepiece=False, tied=True, initializer=0.1),
+    "olmo2": FamilyCells(
+        scaling=_YARN,
+        old_scaling={"type": "linear", "factor": 4.0},
+        sentencepiece=False,
+        tied=True,
+        initializer=0.1,
+    ),
     "gemma2": FamilyCells(
         scaling=_LINEAR, kinds=(KEPT, BROKEN), tied=True, layers=6, kept=(0, 1, 4, 5), broken=(0, 2, 3, 5)
     ),
@@ -118,6 +126,19 @@ class Source:
             layers=facts.layers, hidden=heads * HEAD, query_heads=heads, kv_heads=kv_heads, intermediate=256
         )
 
+    @property
+    def kind_of_rope(self) -> str:
+        """As configs call it."""
+        scaling = self._scaling or {"rope_type": "default"}
+        return str(scaling.get("rope_type") or scaling["type"])
+
+    @property
+    def _scaling(self) -> dict[str, Any] | None:
+        facts = FAMILIES[self.family]
+        if self.rope == PLAIN:
+            return None
+        return facts.old_scaling if facts.old_scaling and self.writer == "4.57" else facts.scaling
+
     def entries(self, vocabulary: int) -> dict[str, Any]:
         """The entries of the config, as the version that writes it names them."""
         facts, shape = FAMILIES[self.family], self.shape
@@ -138,7 +159,7 @@ class Source:
             entries |= {"layer_norm_eps": 1e-3, "use_parallel_residual": True}
         else:
             entries |= {"num_key_value_heads": shape.kv_heads, "rms_norm_eps": 1e-3}
-        if self.family in ("qwen3", "gemma2", "gemma3_text"):  # theirs is explicit
+        if self.family in ("mistral", "qwen3", "gemma2", "gemma3_text"):  # theirs is explicit
             entries["head_dim"] = HEAD
         return entries | self._kinds() | self._rope()
 
@@ -155,7 +176,7 @@ class Source:
         return {}
 
     def _rope(self) -> dict[str, Any]:
-        scaling = FAMILIES[self.family].scaling if self.rope == SCALED else None
+        scaling = self._scaling
         partial = {"gpt_neox": 0.5, "phi3": 0.75 if self.rope == PLAIN else 1.0}.get(self.family)
         entries = (
             self._old_rope(scaling, partial) if self.writer == "4.57" else self._new_rope(scaling, partial)

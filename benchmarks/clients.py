@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 import client_sources
-from client_cells import FAMILIES, SCALED, TOKENS, Cell, Source, all_cells
+from client_cells import FAMILIES, TOKENS, Cell, Source, all_cells
 from machine import machine
 from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.demo.source import fetch_source
@@ -284,7 +284,14 @@ def compact(rows: list[Row]) -> list[dict[str, Any]]:
     for row in rows:
         cell = row.cell
         windowed = ("windowed",) if cell.source.windowed else ("",)
-        key = (cell.source.family, cell.source.rope, cell.width, cell.period, row.environment.name, *windowed)
+        key = (
+            cell.source.family,
+            cell.source.kind_of_rope,
+            cell.width,
+            cell.period,
+            row.environment.name,
+            *windowed,
+        )
         groups[key].append(row)
     entries = []
     for (family, rope, width, period, client, windowed), group in groups.items():
@@ -298,7 +305,7 @@ def compact(rows: list[Row]) -> list[dict[str, Any]]:
         entries.append(
             {
                 "family": family,
-                "rope": _kind_of_rope(family, rope),
+                "rope": rope,
                 "width": width,
                 "period": period,
                 "windowed": bool(windowed),
@@ -311,10 +318,6 @@ def compact(rows: list[Row]) -> list[dict[str, Any]]:
             }
         )
     return entries
-
-
-def _kind_of_rope(family: str, rope: str) -> str:
-    return str(FAMILIES[family].scaling["rope_type"]) if rope == SCALED else "default"
 
 
 def write_table(file: Path, rows: list[Row]) -> None:
@@ -356,12 +359,10 @@ def write_results(file: Path, rows: list[Row], facts: dict[str, Any]) -> None:
     ]
     for cell, found in by_cell.items():
         source = cell.source
-        rope = _kind_of_rope(source.family, source.rope)
         width = "= head size" if cell.width == "equal" else "≠ head size"
         columns = [f"{shown(found[name].source)} / {shown(found[name].export)}" for name in names]
-        lines.append(
-            f"| {source.family}, {rope}, {source.writer} | {width} | {cell.period} | {' | '.join(columns)} |"
-        )
+        origin = f"{source.family}, {source.kind_of_rope}, {source.writer}"
+        lines.append(f"| {' | '.join([origin, width, cell.period, *columns])} |")
     lines += ["", *(f"[{number}] {said}  " for said, number in notes.items())]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
