@@ -147,6 +147,10 @@ def test_module_and_console_script_are_one():
             ["model.pruning.target.hidden=23", "query_heads=2", "multiple", "Use hidden=22 or 24"],
         ),
         (
+            ["--model.pruning.keep_layer_period=true"],
+            ["model.pruning.keep_layer_period=true has no effect", "of one kind", "Remove it"],
+        ),
+        (
             ["--model.pruning.axes=[layers,hidden]"],
             ["model.pruning.target.kv_heads", "from 2 to 1", "Add kv_heads to model.pruning.axes"],
         ),

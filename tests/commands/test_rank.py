@@ -17,12 +17,17 @@ from shear_lit.commands.rank import rank
 from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.store import SequenceStore
+from shear_lit.models import clients
+from shear_lit.models.clients import Conditions, Reading, Verdict
+from shear_lit.models.huggingface import source_fingerprint
 from shear_lit.models.llama import llama
+from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve
 from shear_lit.pruning.importance import gate_gradients
-from shear_lit.pruning.scores import ScoresError, ranked_gates, read_scores
+from shear_lit.pruning.scores import Origin, ScoresError, ranked_gates, read_scores, scores_file
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+from tests.toy_families import FORMS, model_of
 
 CRITERIA = ("fisher", "taylor", "activation", "weight", "depth", "random")
 TARGET = ModelShape(layers=2, hidden=24, query_heads=2, kv_heads=1, intermediate=32)
@@ -174,6 +179,9 @@ def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no
         (dict(gates=None, checkpoint="x.ckpt"), ScoresError, ["target has no effect", "Remove it"]),
         (dict(gates=None, target=None, checkpoint="x.ckpt", write_as="mistral"), ScoresError,
          ["write_as=mistral has no effect", "model.pruning.write_as=mistral"]),
+        (dict(gates=None, target=None, checkpoint="x.ckpt", keep_layer_period=True), ScoresError,
+         ["keep_layer_period=true has no effect", "model.pruning.keep_layer_period=true"]),
+        (dict(keep_layer_period=True), ShapeError, ["keep_layer_period=true has no effect", "of one kind"]),
     ],
     ids=lambda part: next(iter(part)) if isinstance(part, dict) else None,
 )  # fmt: skip
@@ -198,6 +206,65 @@ def test_odd_sizes_are_warned_of(tmp_path, scores):
     odd = ModelShape(**{**TARGET.to_dict(), "intermediate": 33})
     result = export(gates=scores("fisher"), output=str(tmp_path / "out"), target=odd)
     assert "WARNING: target intermediate=33 is no multiple of 8" in str(result)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_period_is_kept_where_it_is_asked_for_and_said_where_it_is_not(tmp_path, monkeypatch, caplog, kept):
+    form = next(form for form in FORMS if form.family == "gemma2" and form.tied)
+    network = model_of(form, dtype=torch.float32, num_hidden_layers=6, layer_types=None)
+    network.save_pretrained(tmp_path / "source")
+    shape = family_of(network.config).shape
+    origin = Origin(
+        source=str(tmp_path / "source"),
+        source_fingerprint=source_fingerprint(str(tmp_path / "source")),
+        source_shape=shape,
+        criterion="depth",
+    )
+    first_last = {
+        Axis.LAYERS: torch.arange(6.0)
+    }  # blocks 1 to 5 rank highest: they begin with the last of a period
+    (tmp_path / "scores").write_bytes(scores_file(first_last, origin))
+    wrong = [Reading(
+        conditions=Conditions(family="gemma2", rope="default", width="other", period="broken"),
+        client="llama.cpp", version="1", source=Verdict.READS, export=Verdict.WRONG,
+    )]  # fmt: skip
+    monkeypatch.setattr(clients, "_table", lambda: wrong)
+    target = ModelShape(**{**shape.to_dict(), "layers": 5})
+    with caplog.at_level("INFO"):
+        result = export(
+            gates=str(tmp_path / "scores"),
+            output=str(tmp_path / "out"),
+            target=target,
+            keep_layer_period=kept,
+        )
+    layers = json.loads((tmp_path / "out" / "gates.json").read_text())["kept"]["layers"]
+    assert layers == ([0, 1, 2, 3, 4] if kept else [1, 2, 3, 4, 5])
+    said = "without a word as another model by llama.cpp 1"
+    assert (said in caplog.text) is (said in str(result)) is not kept
+    assert (
+        "llama.cpp 1: computes something else" in (tmp_path / "out" / "README.md").read_text()
+    ) is not kept
+
+
+def test_scores_beside_a_model_may_not_look_like_weights(toy, monkeypatch):
+    for name in ("scores.safetensors", "scores.bin"):
+        with pytest.raises(ScoresError, match="lies in the directory of a model"):
+            rank(str(toy.source()), str(toy.source() / name), "weight")
+        assert not (toy.source() / name).exists()
+
+
+def test_scores_say_how_much_text_they_were_measured_on(scores):
+    origin = read_scores(scores("fisher")).origin
+    assert origin.sequences > 0 and origin.tokens % origin.sequences == 0
+    assert read_scores(scores("weight")).origin.tokens is None
+
+
+def test_card_of_a_ranked_cut_names_its_criterion_and_its_text(tmp_path, scores):
+    export(gates=scores("activation"), output=str(tmp_path / "out"), target=TARGET)
+    card = (tmp_path / "out" / "README.md").read_text()
+    origin = read_scores(scores("activation")).origin
+    assert "without learned gates" in card and "`activation`" in card
+    assert f"{origin.tokens:,} tokens ({origin.sequences:,} sequences)" in card
 
 
 def test_gates_of_two_cuts_are_compared(tmp_path, scores):

@@ -12,7 +12,7 @@ from shear_lit.models.registry import FAMILIES, family_of
 from shear_lit.theory.shape import ModelShape
 from tests.toy_families import FORMS
 
-LLAMA = Conditions(family="llama", rope="llama3", width="equal", period="kept")
+LLAMA = Conditions(family="llama", rope="llama3", width="equal", period="alike")
 GEMMA = Conditions(family="gemma3_text", rope="default", width="equal", period="kept")
 
 
@@ -29,7 +29,7 @@ def table(monkeypatch):
         reading(other, "ctranslate2", Verdict.REFUSES),
         reading(other, "optimum", Verdict.REFUSES),
         reading(replace(other, family="mistral"), "ctranslate2", Verdict.READS),
-        reading(replace(other, family="mistral"), "optimum", Verdict.REFUSES),
+        reading(LLAMA, "optimum", Verdict.READS),
         reading(GEMMA, "llama.cpp", Verdict.READS),
         reading(replace(GEMMA, period="broken"), "llama.cpp", Verdict.WRONG),
         reading(replace(GEMMA, period="broken"), "old", Verdict.WRONG, Verdict.WRONG),
@@ -99,9 +99,9 @@ def test_card_says_what_each_program_does(monkeypatch):
 def test_measured_table_is_read_and_covers_every_family_and_required_program():
     rows = json.loads(files("shear_lit.models").joinpath("clients.json").read_text(encoding="utf-8"))
     found = clients._table()
-    assert len(found) == len(rows) > 0
+    assert len(rows) >= len(found) > 0
     assert {each.conditions.family for each in found} == set(FAMILIES)
-    required = {"transformers", "vllm", "llama.cpp"}
+    required = {"transformers", "transformers-4.57", "vllm", "llama.cpp"}
     for family in FAMILIES:
         assert required <= {each.client for each in found if each.conditions.family == family}, family
 

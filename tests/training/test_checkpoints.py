@@ -78,6 +78,8 @@ def test_facts_survive_their_entry(source):
     for target in (tiny.TARGET, None):
         known = tiny.facts(tiny.config(), directory, target=target)
         assert CheckpointFacts.from_entry(known.to_entry(), "x") == known
+    periodic = tiny.facts(tiny.config(), directory, keep_layer_period=True)
+    assert CheckpointFacts.from_entry(periodic.to_entry(), "x") == periodic
 
 
 def test_missing_checkpoint_is_refused(tmp_path):

@@ -6,7 +6,7 @@ every family, cut on all axes, with the programs themselves, and compares their 
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
 from importlib.resources import files
@@ -42,7 +42,8 @@ class Conditions:
     width: str
     """``equal`` where hidden is heads x head size, otherwise ``other``."""
     period: str
-    """``kept`` where the kinds of its blocks alternate as the family's do, otherwise ``broken``."""
+    """Of its blocks: ``alike``, ``windowed`` (all with a sliding window), or of several kinds, which alternate as the
+    family's do (``kept``) or not (``broken``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Reading:
     """What it makes of models that were cut and written here."""
 
     def __str__(self) -> str:
-        return f"{self.client} {self.version}"
+        return f"{self.client.partition('-')[0]} {self.version}"
 
     @property
     def lost(self) -> bool:
@@ -88,7 +89,7 @@ class Written:
             family=self.config.model_type,
             rope=_rope_kind(self.config),
             width="equal" if equal else "other",
-            period="kept" if self.period_kept else "broken",
+            period=_blocks(self.config) if self.period_kept else "broken",
         )
 
     def ways_out(self) -> Iterator[tuple[str, Conditions]]:
@@ -142,16 +143,17 @@ def _why(written: Written) -> str:
 
 
 def _repair(written: Written) -> str:
-    ways = list(written.ways_out())
+    ways, now = list(written.ways_out()), written.conditions
+    lost = {reading.client for reading in readings(now) if reading.lost}
     for number in (1, 2):
         whole = [
             " with ".join(text for text, _ in chosen)
             for chosen in combinations(ways, number)
-            if not any(reading.lost for reading in readings(_joined(written.conditions, chosen)))
+            if lost <= {each.client for each in readings(_joined(now, chosen)) if each.export is Verdict.READS}
         ]
         if whole:
             return f"Use {' or '.join(whole)} for a model that all of them read."
-    return "No shape changes that."
+    return "No other shape was seen to change that."
 
 
 def _joined(now: Conditions, chosen: tuple[tuple[str, Conditions], ...]) -> Conditions:
@@ -188,6 +190,17 @@ def _head_size(config: PretrainedConfig) -> int:
     return family_of(config).head_size
 
 
+def _blocks(config: PretrainedConfig) -> str:
+    """What kinds of blocks there are, in a model whose kinds alternate as its family's do."""
+    if family_of(config).period is not None:
+        return "kept"
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if "sliding_attention" in kinds and kinds != {"sliding_attention"}:
+        return "kept"
+    windowed = kinds == {"sliding_attention"} or (not kinds and getattr(config, "sliding_window", None))
+    return "windowed" if windowed else "alike"
+
+
 def _rope_kind(config: PretrainedConfig) -> str:
     rope: dict[str, Any] = config.rope_parameters
     return str(rope.get("full_attention", rope)["rope_type"])
@@ -199,15 +212,16 @@ def _listed(names: list[str]) -> str:
 
 @lru_cache(maxsize=1)
 def _table() -> tuple[Reading, ...]:
-    """The measured table."""
+    """The measured table; what could not be written is not in it."""
     rows = json.loads(files(__package__).joinpath("clients.json").read_text(encoding="utf-8"))
     return tuple(
         Reading(
-            conditions=Conditions(**row["conditions"]),
+            conditions=Conditions(**{field.name: row[field.name] for field in fields(Conditions)}),
             client=row["client"],
             version=row["version"],
             source=Verdict(row["source"]),
             export=Verdict(row["export"]),
         )
         for row in rows
+        if row["export"] in tuple(Verdict)
     )

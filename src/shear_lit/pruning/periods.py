@@ -34,8 +34,8 @@ def check_period(config: PretrainedConfig, target: ModelShape, *, key: str) -> N
     if target.layers not in possible:
         listed = f"layers={' or '.join(map(str, possible[-3:]))}" if possible else f"{key}=false"
         raise ShapeError(
-            f"{key}=true with target.layers={target.layers}: no {target.layers} of the source's {len(kinds)} blocks, "
-            f"in their order, alternate with a period of {period.blocks}. Use {listed}."
+            f"{key}=true with layers={target.layers}: no {target.layers} of the source's {len(kinds)} blocks, in their "
+            f"order, alternate with a period of {period.blocks}. Use {listed}."
         )
 
 
