@@ -12,13 +12,14 @@ from shear_lit.theory.shape import ModelShape
 TOKENS = 28
 WINDOW = 16
 HEAD = 64
-THETA, LOCAL_THETA = 500.0, 50.0
+THETA, LOCAL_THETA, USUAL_THETA = 500.0, 50.0, 10000.0
 LONGEST, ORIGINAL = 64, 16
 """Positions of a model, and those that a scaled one was made for."""
 
 WRITERS = ("4.57", "5")
 """The transformers that write sources: the form that most of the hub has, and today's."""
-PLAIN, SCALED = "plain", "scaled"
+PLAIN, SCALED, USUAL = "plain", "scaled", "usual"
+"""Rotary embeddings: as they are but for theta, scaled, and with the theta of the family's published models."""
 EQUAL, OTHER = "equal", "other"
 """Whether hidden / heads of what is written is the head size."""
 ALIKE, WINDOWED, KEPT, BROKEN = "alike", "windowed", "kept", "broken"
@@ -71,7 +72,16 @@ class FamilyCells:
     """Whether every query head has a KV head of its own."""
     initializer: float = 0.05
     """Standard deviation of the weights."""
+    ropes: tuple[str, ...] = (PLAIN, SCALED)
+    """Rotary embeddings, of those above."""
+    made_smaller: tuple[tuple[str, float, float], ...] = ()
+    """Parts of names of parameters, each with a factor, and what the model adds to the parameter before it is used."""
 
+
+# llama.cpp looks GELU up in half precision, and in gpt_neox by another formula: where the feed-forward layers made most
+# of the residual stream, as with random weights, that alone would be more than the tolerance.
+_GEMMA_FEED_FORWARD = (("post_feedforward_layernorm.weight", 0.1, 1.0),)
+_NEOX_FEED_FORWARD = (("dense_4h_to_h", 0.02, 0.0),)
 
 FAMILIES: dict[str, FamilyCells] = {
     "llama": FamilyCells(scaling=_LLAMA3),
@@ -83,14 +93,18 @@ FAMILIES: dict[str, FamilyCells] = {
     ),
     # Its norms come after the feed-forward layer, whose output would be lost beside their constant.
     "olmo2": FamilyCells(
-        scaling=_YARN,
-        old_scaling={"type": "linear", "factor": 4.0},
-        sentencepiece=False,
-        tied=True,
-        initializer=0.1,
+        scaling=_YARN, old_scaling={"type": "linear", "factor": 4.0}, sentencepiece=False, initializer=0.1
     ),
+    # llama.cpp's converters of gemma2 and gpt_neox leave theta out.
     "gemma2": FamilyCells(
-        scaling=_LINEAR, kinds=(KEPT, BROKEN), tied=True, layers=6, kept=(0, 1, 4, 5), broken=(0, 2, 3, 5)
+        scaling=_LINEAR,
+        ropes=(PLAIN, SCALED, USUAL),
+        kinds=(KEPT, BROKEN),
+        tied=True,
+        layers=6,
+        kept=(0, 1, 4, 5),
+        broken=(0, 2, 3, 5),
+        made_smaller=_GEMMA_FEED_FORWARD,
     ),
     "gemma3_text": FamilyCells(
         scaling=_LINEAR,
@@ -99,8 +113,16 @@ FAMILIES: dict[str, FamilyCells] = {
         layers=12,
         kept=(0, 1, 3, 4, 7, 11),
         broken=(0, 2, 4, 5, 8, 11),
+        made_smaller=_GEMMA_FEED_FORWARD,
     ),
-    "gpt_neox": FamilyCells(scaling=_LINEAR, widths=(EQUAL,), multi_head=True, sentencepiece=False),
+    "gpt_neox": FamilyCells(
+        scaling=_LINEAR,
+        ropes=(PLAIN, SCALED, USUAL),
+        widths=(EQUAL,),
+        multi_head=True,
+        sentencepiece=False,
+        made_smaller=_NEOX_FEED_FORWARD,
+    ),
     "phi3": FamilyCells(scaling=_LONGROPE, once=(WINDOWED,), scaled_widths=(EQUAL,)),
 }
 
@@ -128,14 +150,20 @@ class Source:
 
     @property
     def kind_of_rope(self) -> str:
-        """As configs call it."""
+        """As configs call it; with a theta that the family's published models do not have, where that matters."""
         scaling = self._scaling or {"rope_type": "default"}
-        return str(scaling.get("rope_type") or scaling["type"])
+        kind = str(scaling.get("rope_type") or scaling["type"])
+        unusual = self.rope != USUAL and USUAL in FAMILIES[self.family].ropes
+        return f"{kind}, theta {THETA:g}" if unusual else kind
+
+    @property
+    def _theta(self) -> float:
+        return USUAL_THETA if self.rope == USUAL else THETA
 
     @property
     def _scaling(self) -> dict[str, Any] | None:
         facts = FAMILIES[self.family]
-        if self.rope == PLAIN:
+        if self.rope != SCALED:
             return None
         return facts.old_scaling if facts.old_scaling and self.writer == "4.57" else facts.scaling
 
@@ -187,8 +215,8 @@ class Source:
 
     def _old_rope(self, scaling: dict[str, Any] | None, partial: float | None) -> dict[str, Any]:
         if self.family == "gpt_neox":
-            return {"rotary_emb_base": THETA, "rotary_pct": partial, "rope_scaling": scaling}
-        entries: dict[str, Any] = {"rope_theta": THETA, "rope_scaling": scaling}
+            return {"rotary_emb_base": self._theta, "rotary_pct": partial, "rope_scaling": scaling}
+        entries: dict[str, Any] = {"rope_theta": self._theta, "rope_scaling": scaling}
         if self.family == "phi3":
             entries["partial_rotary_factor"] = partial
             if scaling:  # its config class wants the old name, and these entries alone
@@ -201,7 +229,7 @@ class Source:
         return entries
 
     def _new_rope(self, scaling: dict[str, Any] | None, partial: float | None) -> dict[str, Any]:
-        rope = {"rope_theta": THETA, **(scaling or {"rope_type": "default"})}
+        rope = {"rope_theta": self._theta, **(scaling or {"rope_type": "default"})}
         if partial is not None:
             rope["partial_rotary_factor"] = partial
         if self.family == "phi3" and scaling:
@@ -247,7 +275,7 @@ def all_cells(families: list[str]) -> list[Cell]:
     for family in families:
         facts = FAMILIES[family]
         for writer in WRITERS:
-            for rope in (PLAIN, SCALED):
+            for rope in facts.ropes:
                 widths = facts.scaled_widths if rope == SCALED and facts.scaled_widths else facts.widths
                 source = Source(family=family, rope=rope, windowed=False, writer=writer)
                 found += [

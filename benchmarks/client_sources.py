@@ -3,7 +3,8 @@
     PYTHON -P client_sources.py SOURCES.jsonl
 
 One JSON a line: ``directory`` (to write), ``model_type``, ``entries`` (of the config, named as that version names
-them), ``files`` (to copy beside the model), ``tokens`` and ``logits`` (the .npy file of the writer's own logits). A
+them), ``made_smaller`` (parts of parameters' names, factors, and what the model adds to the parameter before it is
+used), ``files`` (to copy beside the model), ``tokens`` and ``logits`` (the .npy file of the writer's own logits). A
 source is written wholly or not at all; one that is there is left alone. Nothing of this package is imported: an old
 transformers does not know it.
 """
@@ -20,7 +21,7 @@ import torch
 import transformers
 
 
-def weighed_model(model_type: str, entries: dict[str, Any]) -> Any:
+def weighed_model(model_type: str, entries: dict[str, Any], made_smaller: list[Any]) -> Any:
     """A model in which every weight matters: norms and biases are random, too."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, **entries)
@@ -28,6 +29,10 @@ def weighed_model(model_type: str, entries: dict[str, Any]) -> Any:
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    for part, factor, added in made_smaller:
+        for name, parameter in model.named_parameters():
+            if part in name:
+                parameter.data.add_(added).mul_(factor).sub_(added)
     return model
 
 
@@ -43,7 +48,7 @@ def write(source: dict[str, Any]) -> None:
         return
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model = weighed_model(source["model_type"], source["entries"])
+    model = weighed_model(source["model_type"], source["entries"], source["made_smaller"])
     model.save_pretrained(partial)
     for file in source["files"]:
         shutil.copy(file, partial)

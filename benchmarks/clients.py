@@ -110,6 +110,7 @@ class Work:
                 sentence_iterator=(" ".join(lot.choices(words, k=20)) for _ in range(2000)),
                 model_writer=model,
                 vocab_size=SMALL_VOCABULARY,
+                control_symbols=["<|endoftext|>"],  # llama.cpp looks for it in models that are called phi3
                 model_type="bpe",
                 byte_fallback=True,
                 num_threads=1,
@@ -140,10 +141,11 @@ class Work:
         described = {
             "model_type": source.family,
             "entries": source.entries(vocabulary),
+            "made_smaller": FAMILIES[source.family].made_smaller,
             "files": [str(file) for file in files],
             "tokens": probe_tokens(vocabulary),
         }
-        name = f"{source}-{_hash(Path(client_sources.__file__), extra=json.dumps(described, default=str))}"
+        name = f"{source}-{_hash(Path(client_sources.__file__), *files, extra=json.dumps(described, default=str))}"
         return {
             "directory": str(self.sources / name),
             "logits": str(self.sources / f"{name}.npy"),

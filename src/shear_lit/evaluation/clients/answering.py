@@ -8,9 +8,10 @@ A client's file has ``PACKAGE``, ``prepare()`` (its imports), ``answer(job)`` an
 and abort. Each answer is written as its job ends.
 
 A job, one JSON a line: ``directory``, ``tokens`` (rows of ids), ``greedy_from`` (ids, or null) with ``new_tokens``,
-``text`` (or null), and ``logits``, the .npy file to write. Its answer: ``directory``, ``version`` and ``seconds``;
-``kind`` (logits or log_probabilities) of what is in the file ``logits``, one line for every position of every row in
-turn, or for those in ``positions``; ``greedy`` and ``ids``; ``notes``; or else one line of ``error``.
+``text`` (or null), and ``logits``, the .npy file to write; the client is told ``log``, too, where what it prints goes.
+Its answer: ``directory``, ``version`` and ``seconds``; ``kind`` (logits or log_probabilities) of what is in the file
+``logits``, one line for every position of every row in turn, or for those in ``positions``; ``greedy`` and ``ids``;
+``notes``; or else one line of ``error``.
 """
 
 import argparse
@@ -129,7 +130,7 @@ def _in_child(client: Client, job: Job, log: Path, sending: Connection) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     try:
-        answer = client.answer(job)
+        answer = client.answer({**job, "log": str(log)})
     except SystemExit as end:
         answer = {"error": f"{_end(1 if end.code is None else end.code)}: {_last_words(log)}"}
     except BaseException as error:

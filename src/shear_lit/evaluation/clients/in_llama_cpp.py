@@ -9,6 +9,7 @@ some positions are asked for.
 import importlib
 import json
 import os
+import re
 import sys
 import tempfile
 import urllib.request
@@ -22,6 +23,7 @@ PACKAGE = "xllamacpp"
 xllamacpp: Any
 converter: Any
 
+_REASON = re.compile(r"error loading model: (.+)")
 _LARGE_VOCABULARY, _FEW_POSITIONS = 8192, 8
 
 
@@ -87,7 +89,11 @@ class _Server:
         settings.warmup = False
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._server = xllamacpp.Server(settings)
+        try:
+            self._server = xllamacpp.Server(settings)
+        except RuntimeError as error:  # it says no more than that it failed
+            reason = _REASON.search(Path(job["log"]).read_text(encoding="utf-8", errors="replace"))
+            raise RuntimeError(reason[1] if reason else str(error)) from error
         self._letter = self.ids("a")[-1]
 
     def next(self, tokens: list[int], count: int, *, reuse: bool = False) -> list[dict[str, Any]]:
