@@ -185,17 +185,7 @@ def write_export(work: Work, cell: Cell) -> None:
         return
     shutil.rmtree(output, ignore_errors=True)
     source = work.source(cell.source)
-    shape = cell.source.shape
-    importance = keyed_uniform(shape, tuple(Axis), key=(1, 0, 0))
-    importance[Axis.LAYERS] = torch.zeros(shape.layers)
-    importance[Axis.LAYERS][list(cell.kept_layers)] = 1.0
-    origin = Origin(
-        source=source["directory"],
-        source_fingerprint=source_fingerprint(source["directory"]),
-        source_shape=shape,
-        criterion="random",
-    )
-    scores.write_bytes(scores_file(importance, origin))
+    scores.write_bytes(scores_of(cell, source["directory"]))
     try:
         export(gates=str(scores), output=str(output), target=cell.target)
         model = read_model(str(output), dtype=torch.float32, attention="eager").eval()
@@ -203,6 +193,21 @@ def write_export(work: Work, cell: Cell) -> None:
         failure.write_text(" ".join(str(error).split()), encoding="utf-8")
         return
     np.save(logits, client_sources.logits_of(model, source["tokens"]))
+
+
+def scores_of(cell: Cell, source: str) -> bytes:
+    """A file of scores by lot that keeps the cell's blocks."""
+    shape = cell.source.shape
+    importance = keyed_uniform(shape, tuple(Axis), key=(1, 0, 0))
+    importance[Axis.LAYERS] = torch.zeros(shape.layers)
+    importance[Axis.LAYERS][list(cell.kept_layers)] = 1.0
+    origin = Origin(
+        source=source,
+        source_fingerprint=source_fingerprint(source),
+        source_shape=shape,
+        criterion="random",
+    )
+    return scores_file(importance, origin)
 
 
 def environments(directory: Path | None, only: list[str] | None) -> list[Environment]:

@@ -149,7 +149,8 @@ def _repair(written: Written) -> str:
         whole = [
             " with ".join(text for text, _ in chosen)
             for chosen in combinations(ways, number)
-            if lost <= {each.client for each in readings(_joined(now, chosen)) if each.export is Verdict.READS}
+            if lost
+            <= {each.client for each in readings(_joined(now, chosen)) if each.export is Verdict.READS}
         ]
         if whole:
             return f"Use {' or '.join(whole)} for a model that all of them read."

@@ -60,8 +60,14 @@ class Origin:
     """Their tokens."""
 
     def to_entry(self) -> dict[str, Any]:
-        """The facts by name, for files."""
-        return {"format": FORMAT, **asdict(self)}
+        """The facts by name, for files; of those that earlier versions do not know, the ones that say something."""
+        entries = asdict(self)
+        later = {name: entries.pop(name) for name in ("sequences", "tokens")}
+        return {
+            "format": FORMAT,
+            **entries,
+            **{name: value for name, value in later.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
