@@ -64,7 +64,7 @@ def write_old(work: Work, cell: Cell, output: Path, path: list[str]) -> None:
 
 
 def one_of(cells: list[Cell]) -> Cell:
-    """A cell of a family that says much: a usual or a scaled rotary embedding, heads that are not hidden / head size."""
+    """A cell of a family that says much: a usual or scaled rotary embedding, heads that are not hidden / head size."""
     ropes = (USUAL, SCALED, PLAIN)
     kept = [cell for cell in cells if cell.period != BROKEN and cell.source.writer == "4.57"]
     return min(
