@@ -9,8 +9,8 @@ weights; all five axes are cut by `shear-lit export --gates`. A client's logits 
 writer's, and those of the export with the ones that stock transformers has of it here.
 
 What is done is not done again: sources stay as long as their description does, exports as long as the package's code
-that writes them does, and answers as long as the client's version and the code that asks it do. ``--results`` writes the table with every cell's figure, ``--table`` the compact one that the
-package reads. Prints one JSON line.
+that writes them does, and answers as long as the client's version and the code that asks it do. ``--results`` writes
+the table with every cell's figure, ``--table`` the compact one that the package reads. Prints one JSON line.
 """
 
 import argparse
