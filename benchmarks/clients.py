@@ -8,9 +8,9 @@ too. Sources are written by transformers 4.57 (its environment is needed) and by
 weights; all five axes are cut by `shear-lit export --gates`. A client's logits of the source are compared with the
 writer's, and those of the export with the ones that stock transformers has of it here.
 
-What is done is not done again: sources stay as long as their description does, exports and answers as long as the
-package's code does. ``--results`` writes the table with every cell's figure, ``--table`` the compact one that the
-package reads. Prints one JSON line.
+What is done is not done again: sources stay as long as their description does, exports as long as the package's code
+that writes them does, and answers as long as the client's version and the code that asks it do. ``--results`` writes
+the table with every cell's figure, ``--table`` the compact one that the package reads. Prints one JSON line.
 """
 
 import argparse
@@ -39,6 +39,7 @@ from machine import machine
 from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.demo.source import fetch_source
 from shear_lit.commands.export import export
+from shear_lit.evaluation.clients import asking
 from shear_lit.evaluation.clients.asking import (
     CLIENTS,
     Answer,
@@ -91,7 +92,7 @@ class Work:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.sources = self.root / "sources"
-        self.exports = self.root / f"exports-{_hash(*sorted((REPOSITORY / 'src').rglob('*.py')))}"
+        self.exports = self.root / f"exports-{_hash(*writing_code())}"
         self.answers = self.root / "answers"
         for directory in (self.sources, self.exports, self.answers):
             directory.mkdir(parents=True, exist_ok=True)
@@ -154,6 +155,16 @@ class Work:
 
     def export(self, cell: Cell) -> Path:
         return self.exports / str(cell)
+
+
+def writing_code() -> list[Path]:
+    """The package's files, but for those that only look at what was written."""
+    package = REPOSITORY / "src" / "shear_lit"
+    return sorted(
+        path
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] != "evaluation" and path.name != "verify.py"
+    )
 
 
 def _hash(*files: Path, extra: str = "") -> str:
@@ -228,7 +239,10 @@ def environments(directory: Path | None, only: list[str] | None) -> list[Environ
 
 def ask_client(work: Work, environment: Environment, wanted: dict[str, list[int]]) -> dict[str, Answer]:
     """The answers of a client for every directory, old ones first."""
-    file = work.answers / f"{environment.name}-{environment.version}.jsonl"
+    code = _hash(
+        *(Path(asking.__file__).with_name(name) for name in ("answering.py", CLIENTS[environment.client]))
+    )
+    file = work.answers / f"{environment.name}-{environment.version}-{code}.jsonl"
     answered = {answer.directory for answer in read_answers(file)}
     jobs = [
         Job(

@@ -93,10 +93,11 @@ def verify(
         against: Directory of the model whose logits are expected, if it is another: the source of a model that was
             mended, an export under another type.
     """
-    reference = against or directory
     _check_model(directory, "directory")
     if against is not None:
         _check_model(against, "against")
+    directory, against = _place(directory), None if against is None else _place(against)
+    reference = against or directory
     interpreter = python or sys.executable
     clients = _clients(client, interpreter)
     probe = probe_of(read_config(directory))
@@ -138,6 +139,11 @@ def _check_model(directory: str, key: str) -> None:
         source_fingerprint(directory)  # config and weights are there, and headers can be read
     except SourceError as error:
         raise VerifyError(str(error).replace("model.source", key, 1)) from error
+
+
+def _place(directory: str) -> str:
+    """Where it is, for links and for other processes."""
+    return str(Path(directory).expanduser().resolve())
 
 
 def _clients(client: ClientName | None, python: str) -> list[tuple[ClientName, str]]:
@@ -185,7 +191,7 @@ def _asked(
 ) -> _Found:
     with tempfile.TemporaryDirectory(prefix="shear-lit-verify-") as scratch:
         job = Job(
-            directory=str(Path(directory).expanduser().resolve()),
+            directory=directory,
             tokens=[probe.tokens],
             logits=str(Path(scratch) / "logits.npy"),
             greedy_from=probe.prompt,

@@ -24,6 +24,7 @@ xllamacpp: Any
 converter: Any
 
 _REASON = re.compile(r"error loading model: (.+)")
+_SMALL_FILE = 2 * 10**9
 _LARGE_VOCABULARY, _FEW_POSITIONS = 8192, 8
 
 
@@ -85,7 +86,9 @@ class _Server:
         settings.model.path = str(file)
         settings.n_ctx = max(longest, len(job["greedy_from"] or []) + job["new_tokens"] + 1)
         settings.n_parallel = 1
-        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = min(2, os.cpu_count() or 1)
+        # Its threads wait in a busy loop: on a core that others use, too, two are slower than one.
+        threads = 1 if file.stat().st_size < _SMALL_FILE else os.cpu_count() or 1
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
         settings.warmup = False
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
