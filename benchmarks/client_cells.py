@@ -247,9 +247,16 @@ class Cell:
     source: Source
     width: str
     period: str
+    write_as: str = "source"
+    """Model type of what is written."""
 
     def __str__(self) -> str:
-        return f"{self.source}-{self.width}-{self.period}"
+        written = "" if self.write_as == "source" else f"-as-{self.write_as}"
+        return f"{self.source}-{self.width}-{self.period}{written}"
+
+    @property
+    def written_family(self) -> str:
+        return self.source.family if self.write_as == "source" else self.write_as
 
     @property
     def kept_layers(self) -> tuple[int, ...]:
@@ -281,6 +288,8 @@ def all_cells(families: list[str]) -> list[Cell]:
                 found += [
                     Cell(source=source, width=width, period=kind) for width in widths for kind in facts.kinds
                 ]
+                if family == "llama":  # at the widths that some clients refuse of it
+                    found.append(Cell(source=source, width=OTHER, period=ALIKE, write_as="mistral"))
             source = Source(family=family, rope=PLAIN, windowed=True, writer=writer)
             found += [Cell(source=source, width=EQUAL, period=kind) for kind in facts.once]
     return found

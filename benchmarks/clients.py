@@ -198,7 +198,7 @@ def write_export(work: Work, cell: Cell) -> None:
     source = work.source(cell.source)
     scores.write_bytes(scores_of(cell, source["directory"]))
     try:
-        export(gates=str(scores), output=str(output), target=cell.target)
+        export(gates=str(scores), output=str(output), target=cell.target, write_as=cell.write_as)
         model = read_model(str(output), dtype=torch.float32, attention="eager").eval()
     except ValueError as error:
         failure.write_text(" ".join(str(error).split()), encoding="utf-8")
@@ -306,7 +306,7 @@ def compact(rows: list[Row]) -> list[dict[str, Any]]:
         cell = row.cell
         windowed = ("windowed",) if cell.source.windowed else ("",)
         key = (
-            cell.source.family,
+            cell.written_family,
             cell.source.kind_of_rope,
             cell.width,
             cell.period,
@@ -382,7 +382,8 @@ def write_results(file: Path, rows: list[Row], facts: dict[str, Any]) -> None:
         source = cell.source
         width = "= head size" if cell.width == "equal" else "≠ head size"
         columns = [f"{shown(found[name].source)} / {shown(found[name].export)}" for name in names]
-        origin = f"{source.family}, {source.kind_of_rope}, {source.writer}"
+        written = "" if cell.write_as == "source" else f" as {cell.write_as}"
+        origin = f"{source.family}{written}, {source.kind_of_rope}, {source.writer}"
         lines.append(f"| {' | '.join([origin, width, cell.period, *columns])} |")
     lines += ["", *(f"[{number}] {said}  " for said, number in notes.items())]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -33,6 +33,7 @@ from shear_lit.commands.evaluate import evaluate
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.llama import llama
+from shear_lit.models.writing import WEIGHT_SUFFIXES
 from shear_lit.theory.shape import Axis, ModelShape
 from tests import tiny
 
@@ -177,6 +178,16 @@ def test_control_keeps_other_units_than_the_learned_cut(done):
     drawn = load_file(output / "models" / "random-untrained" / KEPT)
     assert drawn["hidden"].shape == learned["kept.hidden"].shape == (tiny.TARGET.hidden,)
     assert any(not torch.equal(units, learned[f"kept.{axis}"]) for axis, units in drawn.items())
+
+
+def test_only_models_end_as_weights_do(done):
+    _, output, *_ = done
+    found = {
+        path.name
+        for path in (output / "models").rglob("*")
+        if path.suffix in WEIGHT_SUFFIXES and (path.parent / "config.json").exists()
+    }
+    assert found == {"model.safetensors"}
 
 
 def test_losses_of_the_table_are_those_of_evaluate(done):

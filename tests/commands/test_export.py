@@ -18,13 +18,16 @@ from shear_lit.models import directories, writing
 from shear_lit.models.directories import DirectoryError
 from shear_lit.models.huggingface import SourceError
 from shear_lit.models.llama import llama
+from shear_lit.models.registry import family_of, keeps_period
 from shear_lit.models.verification import VerificationError
+from shear_lit.models.writing import WEIGHT_SUFFIXES
 from shear_lit.pruning import verified_cut
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.gates import deterministic_gates
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import CheckpointError
 from tests import tiny
+from tests.toy_families import FORMS, model_of
 
 MODELS = {
     "gqa-tied": (dict(tied=True), tiny.TARGET),
@@ -303,3 +306,45 @@ def test_card_says_where_the_model_comes_from(tmp_path, trained):
         "1,234 tokens",
     ):
         assert part in card, part
+
+
+def test_only_the_model_ends_as_weights_do(tmp_path, trained):
+    """Clients take every such file for weights."""
+    path, *_ = trained()
+    export(str(path), str(tmp_path / "out"))
+    found = [path.name for path in (tmp_path / "out").rglob("*") if path.suffix in WEIGHT_SUFFIXES]
+    assert found == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_learned_cut_keeps_the_period_where_its_run_was_told_to(tmp_path, kept):
+    form = next(form for form in FORMS if form.family == "gemma2" and form.tied)
+    network = model_of(form, dtype=torch.float32, num_hidden_layers=6, layer_types=None)
+    network.save_pretrained(tmp_path / "source")
+    shape = family_of(network.config).shape
+    target = ModelShape(**{**shape.to_dict(), "layers": 5})
+    settings = AutoConfig.from_pretrained(tmp_path / "source")
+    known = tiny.facts(
+        settings, tmp_path / "source", target=target, axes=(Axis.LAYERS,), keep_layer_period=kept
+    )
+    gates = {
+        Axis.LAYERS: torch.linspace(-2, 2, 6)
+    }  # all but the first, which begins with the last of a period
+    path = tiny.write_checkpoint(tmp_path / "step=000007.ckpt", tiny.checkpoint(network, known, gates))
+    export(str(path), str(tmp_path / "out"))
+    layers = json.loads((tmp_path / "out" / "gates.json").read_text())["kept"]["layers"]
+    assert layers == ([0, 1, 2, 3, 4] if kept else [1, 2, 3, 4, 5])
+    assert keeps_period(AutoConfig.from_pretrained(tmp_path / "out")) is kept
+
+
+def test_card_of_a_learned_cut_says_how_long_its_gates_learned(tmp_path, trained):
+    path, *_ = trained()
+    export(str(path), str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "with learned gates" in card and "chosen by gates that learned for 7 steps on 1,234 tokens" in card
+    second = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    known = tiny.facts(second.config, tmp_path / "out", target=None)
+    again = tiny.write_checkpoint(tmp_path / "second.ckpt", tiny.checkpoint(second, known, {}))
+    export(str(again), str(tmp_path / "next"))
+    card = (tmp_path / "next" / "README.md").read_text()
+    assert "before that, `out`:" in card and "gates that learned for 7 steps on 1,234 tokens" in card
