@@ -299,8 +299,15 @@ def rows_of(work: Work, cells: list[Cell], environment: Environment) -> Iterator
 
 
 def compact(rows: list[Row]) -> list[dict[str, Any]]:
-    """One entry for each family, rope, width, kinds of blocks and client: the worst over who wrote the source."""
+    """One entry for each family, rope, width, kinds of blocks and client: over who wrote the source, the worst export.
+
+    A client that reads the source of either writer is one that reads such sources.
+    """
     order = [READS, "not exported", REFUSES, WRONG]
+
+    def badness(found: Outcome) -> tuple[int, float]:
+        return order.index(found.verdict), found.figure or 0.0
+
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
         cell = row.cell
@@ -316,13 +323,8 @@ def compact(rows: list[Row]) -> list[dict[str, Any]]:
         groups[key].append(row)
     entries = []
     for (family, rope, width, period, client, windowed), group in groups.items():
-        source, worst = (
-            max(
-                (getattr(row, what) for row in group),
-                key=lambda found: (order.index(found.verdict), found.figure or 0),
-            )
-            for what in ("source", "export")
-        )
+        source = min((row.source for row in group), key=badness)
+        worst = max((row.export for row in group), key=badness)
         entries.append(
             {
                 "family": family,

@@ -73,6 +73,14 @@ def test_period_that_is_not_kept_is_said_with_the_option_that_keeps_it(table):
     assert warning(replace(plain, period_kept=True)) is None
 
 
+def test_width_is_said_for_a_rotary_kind_that_was_not_tried(monkeypatch):
+    config = config_of("llama")
+    plain = Conditions(family="llama", rope="default", width="other", period="alike")
+    monkeypatch.setattr(clients, "_table", lambda: (reading(plain, "optimum", Verdict.REFUSES),))
+    assert "refused by optimum 1" in warning(written(config, hidden=32, query_heads=3))
+    assert lines(config) == ()
+
+
 def test_nothing_is_said_where_nothing_was_tried(monkeypatch):
     monkeypatch.setattr(clients, "_table", lambda: ())
     assert warning(written(config_of("llama"), hidden=32, query_heads=3)) is None
@@ -92,7 +100,7 @@ def test_card_says_what_each_program_does(monkeypatch):
     assert lines(config) == (
         "a 1: reads it",
         "b 1: computes something else",
-        "c 1: refuses it, and the source as well",
+        "c 1: refuses it (it refuses such sources)",
     )
 
 

@@ -261,3 +261,18 @@ def test_head_of_a_gpt_neox_model_has_the_name_that_all_versions_read(tmp_path):
     check_same_model(
         read_model(str(tmp_path / "out"), dtype=torch.float32), network, VOCABULARY, what="whole"
     )
+
+
+def test_config_leaves_out_what_speaks_of_other_files_and_of_generating():
+    """Transformers 5 refuses to save a model whose config says how to generate."""
+    config = next(form for form in FORMS if form.family == "llama").config()
+    for name in ("auto_map", "temperature", "do_sample", "_name_or_path"):
+        setattr(config, name, "x")
+    config.quantization_config = {"quant_method": "x"}
+    config.mine = 7  # an entry that somebody added stays
+    entries = config_entries(config, dtype="bfloat16")
+    assert (
+        not {"auto_map", "quantization_config", "temperature", "do_sample", "_name_or_path"} & entries.keys()
+    )
+    assert (entries["mine"], entries["torch_dtype"]) == (7, "bfloat16")
+    assert "id2label" not in entries and "return_dict" not in entries  # what every config has

@@ -113,9 +113,14 @@ def readings(conditions: Conditions) -> tuple[Reading, ...]:
     return tuple(reading for reading in _table() if reading.conditions == conditions)
 
 
+def _nearest_readings(conditions: Conditions) -> tuple[Reading, ...]:
+    """The same, with a plain rotary embedding where its kind was not tried: widths and blocks matter all the same."""
+    return readings(conditions) or readings(replace(conditions, rope="default"))
+
+
 def warning(written: Written) -> str | None:
     """One line on the programs that read the source and not what is to be written, and what they all would read."""
-    lost = [reading for reading in readings(written.conditions) if reading.lost]
+    lost = [reading for reading in _nearest_readings(written.conditions) if reading.lost]
     if not lost:
         return None
     wrong = [str(reading) for reading in lost if reading.export is Verdict.WRONG]
@@ -144,13 +149,17 @@ def _why(written: Written) -> str:
 
 def _repair(written: Written) -> str:
     ways, now = list(written.ways_out()), written.conditions
-    lost = {reading.client for reading in readings(now) if reading.lost}
+    lost = {reading.client for reading in _nearest_readings(now) if reading.lost}
     for number in (1, 2):
         whole = [
             " with ".join(text for text, _ in chosen)
             for chosen in combinations(ways, number)
             if lost
-            <= {each.client for each in readings(_joined(now, chosen)) if each.export is Verdict.READS}
+            <= {
+                each.client
+                for each in _nearest_readings(_joined(now, chosen))
+                if each.export is Verdict.READS
+            }
         ]
         if whole:
             return f"Use {' or '.join(whole)} for a model that all of them read."
@@ -169,14 +178,18 @@ def _joined(now: Conditions, chosen: tuple[tuple[str, Conditions], ...]) -> Cond
 
 def lines(config: PretrainedConfig) -> tuple[str, ...]:
     """What programs made of models like the one that ``config`` describes, a line each, for a card."""
-    words = {
+    of_export = {
         Verdict.READS: "reads it",
         Verdict.REFUSES: "refuses it",
         Verdict.WRONG: "computes something else",
     }
+    of_source = {
+        Verdict.READS: "",
+        Verdict.REFUSES: " (it refuses such sources)",
+        Verdict.WRONG: " (of such sources it computes something else)",
+    }
     return tuple(
-        f"{reading}: {words[reading.export]}"
-        + ("" if reading.source is Verdict.READS else ", and the source as well")
+        f"{reading}: {of_export[reading.export]}{of_source[reading.source]}"
         for reading in readings(conditions_of(config))
     )
 
