@@ -18,6 +18,7 @@ import datetime
 import hashlib
 import io
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -58,7 +59,7 @@ from shear_lit.theory.shape import Axis
 REPOSITORY = Path(__file__).parent.parent
 SMALL_VOCABULARY = 512
 SECONDS_PER_JOB = 180.0
-READS, REFUSES, WRONG = "reads", "refuses", "wrong"
+READS, REFUSES, WRONG, NOT_EXPORTED = "reads", "refuses", "wrong", "not exported"
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,8 @@ def outcome(answer: Answer | None, logits: Path) -> Outcome:
     if answer.error is not None:
         return Outcome(verdict=REFUSES, said=answer.error.partition(". ")[0])
     figure = difference(answer, Expected(logits=np.load(logits))).figure
+    if not math.isfinite(figure):
+        return Outcome(verdict=WRONG, said="another vocabulary, or logits that are not finite")
     return Outcome(verdict=READS if figure <= TOLERANCE else WRONG, figure=figure)
 
 
@@ -292,46 +295,33 @@ def rows_of(work: Work, cells: list[Cell], environment: Environment) -> Iterator
             cell=cell,
             environment=environment,
             source=outcome(answers.get(line["directory"]), Path(line["logits"])),
-            export=Outcome(verdict="not exported", said=failure.read_text(encoding="utf-8"))
+            export=Outcome(verdict=NOT_EXPORTED, said=failure.read_text(encoding="utf-8"))
             if failure.exists()
             else outcome(answers.get(str(output)), output.with_name(f"{cell}.npy")),
         )
 
 
 def compact(rows: list[Row]) -> list[dict[str, Any]]:
-    """One entry for each family, rope, width, kinds of blocks and client: over who wrote the source, the worst export.
+    """One entry for each family, rope, width, kinds of blocks and client.
 
-    A client that reads the source of either writer is one that reads such sources.
+    Of the sources the form that is read best, of the exports the one that is read worst: what was lost is not hidden
+    by a client that cannot read one of the two forms of the source either.
     """
-    order = [READS, "not exported", REFUSES, WRONG]
-
-    def badness(found: Outcome) -> tuple[int, float]:
-        return order.index(found.verdict), found.figure or 0.0
-
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
         cell = row.cell
-        windowed = ("windowed",) if cell.source.windowed else ("",)
-        key = (
-            cell.written_family,
-            cell.source.kind_of_rope,
-            cell.width,
-            cell.period,
-            row.environment.name,
-            *windowed,
-        )
-        groups[key].append(row)
+        rope = cell.source.kind_of_rope
+        groups[cell.written_family, rope, cell.width, cell.period, row.environment.name].append(row)
     entries = []
-    for (family, rope, width, period, client, windowed), group in groups.items():
-        source = min((row.source for row in group), key=badness)
-        worst = max((row.export for row in group), key=badness)
+    for (family, rope, width, period, client), group in groups.items():
+        source = min((row.source for row in group), key=_how_bad)
+        worst = max((row.export for row in group), key=_how_bad)
         entries.append(
             {
                 "family": family,
                 "rope": rope,
                 "width": width,
                 "period": period,
-                "windowed": bool(windowed),
                 "client": client,
                 "version": group[0].environment.version,
                 "source": source.verdict,
@@ -341,6 +331,10 @@ def compact(rows: list[Row]) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def _how_bad(found: Outcome) -> tuple[int, float]:
+    return (READS, NOT_EXPORTED, REFUSES, WRONG).index(found.verdict), found.figure or 0.0
 
 
 def write_table(file: Path, rows: list[Row]) -> None:

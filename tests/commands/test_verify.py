@@ -126,10 +126,15 @@ def test_refusal_and_difference_end_with_exit_code_1(asked, models, capsys, monk
 
 def test_other_token_ids_are_a_difference(asked, models, monkeypatch, answers):
     right = answers["right"]
-    other = Answer(**{**vars(right), "ids": [*right.ids, 3]})
-    monkeypatch.setattr(command, "ask", lambda *_: [other])
-    result = verify(str(models / "right"))
-    assert result.exit_code == 1 and "token ids of a text OTHERS" in str(result)
+    for ids, said in (
+        ([*right.ids, 3], "token ids of a text OTHERS"),
+        ([1, *right.ids], "OTHERS: it begins with 1, and the reference does not"),
+        (right.ids[1:], f"OTHERS: the reference begins with {right.ids[0]}, and it does not"),
+    ):
+        other = Answer(**{**vars(right), "ids": ids})
+        monkeypatch.setattr(command, "ask", lambda *_, other=other: [other])
+        result = verify(str(models / "right"))
+        assert result.exit_code == 1 and said in str(result)
 
 
 def test_wrong_pattern_of_windows_shows_where_the_probe_is_shorter_than_the_window(tmp_path):

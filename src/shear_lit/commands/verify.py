@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,11 +110,11 @@ def verify(
             expected_in = loaded if against is None else stack.enter_context(with_short_window(reference))
         expected = expected_of(expected_in, probe, text=text)
         found = [_asked(name, interpreter, loaded, probe, expected, text) for name, _ in clients]
-    if window is not None and any(each.refusal is None and not each.same for each in found):
+    if window is not None and not all(each.logits for each in found):
         whole = expected_of(reference, probe)
         found = [
             each
-            if each.same or each.refusal
+            if each.logits
             else each.with_window(window, _asked(name, interpreter, directory, probe, whole))
             for (name, _), each in zip(clients, found, strict=True)
         ]
@@ -172,6 +172,8 @@ class _Found:
     refusal: str | None = None
     same: bool = False
     said: str = ""
+    logits: bool = True
+    """Whether the logits are the same."""
 
     def with_window(self, window: int, whole: "_Found") -> "_Found":
         """Say also what was found with the window as it is, which the probe does not reach."""
@@ -205,6 +207,7 @@ def _asked(
     return _Found(
         same=all(same for same, _ in findings),
         said=", ".join(words for _, words in findings),
+        logits=findings[0][0],
     )
 
 
@@ -226,8 +229,21 @@ def _findings(answer: Answer, expected: Expected) -> Iterator[tuple[bool, str]]:
         else:
             yield False, f"greedy tokens other from number {place + 1} of {count} on"
     if answer.ids is not None and expected.ids is not None:
-        same = list(answer.ids) == list(expected.ids)
-        yield same, f"token ids of a text {'the same' if same else 'OTHERS'}"
+        yield (
+            list(answer.ids) == list(expected.ids),
+            f"token ids of a text {_ids_said(answer.ids, expected.ids)}",
+        )
+
+
+def _ids_said(found: Sequence[int], expected: Sequence[int]) -> str:
+    found, expected = list(found), list(expected)
+    if found == expected:
+        return "the same"
+    if found[1:] == expected:
+        return f"OTHERS: it begins with {found[0]}, and the reference does not"
+    if found == expected[1:]:
+        return f"OTHERS: the reference begins with {expected[0]}, and it does not"
+    return "OTHERS"
 
 
 def _verdict(client: ClientName, version: str, found: _Found) -> Verdict:
