@@ -40,6 +40,7 @@ from machine import machine
 from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.demo.source import fetch_source
 from shear_lit.commands.export import export
+from shear_lit.data.tokenizer import load_tokenizer
 from shear_lit.evaluation.clients import asking
 from shear_lit.evaluation.clients.asking import (
     CLIENTS,
@@ -99,47 +100,36 @@ class Work:
             directory.mkdir(parents=True, exist_ok=True)
 
     @cached_property
-    def small_tokenizer(self) -> Path:
-        """A SentencePiece model of few pieces, trained on syllables: small logits, and taken by every converter."""
-        import sentencepiece
-
-        file = self.root / "tokenizer.model"
-        if not file.exists():
-            lot, model = random.Random(0), io.BytesIO()
-            syllables = [first + second for first in "bcdfghklmnprstvw" for second in "aeiou"]
-            words = ["".join(lot.choices(syllables, k=lot.randint(1, 4))) for _ in range(900)]
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(" ".join(lot.choices(words, k=20)) for _ in range(2000)),
-                model_writer=model,
-                vocab_size=SMALL_VOCABULARY,
-                control_symbols=["<|endoftext|>"],  # llama.cpp looks for it in models that are called phi3
-                model_type="bpe",
-                byte_fallback=True,
-                num_threads=1,
-                minloglevel=2,
-            )
-            file.write_bytes(model.getvalue())
-        return file
+    def small_tokenizer(self) -> tuple[Path, ...]:
+        """A SentencePiece model of few pieces, trained on syllables, and the same in the form of fast tokenizers."""
+        directory = self.root / "syllables-tokenizer"
+        if not directory.exists():
+            partial = self.root / "syllables-tokenizer.partial"
+            partial.mkdir(exist_ok=True)
+            _train_pieces(partial / "tokenizer.model")
+            fast: Any = load_tokenizer(str(partial / "tokenizer.model"))
+            fast.backend_tokenizer.save(str(partial / "tokenizer.json"))
+            _write_tokenizer_config(partial, bos="<s>", eos="</s>", unknown="<unk>")
+            partial.rename(directory)
+        return tuple(sorted(directory.iterdir()))
 
     @cached_property
     def large_tokenizer(self) -> tuple[Path, ...]:
         """SmolLM2's, whose way of splitting llama.cpp's converter knows, in the form that every transformers reads."""
         directory = self.root / "smollm2-tokenizer"
         if not directory.exists():
-            directory.mkdir()
-            shutil.copy(fetch_source(default_cache()) / "tokenizer.json", directory)
-            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192}
-            (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+            partial = self.root / "smollm2-tokenizer.partial"
+            partial.mkdir(exist_ok=True)
+            shutil.copy(fetch_source(default_cache()) / "tokenizer.json", partial)
+            _write_tokenizer_config(partial, bos="<|im_start|>", eos="<|im_end|>", unknown="<|endoftext|>")
+            partial.rename(directory)
         return tuple(sorted(directory.iterdir()))
 
     def source(self, source: Source) -> dict[str, Any]:
         """A line for ``client_sources.py``."""
-        if FAMILIES[source.family].sentencepiece:
-            files, vocabulary = (self.small_tokenizer,), SMALL_VOCABULARY
-        else:
-            files = self.large_tokenizer
-            pieces = json.loads(files[0].read_text(encoding="utf-8"))["model"]["vocab"]
-            vocabulary = 1 + max(pieces.values())
+        small = FAMILIES[source.family].sentencepiece
+        files = self.small_tokenizer if small else self.large_tokenizer
+        vocabulary = SMALL_VOCABULARY if small else _vocabulary_of(files)
         described = {
             "model_type": source.family,
             "entries": source.entries(vocabulary),
@@ -156,6 +146,43 @@ class Work:
 
     def export(self, cell: Cell) -> Path:
         return self.exports / str(cell)
+
+
+def _train_pieces(file: Path) -> None:
+    """Write a small SentencePiece model: its logits are few, and every converter takes it."""
+    from sentencepiece import SentencePieceTrainer
+
+    lot, model = random.Random(0), io.BytesIO()
+    syllables = [first + second for first in "bcdfghklmnprstvw" for second in "aeiou"]
+    words = ["".join(lot.choices(syllables, k=lot.randint(1, 4))) for _ in range(900)]
+    SentencePieceTrainer.train(
+        sentence_iterator=(" ".join(lot.choices(words, k=20)) for _ in range(2000)),
+        model_writer=model,
+        vocab_size=SMALL_VOCABULARY,
+        control_symbols=["<|endoftext|>"],  # llama.cpp looks for it in models that are called phi3
+        model_type="bpe",
+        byte_fallback=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    file.write_bytes(model.getvalue())
+
+
+def _write_tokenizer_config(directory: Path, *, bos: str, eos: str, unknown: str) -> None:
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos,
+        "eos_token": eos,
+        "unk_token": unknown,
+        "model_max_length": 8192,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _vocabulary_of(files: tuple[Path, ...]) -> int:
+    (file,) = (file for file in files if file.name == "tokenizer.json")
+    pieces = json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
+    return 1 + int(max(pieces.values()))
 
 
 def writing_code() -> list[Path]:
