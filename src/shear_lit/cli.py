@@ -249,6 +249,7 @@ def _quieten() -> None:
     """Leave out what libraries say that is neither about the run nor for the person who started it."""
     for name in _CHATTY:
         logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_UNSAID))
+    logging.getLogger("huggingface_hub").setLevel(logging.WARNING)  # it tells of every file that it wrote
     # LightningCLI warns of arguments that are not those of the process: they are those of ``main``.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter", category=UserWarning)
     # Lightning reads a leaf the way torch before 2.14 wanted it, at every batch.
