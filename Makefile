@@ -8,6 +8,7 @@ OUTPUT ?= runs/demo
 CLIENTS ?= transformers-4.57 vllm llama.cpp
 ALSO ?=
 RESULTS ?= benchmarks/results/clients_cpu2_2026-11.md
+MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
@@ -30,6 +31,7 @@ clients: $(patsubst %,.clients/%/installed,transformers-4.57 $(filter-out transf
 	$(BIN)/python benchmarks/clients.py --work runs/clients --environments .clients \
 		--clients transformers $(filter-out transformers,$(CLIENTS) $(ALSO)) \
 		--results $(RESULTS) --table src/shear_lit/models/clients.json
+	$(BIN)/python benchmarks/mending.py --work runs/clients --environments .clients --results $(MENDED)
 
 .clients/%/bin/python:
 	$(PYTHON) -m venv .clients/$*

@@ -365,8 +365,11 @@ def _how_bad(found: Outcome) -> tuple[int, float]:
 
 
 def write_table(file: Path, rows: list[Row]) -> None:
-    """The table that the package reads: one line for each entry."""
-    lines = ",\n".join(f"  {json.dumps(entry)}" for entry in compact(rows))
+    """The table that the package reads: one line for each entry. What is known of clients not asked now stays."""
+    asked = {row.environment.name for row in rows}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    entries = [*compact(rows), *(entry for entry in known if entry["client"] not in asked)]
+    lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)
     file.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 

@@ -162,17 +162,18 @@ def test_period_that_the_kept_blocks_do_not_have_is_stated_as_null(tmp_path):
 # Companions
 
 
+def write_whole(tmp_path, **changes):
+    """The tiny source that lies there, written as it is."""
+    network = read_model(str(tmp_path / "source"), dtype=torch.float32)
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    arguments = dict(companions_of=str(tmp_path / "source"), dtype=torch.float32) | changes
+    write_model(tmp_path / "out", network.config, parameters, **arguments)
+
+
 def with_tokenizer(tmp_path, content):
     tiny.write_source(tmp_path / "source", tiny.config())
     (tmp_path / "source" / "tokenizer_config.json").write_text(content)
-    network = AutoModelForCausalLM.from_pretrained(tmp_path / "source")
-    write_model(
-        tmp_path / "out",
-        network.config,
-        {name: parameter.detach() for name, parameter in network.named_parameters()},
-        companions_of=str(tmp_path / "source"),
-        dtype=torch.float32,
-    )
+    write_whole(tmp_path)
     return tmp_path / "source", tmp_path / "out"
 
 
@@ -215,15 +216,7 @@ def test_generation_settings_survive(tmp_path, file):
         (tmp_path / "source" / "generation_config.json").unlink()
         path = tmp_path / "source" / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.6, "do_sample": True}))
-    network = read_model(str(tmp_path / "source"), dtype=torch.float32)
-    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    write_model(
-        tmp_path / "out",
-        network.config,
-        parameters,
-        companions_of=str(tmp_path / "source"),
-        dtype=torch.float32,
-    )
+    write_whole(tmp_path)
     settings = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
     if file:
         assert (settings.eos_token_id, settings.max_length) == (7, 33)
@@ -234,13 +227,9 @@ def test_generation_settings_survive(tmp_path, file):
 
 def test_weights_alone_end_as_weights_do(tmp_path):
     tiny.write_source(tmp_path / "source", tiny.config())
-    network = AutoModelForCausalLM.from_pretrained(tmp_path / "source")
-    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    arguments = dict(companions_of=str(tmp_path / "source"), dtype=torch.float32)
     for suffix in WEIGHT_SUFFIXES:
         with pytest.raises(AssertionError, match="taken for weights"):
-            extra = {f"gates{suffix}": b""}
-            write_model(tmp_path / "out", network.config, parameters, extra_files=extra, **arguments)
+            write_whole(tmp_path, extra_files={f"gates{suffix}": b""})
     assert not (tmp_path / "out").exists()
 
 
