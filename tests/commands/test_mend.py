@@ -219,6 +219,13 @@ def test_directory_that_cannot_be_written_in_is_refused(old, monkeypatch, code):
     assert tree(old) == before
 
 
+def test_source_that_is_not_there_is_said(old, tmp_path):
+    before = tree(old)
+    with pytest.raises(SourceError, match=r"^source='.*nowhere' is no directory"):
+        mend(str(old), source=str(tmp_path / "nowhere"))
+    assert tree(old) == before
+
+
 def test_damaged_recipe_is_said(old):
     (old / "recipe.json").write_text("{")
     before = tree(old)

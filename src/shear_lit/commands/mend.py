@@ -77,7 +77,10 @@ def mend(directory: str, source: str | None = None) -> Mended:
 def _source_names(source: str | None, recorded: str | None) -> frozenset[str]:
     """The names of the source's tensors; none where it is not here, and then those of published weights hold."""
     if source is not None:
-        read_config(source)
+        try:
+            read_config(source)
+        except SourceError as error:
+            raise SourceError(str(error).replace("model.source", "source", 1)) from error
         return tensor_names(source)
     if recorded is None or not Path(recorded).expanduser().is_dir():
         return frozenset()

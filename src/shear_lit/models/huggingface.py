@@ -212,8 +212,9 @@ def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
         )
     except (OSError, ValueError) as error:
         raise SourceError(
-            f"model.source={source!r} is no local directory, and the hub did not give it ({error}). Correct the name "
-            f"or the path; without a network, name a directory or a model that is in the cache."
+            f"model.source={source!r} is no local directory, and the hub did not give it "
+            f"({' '.join(str(error).split())}). Correct the name or the path; without a network, name a directory or a "
+            f"model that is in the cache."
         ) from error
 
 
