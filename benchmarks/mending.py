@@ -152,7 +152,8 @@ def write_page(file: Path, rows: list[dict], facts: dict, options: argparse.Name
         f"{facts['commit']}, {facts['date']}; {facts['cores']} cores, {facts['processor']}.",
         f"Exports of commit {options.commit} with transformers {options.transformers}, one of each family, all five "
         f"axes cut; then `shear-lit mend`. Figures: max |difference| of float32 logits to those of the old export in "
-        f"stock transformers here, as a fraction of the largest logit (at most 1e-4 is `reads`).",
+        f"stock transformers here, as a fraction of the largest logit (at most 1e-4 is `reads`). "
+        f"Where a client still refuses, it refuses that shape in exports of today, too, and the card says so.",
         "",
         "| export | weight files that changed | "
         + " | ".join(f"{name}: before → after" for name in names)
