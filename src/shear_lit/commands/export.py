@@ -306,7 +306,7 @@ def _cut(contents: ModelCheckpointContents) -> _Cut:
         config=cut.config,
         tensors=cut.tensors,
         difference=cut.difference,
-        selection=Selection(criterion=LEARNED, meaning=""),
+        selection=Selection(criterion=LEARNED, meaning=CRITERIA.get(facts.ordered_by or "", "")),
         expected=tuple(expected_units(contents.log_alpha, target, facts.exact)),
         files={
             GATES: gates_file(contents.log_alpha, origin, exact=facts.exact, values=values),

@@ -125,12 +125,13 @@ def _write_card(place: Path, shop: Path, recipe: dict[str, object]) -> list[str]
 
 
 def _selection(place: Path) -> Selection | None:
-    """How the units were chosen, as the gates beside the model say; None where nothing was cut."""
-    gates = gates_in(place)
+    """How the units were chosen, as the recipe or else the gates beside it say; None where nothing was cut."""
+    gates, recipe = gates_in(place), read_recipe(place) or {}
     if not gates.is_file():
         return None
+    if recipe.get("selection"):
+        return Selection(**recipe["selection"])
     origin = read_scores(str(gates)).origin
-    recipe = read_recipe(place) or {}
     if origin.criterion == LEARNED and recipe.get("step"):
         return Selection(criterion=LEARNED, meaning="")
     return selection_of(origin)

@@ -97,10 +97,12 @@ class Written:
         now, size = self.conditions, _head_size(self.config)
         if now.width == "other":
             equal = replace(now, width="equal")
+            source = family_of(self.config).shape
             narrower, heads = self.shape.query_heads * size, self.shape.hidden // size
-            if narrower <= family_of(self.config).shape.hidden:
+            if narrower <= source.hidden:
                 yield f"hidden={narrower}", equal
-            if heads * size == self.shape.hidden and heads % self.shape.kv_heads == 0:
+            fits = heads * size == self.shape.hidden and heads % self.shape.kv_heads == 0
+            if fits and heads <= source.query_heads:
                 yield f"query_heads={heads}", equal
             if now.family == "llama" and not biases_of_llama(self.config):
                 yield "write_as=mistral", replace(now, family="mistral")

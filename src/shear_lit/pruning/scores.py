@@ -23,6 +23,8 @@ HEADER = "shear_lit"
 """The entry of the file's header."""
 LEARNED = "learned"
 """The criterion of gates that were trained."""
+MEASURED = "fisher"
+"""The criterion that a run measures itself, where gates start in an order and no file gives it."""
 CRITERIA = {
     "fisher": "mean squared gradients of gates",
     "taylor": "the size of the mean gradients of gates",

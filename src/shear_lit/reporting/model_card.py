@@ -21,7 +21,7 @@ class Selection:
     criterion: str
     """Its short name; ``learned`` for gates that were trained."""
     meaning: str
-    """The same in words, after "by"; for gates that were trained, empty."""
+    """The same in words, after "by"; for gates that were trained, what they were ordered by at the start, or empty."""
     data_fingerprint: str | None = None
     """Fingerprint of the prepared data that a ranking was measured on, if it was."""
     sequences: int | None = None
@@ -152,9 +152,8 @@ def _recipe(facts: ModelFacts) -> str:
 
 def _units(selection: Selection, step: int, tokens: int) -> str:
     if selection.criterion == _LEARNED:
-        return (
-            f"chosen by gates that learned for {step:,} steps on {tokens:,} tokens, jointly with the weights"
-        )
+        start = f" from the order of {selection.meaning}" if selection.meaning else ""
+        return f"chosen by gates that learned{start} for {step:,} steps on {tokens:,} tokens, jointly with the weights"
     if selection.data_fingerprint is None:
         return _chosen(selection)
     if selection.tokens is None:

@@ -52,6 +52,8 @@ class CheckpointFacts:
     """What the gates are held to, where their size is exact."""
     keep_layer_period: bool = False
     """Whether the blocks that are kept alternate as the family's do."""
+    ordered_by: str | None = None
+    """The criterion in whose order the gates started, if they started in an order."""
     step: int
     """Optimizer steps taken."""
     tokens: int
@@ -66,7 +68,7 @@ class CheckpointFacts:
         entry = {
             name: value
             for name, value in asdict(self).items()
-            if name not in ("target", "axes", "exact", "keep_layer_period", "domains")
+            if name not in ("target", "axes", "exact", "keep_layer_period", "ordered_by", "domains")
         }
         pruning: dict[str, Any] | None = None
         if self.target is not None:
@@ -75,6 +77,8 @@ class CheckpointFacts:
             pruning["exact"] = self.exact.to_entry()
         if pruning is not None and self.keep_layer_period:
             pruning["keep_layer_period"] = True
+        if pruning is not None and self.ordered_by is not None:
+            pruning["ordered_by"] = self.ordered_by
         return {"format": FORMAT, **entry, "pruning": pruning, "data": {"domains": self.domains}}
 
     @classmethod
@@ -99,6 +103,7 @@ class CheckpointFacts:
                 axes=() if pruning is None else tuple(Axis(axis) for axis in pruning["axes"]),
                 exact=ExactSize.from_entry(pruning["exact"]) if pruning and "exact" in pruning else None,
                 keep_layer_period=bool(pruning and pruning.get("keep_layer_period", False)),
+                ordered_by=pruning.get("ordered_by") if pruning else None,
                 domains=dict(entry["data"].get("domains", {})),
                 losses=dict(entry["losses"]),
             )

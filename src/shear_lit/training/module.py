@@ -17,7 +17,7 @@ from shear_lit.models.registry import family_of, written_config
 from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, keyed_uniform
 from shear_lit.pruning.importance import Importance, gate_gradients, initial_log_alpha
-from shear_lit.pruning.scores import read_scores
+from shear_lit.pruning.scores import MEASURED, read_scores
 from shear_lit.pruning.settings import Pruning
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
@@ -92,6 +92,7 @@ class ShearingModule(L.LightningModule):
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
         self._restored_step = 0
+        self._ordered_by: str | None = None
 
     def setup(self, stage: str) -> None:
         """Make room for the losses of the data's domains."""
@@ -104,6 +105,9 @@ class ShearingModule(L.LightningModule):
             return
         # Once: the source may move, or its hub go away, while the run goes on.
         self.source_fingerprint = source_fingerprint(self.source)
+        if self.pruning is not None and self.pruning.ranked:
+            scores = self.pruning.initial_scores
+            self._ordered_by = MEASURED if scores is None else read_scores(scores).origin.criterion
         model = read_model(self.source, dtype=torch.float32, attention=self.attention)
         # Lightning keeps the mode a model comes in, and transformers reads models for evaluation.
         model.train()
@@ -235,6 +239,7 @@ class ShearingModule(L.LightningModule):
             axes=self.axes,
             exact=self.exact_size(),
             keep_layer_period=self.pruning is not None and self.pruning.keep_layer_period,
+            ordered_by=self._ordered_by,
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},
