@@ -114,6 +114,21 @@ def test_measured_table_is_read_and_covers_every_family_and_required_program():
         assert required <= {each.client for each in found if each.conditions.family == family}, family
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
+def test_base_that_a_program_does_not_read_is_another_condition(family):
+    """llama.cpp's converter writes no base for these families."""
+    form = next(form for form in FORMS if form.family == family)
+    part = {"partial_rotary_factor": 0.5} if family == "gpt_neox" else {}
+    heads = {"hidden_size": 48, "num_attention_heads": 6} if family == "gemma2" else {}
+    said = {}
+    for base in (500.0, 7e5, 10000.0):
+        rope = {"rope_type": "default", "rope_theta": base, **part}
+        config = form.config(rope_parameters=rope, layer_types=None, **heads)
+        said[base] = next(line for line in lines(config) if line.startswith("llama.cpp"))
+    assert said[10000.0].endswith("reads it")
+    assert said[500.0] == said[7e5] != said[10000.0] and "of such sources" in said[500.0]
+
+
 def test_no_program_is_known_to_read_an_export_wrong_where_the_period_is_kept():
     """What is silently wrong is said by name, and it is this alone."""
     wrong = {each.conditions for each in clients._table() if each.lost and each.export is Verdict.WRONG}

@@ -19,6 +19,9 @@ from shear_lit.models.mistral import biases_of_llama
 from shear_lit.models.registry import family_of, keeps_period
 from shear_lit.theory.shape import ModelShape
 
+_USUAL_BASE = 10000.0
+"""The base of the rotary embedding that some programs take for the only one of a family."""
+
 
 class Verdict(StrEnum):
     """What a program makes of a model."""
@@ -218,8 +221,13 @@ def _blocks(config: PretrainedConfig) -> str:
 
 
 def _rope_kind(config: PretrainedConfig) -> str:
+    """Its kind, as the table calls it: with the base that was tried, where some program knows the usual one only."""
     rope: dict[str, Any] = config.rope_parameters
-    return str(rope.get("full_attention", rope)["rope_type"])
+    rope = rope.get("full_attention", rope)
+    kind = str(rope["rope_type"])
+    of_family = (each.conditions.rope for each in _table() if each.conditions.family == config.model_type)
+    unusual = next((tried for tried in of_family if tried.startswith(f"{kind}, theta ")), None)
+    return unusual if unusual is not None and rope["rope_theta"] != _USUAL_BASE else kind
 
 
 def _listed(names: list[str]) -> str:
