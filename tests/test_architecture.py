@@ -204,6 +204,11 @@ def unsafe_call(call: ast.Call, function: str) -> str:
     for name in ("trust_remote_code", "allow_pickle"):
         if name in keywords and not is_constant(keywords[name], False):
             return f"{name} other than False"
+    # Also of what has no name, as in type(model).from_pretrained.
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    reads = method in ("from_pretrained", "from_config")
+    if reads and not is_constant(keywords.get("trust_remote_code"), False):
+        return f"{method} without trust_remote_code=False"
     if function == "torch.load" and not is_constant(keywords.get("weights_only"), True):
         return "torch.load without weights_only=True"
     if function in ("sys.exit", "exit", "quit", "os._exit") or function == "SystemExit":
@@ -326,6 +331,10 @@ BAD = {
         ("models/read.py", "model.load_state_dict(state, strict=False)"),
         ("models/read.py", "AutoModel.from_pretrained(name, trust_remote_code=True)"),
         ("models/read.py", "AutoModel.from_pretrained(name, trust_remote_code=trust)"),
+        ("models/read.py", "AutoModel.from_pretrained(name)"),
+        ("models/read.py", "type(model).from_pretrained(None, config=config)"),
+        ("models/read.py", "transformers.AutoTokenizer.from_pretrained(name)"),
+        ("models/read.py", "AutoModelForCausalLM.from_config(config)"),
         ("models/read.py", "import torch\ntorch.load(path)"),
         ("models/read.py", "import torch\ntorch.load(path, weights_only=False)"),
         ("models/read.py", "import torch as t\nt.load(path)"),

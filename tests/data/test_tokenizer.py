@@ -1,13 +1,19 @@
 """Tokenizers of every kind, and what identifies one."""
 
+import contextlib
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer, dynamic_module_utils
 
+from shear_lit.data import tokenizer
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparation.prepare import prepare
-from shear_lit.data.tokenizer import load_tokenizer
+from shear_lit.data.tokenizer import load_tokenizer, tokenizer_fingerprint_of
+from tests import tiny
 
 TEXTS = [
     "Plain words, and  two spaces.",
@@ -90,3 +96,40 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
     with pytest.raises(DataError, match=r"tokenizer=.*is no SentencePiece model"):
         load_tokenizer(str(tmp_path / "tokenizer.model"))
+
+
+@pytest.fixture
+def tokenizer_with_code(tmp_path):
+    """A tokenizer directory that names a class of its own, whose module leaves a file when it is run."""
+    tiny.tokenizer().save_pretrained(tmp_path / "hostile")
+    config = tmp_path / "hostile" / "tokenizer_config.json"
+    entries = json.loads(config.read_text())
+    entries |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+    config.write_text(json.dumps(entries))
+    (tmp_path / "hostile" / "mine.py").write_text(
+        "from pathlib import Path\nfrom transformers import PreTrainedTokenizerFast as Mine\n"
+        f"Path({str(tmp_path / 'ran')!r}).touch()\n"
+    )
+    return tmp_path / "hostile"
+
+
+@pytest.mark.parametrize("read", [load_tokenizer, tokenizer_fingerprint_of], ids=lambda f: f.__name__)
+def test_code_beside_a_tokenizer_is_neither_run_nor_asked_about(
+    tokenizer_with_code, tmp_path, monkeypatch, read
+):
+    """On a terminal, where someone would say yes."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(prompt) or "y")
+    with contextlib.suppress(DataError):  # refused, or read by a class that transformers has
+        read(str(tokenizer_with_code))
+    assert asked == [] and not (tmp_path / "ran").exists()
+
+
+def test_code_beside_a_tokenizer_would_run_where_it_is_asked_for(tokenizer_with_code, tmp_path, monkeypatch):
+    """The twin: without the refusal, a yes runs it (from a copy in a cache, which is put elsewhere here)."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    monkeypatch.setattr(tokenizer, "_from_directory", lambda path: AutoTokenizer.from_pretrained(path))
+    load_tokenizer(str(tokenizer_with_code))
+    assert (tmp_path / "ran").exists()

@@ -29,7 +29,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     path = Path(name).expanduser()
     try:
         is_model = path.suffix == ".model" and path.is_file()
-        tokenizer = _from_sentencepiece(path) if is_model else AutoTokenizer.from_pretrained(path)
+        tokenizer = _from_sentencepiece(path) if is_model else _from_directory(path)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, DataError):
             raise
@@ -74,12 +74,18 @@ def tokenizer_fingerprint_of(source: str) -> str:
         DataError: there is none that can be loaded.
     """
     try:
-        return tokenizer_fingerprint(AutoTokenizer.from_pretrained(Path(source).expanduser()))
+        return tokenizer_fingerprint(_from_directory(Path(source).expanduser()))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"model.source={source!r} has no tokenizer that can be loaded ({error}), so that nothing tells whether the "
             f"data suits the model. Copy the model's tokenizer files into its directory."
         ) from error
+
+
+def _from_directory(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a directory, or of a name on the hub; code that comes with it is never run, nor asked about."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return tokenizer
 
 
 def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:

@@ -68,7 +68,9 @@ def _facts(file: Path) -> dict[str, str | int]:
 
 def _model(file: Path) -> PreTrainedModel:
     """The weights under a config that no longer speaks of quantisation, which ``save_pretrained`` would refuse."""
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+    )
     entries = read.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version"):
         entries.pop(name, None)
@@ -82,7 +84,7 @@ def _model(file: Path) -> PreTrainedModel:
 
 def _tokenizer(file: Path, facts: dict[str, str | int]) -> PreTrainedTokenizerFast:
     """The vocabulary, special tokens and chat template of the file, with its own pre-tokenizer put back."""
-    read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     backend = read.backend_tokenizer
     backend.pre_tokenizer = _PRE_TOKENIZERS[str(facts["tokenizer.ggml.pre"])]
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

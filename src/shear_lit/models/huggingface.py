@@ -106,7 +106,7 @@ def build_model(
         ValueError: a tensor is missing, is not part of the model, or is of another size.
     """
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     check_sizes(tensors, {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()})
     own_config = copy.deepcopy(config)
     own_config._attn_implementation = None  # that of a model which it may have come from
@@ -116,6 +116,7 @@ def build_model(
         state_dict={name: tensor.to(dtype) for name, tensor in tensors.items()},
         dtype=dtype,
         attn_implementation=_implementation(attention),
+        trust_remote_code=False,
     )
     return cast(PreTrainedModel, model)
 
