@@ -49,6 +49,35 @@ def test_unsafe_domain_in_a_manifest_is_refused(copied):
         read_manifest(copied)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("file", value) for value in ("../../../outside.bin", "/etc/passwd", "a/b.bin", "..", "", ".h", 3, None)),
+        *(("sha256", value) for value in ("../victim/x", "", "F" * 64, "f" * 63, "f" * 64 + "\n", 7, None)),
+        *(("bytes", value) for value in (-1, "9", 1.5, None, True)),
+        *(("sequences", value) for value in (-1, "9", 1.5, None)),
+    ],
+)  # fmt: skip
+def test_chunk_that_leads_out_of_the_folder_is_refused_and_nothing_is_touched(copied, tmp_path, key, value):
+    (tmp_path / "outside.bin").write_text("mine")
+    content = json.loads((copied / "manifest.json").read_text())
+    content["domains"]["a"]["splits"]["prune"]["chunks"][0][key] = value
+    (copied / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a/prune lists a chunk with .*64 hexadecimal digits") as refused:
+        read_manifest(copied)
+    assert "\n" not in str(refused.value)
+    assert (tmp_path / "outside.bin").read_text() == "mine"
+
+
+def test_split_that_leads_out_of_the_folder_is_refused(copied):
+    content = json.loads((copied / "manifest.json").read_text())
+    splits = content["domains"]["a"]["splits"]
+    splits["../b/prune"] = splits.pop("prune")
+    (copied / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a/\.\./b/prune lists a chunk"):
+        read_manifest(copied)
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 

@@ -23,6 +23,7 @@ FORMAT = 2
 MANIFEST, INDEX = "manifest.json", "index.json"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +244,25 @@ def parsed_manifest(content: bytes, where: str) -> Manifest:
             f"{where} cannot be read as a manifest ({error!r}): it was changed or damaged. "
             "Run `shear-lit prepare` again."
         ) from error
-    for name in manifest.domains:
+    for name, domain in manifest.domains.items():
         check_domain_name(name)
+        for split, record in domain.splits.items():
+            for chunk in record.chunks:
+                _check_chunk(chunk, split, f"{where}: {name}/{split}")
     return manifest
+
+
+def _check_chunk(chunk: ChunkRecord, split: str, where: str) -> None:
+    """Refuse what would lead out of the folder, or out of a cache: names become paths, and hashes do."""
+    safe_names = all(isinstance(name, str) and _SAFE_NAME.fullmatch(name) for name in (split, chunk.file))
+    hashed = isinstance(chunk.sha256, str) and _SHA256.fullmatch(chunk.sha256)
+    counted = all(type(count) is int and count >= 0 for count in (chunk.bytes, chunk.sequences))
+    if not safe_names or not hashed or not counted:
+        raise DataError(
+            f"{where} lists a chunk with file={chunk.file!r}, sha256={chunk.sha256!r}, bytes={chunk.bytes!r} and "
+            f"sequences={chunk.sequences!r}: a plain file name, 64 hexadecimal digits and counts are expected. It was "
+            f"changed; run `shear-lit prepare` again."
+        )
 
 
 def _manifest_of(content: dict[str, Any]) -> Manifest:
