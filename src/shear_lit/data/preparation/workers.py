@@ -90,7 +90,8 @@ def _started() -> subprocess.Popen[bytes]:
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     one_thread = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return subprocess.Popen(
-        [sys.executable, "-m", "shear_lit.data.preparation.worker"],
+        # -P: without the current directory, where a file may be called like a library.
+        [sys.executable, "-P", "-m", "shear_lit.data.preparation.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={
