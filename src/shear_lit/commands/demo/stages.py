@@ -46,7 +46,7 @@ def fit(config: Path, settings: Mapping[str, str]) -> None:
     arguments = ["-m", "shear_lit", "fit", "--config", str(config), *flags]
     logger.info("$ %s", shlex.join(["python", *arguments]))
     finished = subprocess.run(
-        [sys.executable, "-P", *arguments], env={**os.environ, "PYTHONUNBUFFERED": "1"}, check=False
+        [sys.executable, *arguments], env={**os.environ, "PYTHONUNBUFFERED": "1"}, check=False
     )
     if finished.returncode != 0:
         code = finished.returncode if finished.returncode > 0 else 128 - finished.returncode
