@@ -107,7 +107,8 @@ def tokenizer_with_code(tmp_path):
     entries |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
     config.write_text(json.dumps(entries))
     (tmp_path / "hostile" / "mine.py").write_text(
-        "from pathlib import Path\nfrom transformers import PreTrainedTokenizerFast as Mine\n"
+        "from pathlib import Path\nfrom transformers import PreTrainedTokenizerFast\n"
+        "class Mine(PreTrainedTokenizerFast):\n    pass\n"  # its own: transformers marks the class that it loads
         f"Path({str(tmp_path / 'ran')!r}).touch()\n"
     )
     return tmp_path / "hostile"
