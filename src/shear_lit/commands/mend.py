@@ -8,19 +8,20 @@ from pathlib import Path
 
 import torch
 
+from shear_lit.commands.demo.control import KEPT
 from shear_lit.commands.export import selection_of
 from shear_lit.models import clients
 from shear_lit.models.directories import DirectoryError
 from shear_lit.models.huggingface import SourceError, read_config, read_model, tensor_names
 from shear_lit.models.mending import check_is_model, mend_config, mend_names, mend_tokenizer
 from shear_lit.models.verification import check_same_model
-from shear_lit.pruning.artefact import GATES, gates_in
+from shear_lit.pruning.artefact import GATES, GATES_BEFORE, gates_in
 from shear_lit.pruning.scores import LEARNED, read_scores
 from shear_lit.reporting.model_card import Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
 
 _CARD, _OURS = "README.md", "`shear_lit`"
-_ARTEFACTS = {"gates.safetensors": GATES, "kept.safetensors": "kept.shear"}
+_ARTEFACTS = {GATES_BEFORE: GATES, "kept.safetensors": KEPT}
 """Files that lay beside models under names that programs take for weights, and their names now."""
 
 

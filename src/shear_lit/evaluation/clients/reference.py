@@ -12,14 +12,13 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from shear_lit.evaluation.clients.comparison import Expected
-from shear_lit.models.huggingface import read_model
+from shear_lit.models.huggingface import CONFIG, read_model
 
 PROBE_TOKENS, PROMPT_TOKENS, NEW_TOKENS = 32, 8, 32
 TEXT = "The quick brown fox, aged 42, said: «naïve café» …\n\n\tdef f(x):\n        return x ** 2  # 12345\n"
 """Words, digits, spaces, and signs of more than one byte."""
 
 _SEED = 20231006
-_CONFIG = "config.json"
 _SHORT_WINDOW = 8
 
 
@@ -79,7 +78,7 @@ def ids_of(directory: str, text: str) -> list[int]:
 
 def unseen_window(directory: str) -> int | None:
     """The sliding window of a model whose probe is not longer than it, so that no block would show its kind."""
-    entries = json.loads((Path(directory) / _CONFIG).read_text(encoding="utf-8"))
+    entries = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
     window = entries.get("sliding_window")
     kinds = entries.get("layer_types") or ["sliding_attention"]
     if not isinstance(window, int) or entries.get("use_sliding_window") is False or window < PROBE_TOKENS:
@@ -93,9 +92,9 @@ def with_short_window(directory: str) -> Iterator[str]:
     origin = Path(directory).resolve()
     with tempfile.TemporaryDirectory(prefix="shear-lit-window-") as scratch:
         for path in origin.iterdir():
-            if path.name != _CONFIG:
+            if path.name != CONFIG:
                 (Path(scratch) / path.name).symlink_to(path)
-        entries = json.loads((origin / _CONFIG).read_text(encoding="utf-8"))
+        entries = json.loads((origin / CONFIG).read_text(encoding="utf-8"))
         entries["sliding_window"] = _SHORT_WINDOW
-        (Path(scratch) / _CONFIG).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        (Path(scratch) / CONFIG).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
         yield scratch
