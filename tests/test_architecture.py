@@ -13,14 +13,17 @@ import pytest
 PACKAGE = "shear_lit"
 SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 
-BELOW_TRAINING = {"theory", "models", "pruning", "data", "evaluation", "reporting"}
+EVERYWHERE = {"mistakes", "disk"}
+BELOW_TRAINING = {"theory", "models", "pruning", "data", "evaluation", "reporting"} | EVERYWHERE
 ROOMS = {
-    "theory": set(),
-    "models": {"theory"},
-    "pruning": {"theory", "models"},
-    "data": {"theory"},
-    "evaluation": {"theory", "models", "data"},
-    "reporting": {"theory", "models"},
+    "mistakes": set(),
+    "disk": {"mistakes"},
+    "theory": {"mistakes"},
+    "models": {"theory"} | EVERYWHERE,
+    "pruning": {"theory", "models"} | EVERYWHERE,
+    "data": {"theory"} | EVERYWHERE,
+    "evaluation": {"theory", "models", "data"} | EVERYWHERE,
+    "reporting": {"theory", "models"} | EVERYWHERE,
     "training": BELOW_TRAINING,
     "commands": BELOW_TRAINING | {"training"},
     "cli": BELOW_TRAINING | {"training", "commands"},

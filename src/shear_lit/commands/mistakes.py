@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from shear_lit.mistakes import Mistake
 from shear_lit.pruning.settings import ExactGates, Pruning
 from shear_lit.theory.shape import ModelShape, ShapeError
 
@@ -18,7 +19,7 @@ _UNKNOWN = (
 )
 
 
-class UsageError(ValueError):
+class UsageError(Mistake):
     """Something on the command line or in a config file that no command takes."""
 
 

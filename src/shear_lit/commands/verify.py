@@ -25,11 +25,12 @@ from shear_lit.evaluation.clients.reference import (
     unseen_window,
     with_short_window,
 )
+from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import SourceError, read_config, source_fingerprint
 
 
-class VerifyError(ValueError):
+class VerifyError(Mistake):
     """A directory that cannot be verified."""
 
 

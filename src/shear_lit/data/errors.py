@@ -1,7 +1,9 @@
 """The error a user's data mistake raises."""
 
+from shear_lit.mistakes import Mistake
 
-class DataError(ValueError):
+
+class DataError(Mistake):
     """Data, or a setting about data, that cannot be used as it is; the message says how to repair it."""
 
 

@@ -11,11 +11,12 @@ from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint
 from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.store import DomainBatch, SequenceStore
+from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config
 
 
-class EvaluationError(ValueError):
+class EvaluationError(Mistake):
     """A model and a data set that do not fit."""
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shear_lit.mistakes import Mistake
+
 _SPARE_BYTES = 64 * 1024**2  # tokenizer, licences and a margin for others who write meanwhile
 
 
-class DirectoryError(ValueError):
+class DirectoryError(Mistake):
     """A directory that cannot be written where the user asked for it."""
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from shear_lit.mistakes import Mistake
 from shear_lit.models.rotary import RotaryForm, one_base
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 
 
-class FamilyError(ValueError):
+class FamilyError(Mistake):
     """A model that no family table describes, or that its table does not cover."""
 
 

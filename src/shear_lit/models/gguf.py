@@ -14,11 +14,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import rewrite_tokenizer_config
 from shear_lit.models.writing import write_config
 
 
-class GgufError(ValueError):
+class GgufError(Mistake):
     """A GGUF file that cannot be read faithfully."""
 
 

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from shear_lit.mistakes import Mistake
+
 Precision = Literal["float32", "bfloat16", "float16"]
 """What the numbers of a saved model are stored in."""
 
@@ -28,7 +30,7 @@ _MODEL_FILES = (CONFIG, "generation_config.json", "*.safetensors", INDEX)
 _SAMPLE_BYTES = 65536
 
 
-class SourceError(ValueError):
+class SourceError(Mistake):
     """A model that cannot be read from where the user says it is."""
 
 

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from shear_lit.mistakes import Mistake
+
 GATED_TOLERANCE = 1e-4
 """Largest difference between gated and carved logits in float32, as a fraction of the largest gated logit."""
 
@@ -11,7 +13,7 @@ _SEED = 20231006
 _TOKENS = 16  # some CPUs multiply bfloat16 matrices a hundred times more slowly than float32
 
 
-class VerificationError(ValueError):
+class VerificationError(Mistake):
     """A model that does not compute what it should; it was not kept."""
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from shear_lit.mistakes import Mistake
 from shear_lit.pruning.gates import GateValues
 from shear_lit.pruning.importance import Importance
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
@@ -38,7 +39,7 @@ FORMAT = 1
 _SCORE, _LOG_ALPHA = "score.", "log_alpha."
 
 
-class ScoresError(ValueError):
+class ScoresError(Mistake):
     """Scores that cannot be read, or that are of another model."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shear_lit import __version__
+from shear_lit.mistakes import Mistake
 from shear_lit.reporting.model_card import ModelFacts, Selection
 from shear_lit.theory.shape import ModelShape
 
@@ -25,7 +26,7 @@ def recipe_file(facts: ModelFacts, **more: Any) -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
-class RecipeError(ValueError):
+class RecipeError(Mistake):
     """A recipe that was damaged."""
 
 

@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
+from shear_lit.mistakes import Mistake
 
-class ShapeError(ValueError):
+
+class ShapeError(Mistake):
     """A model shape that cannot exist, or that cannot be cut from its source."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from shear_lit.mistakes import Mistake
 from shear_lit.models.huggingface import check_sizes, config_of
 from shear_lit.models.registry import family_of, tensor_sizes
 from shear_lit.pruning.gates import ExactSize
@@ -30,7 +31,7 @@ _MODEL, _GATES, _META = "model.", "gates.", "meta.pt"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Mistake):
     """A checkpoint that cannot be read as one of this package's."""
 
 

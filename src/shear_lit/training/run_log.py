@@ -18,13 +18,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from shear_lit.data.store import DomainBatch
 from shear_lit.evaluation.domain_loss import mean_loss
+from shear_lit.mistakes import Mistake
 from shear_lit.training.console import show
 from shear_lit.training.mixture_update import domain_data
 from shear_lit.training.module import ShearingModule, StepOutput
 
 
-class LossError(RuntimeError):
+class LossError(Mistake):
     """A loss that is not finite: nothing that follows from it is worth computing."""
+
+    exit_code = 1
 
 
 class RunLog(Callback):

@@ -15,11 +15,13 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from shear_lit.mistakes import Mistake
+
 REFUSED_STRATEGIES = ("fsdp", "fsdp_cpu_offload")
 """Strategies of Lightning under which gates cannot be trained."""
 
 
-class StrategyError(ValueError):
+class StrategyError(Mistake):
     """A strategy that cannot run the min-max game."""
 
 

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from shear_lit.mistakes import Mistake
+
 PROVENANCE = "provenance.json"
 """The file in each cached directory that says what it was made from."""
 
 
-class CacheError(ValueError):
+class CacheError(Mistake):
     """A cache that cannot be used as it is."""
 
 

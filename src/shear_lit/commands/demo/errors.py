@@ -1,7 +1,9 @@
 """What can go wrong in the demo itself."""
 
+from shear_lit.mistakes import Mistake
 
-class DemoError(ValueError):
+
+class DemoError(Mistake):
     """A demo that cannot start, or one of whose runs has failed."""
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:

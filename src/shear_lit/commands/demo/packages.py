@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shear_lit.commands.demo.cache import require_space
+from shear_lit.mistakes import Mistake
 
 logger = logging.getLogger(__name__)
 
 
-class FetchError(ValueError):
+class FetchError(Mistake):
     """A package that could not be fetched, or that is not the pinned one."""
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from shear_lit.mistakes import Mistake
+
 ClientName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "optimum"]
 """The clients that can be asked."""
 CLIENTS: dict[ClientName, str] = {name: f"in_{re.sub(r'[.]', '_', name)}.py" for name in get_args(ClientName)}
@@ -32,7 +34,7 @@ _OFFLINE = {
 }
 
 
-class ClientError(ValueError):
+class ClientError(Mistake):
     """A client that cannot be asked."""
 
 
