@@ -8,6 +8,7 @@ import yaml
 from transformers import LlamaConfig
 
 from shear_lit import cli
+from shear_lit.commands import fit
 from shear_lit.data import datamodule
 from shear_lit.data.loader import accumulation_of
 from shear_lit.data.manifest import SPLITS, ChunkRecord, DomainRecord, Manifest, SplitRecord, TokenizerRecord
@@ -33,7 +34,7 @@ REFERENCES = {
 DOMAINS = ["cc", "github", "book", "stackexchange", "wiki", "arxiv", "c4-rp"]
 
 
-class Built(Exception):
+class Built(BaseException):
     """A run that passed its checks."""
 
 
@@ -118,8 +119,8 @@ def build(tmp_path, monkeypatch):
             cli.main(arguments)
         return found.value.args[0], settings
 
-    check = cli.ShearingCLI.before_fit
-    monkeypatch.setattr(cli.ShearingCLI, "before_fit", stop)
+    check = fit.ShearingCLI.before_fit
+    monkeypatch.setattr(fit.ShearingCLI, "before_fit", stop)
     monkeypatch.setattr(module, "read_model", no_weights)
     monkeypatch.setattr(checks, "tokenizer_fingerprint_of", lambda source: "f" * 64)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**13, 0, 10**13))

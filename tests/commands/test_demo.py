@@ -19,13 +19,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from shear_lit import cli
+from shear_lit.commands.demo import command as demo_command
 from shear_lit.commands.demo import run as command
 from shear_lit.commands.demo import stages
+from shear_lit.commands.demo.command import demo
 from shear_lit.commands.demo.control import KEPT, random_gates
 from shear_lit.commands.demo.directory import check_output
 from shear_lit.commands.demo.errors import DemoError
 from shear_lit.commands.demo.numbers import DEMO, FAST
-from shear_lit.commands.demo.run import CONTINUED, PRUNED, RANDOM, SOURCE, demo
+from shear_lit.commands.demo.run import CONTINUED, PRUNED, RANDOM, SOURCE
 from shear_lit.commands.demo.stages import config_file, control_steps, fit
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel, markdown_table
 from shear_lit.commands.demo.texts import DOMAINS
@@ -348,7 +350,7 @@ def test_failing_run_stops_the_demo_with_its_exit_code_and_message(tmp_path, cap
 
 
 def test_command_ends_with_the_exit_code_of_the_failed_run(monkeypatch, capsys):
-    def fail(arguments):
+    def fail(*arguments):
         raise DemoError("a run has failed", exit_code=7)
 
     monkeypatch.setattr(cli, "_run", fail)
@@ -367,7 +369,7 @@ def test_fast_is_a_flag(monkeypatch, flags, fast):
     def recorded(output: str = "out", *, fast: bool = False) -> None:
         calls.append(fast)
 
-    monkeypatch.setitem(cli._COMMANDS, "demo", (recorded, ""))
+    monkeypatch.setattr(demo_command, "demo", recorded)
     cli.main(["demo", *flags])
     assert calls == [fast]
 

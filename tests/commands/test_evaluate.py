@@ -9,14 +9,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shear_lit.commands import evaluate as command
+from shear_lit.commands import measuring as command
 from shear_lit.commands.evaluate import evaluate
-from shear_lit.commands.reference import COMMANDS, measure
+from shear_lit.commands.reference import measure
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparation.prepare import PrepareSettings, prepare
 from shear_lit.data.references import read_references
 from shear_lit.data.splits import SplitShares
 from shear_lit.data.store import SequenceStore
+from shear_lit.disk.writing import OutputError
 from shear_lit.evaluation.prepared import EvaluationError
 from tests import tiny
 
@@ -101,7 +102,7 @@ def change_config(source, **entries):
 
 def test_measured_references_are_the_evaluated_losses(source, data, tmp_path):
     output = tmp_path / "references.yaml"
-    result = COMMANDS["measure"](source, data, str(output))
+    result = measure(source, data, str(output))
     stored, evaluated = read_references(output), evaluate(source, data)
     assert (stored.source, stored.tokenizer) == (source, evaluated.tokenizer)
     assert stored.losses == evaluated.losses
@@ -111,7 +112,7 @@ def test_measured_references_are_the_evaluated_losses(source, data, tmp_path):
 def test_references_are_not_overwritten(source, data, tmp_path):
     output = tmp_path / "references.yaml"
     output.write_text("mine")
-    with pytest.raises(EvaluationError, match="not overwritten"):
+    with pytest.raises(OutputError, match="not overwritten"):
         measure(source, data, str(output))
     assert output.read_text() == "mine"
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from shear_lit.commands import export as command
+from shear_lit.commands import exporting as command
 from shear_lit.commands.export import export
 from shear_lit.models import directories, writing
 from shear_lit.models.directories import DirectoryError

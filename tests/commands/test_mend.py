@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from shear_lit.cli import main
-from shear_lit.commands import mend as command
+from shear_lit.commands import mending as command
 from shear_lit.commands.export import export
 from shear_lit.commands.mend import mend
 from shear_lit.commands.rank import rank

@@ -9,14 +9,17 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, MistralForCausalLM
 
-from shear_lit.commands import export as export_command
-from shear_lit.commands import rank as command
+from shear_lit.commands import exporting as export_command
+from shear_lit.commands import ranking as command
 from shear_lit.commands.export import export
+from shear_lit.commands.failures import UsageError
 from shear_lit.commands.gates import gates
 from shear_lit.commands.rank import rank
 from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.store import SequenceStore
+from shear_lit.disk.writing import OutputError
+from shear_lit.mistakes import Mistake
 from shear_lit.models import clients
 from shear_lit.models.clients import Conditions, Reading, Verdict
 from shear_lit.models.huggingface import source_fingerprint
@@ -152,15 +155,15 @@ def no_weights(monkeypatch):
     [
         (dict(data=None), ["data=None", "criterion=fisher", "shear-lit prepare"]),
         (dict(criterion="weight"), ["has no effect", "criterion=weight", "Remove it"]),
-        (dict(out="taken"), ["out=", "exists", "not overwritten"]),
+        (dict(output="taken"), ["output=", "exists", "not overwritten"]),
     ],
     ids=["no data", "data without effect", "taken"],
 )
 def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no_weights, given, words):
     (tmp_path / "taken").touch()
-    out = str(tmp_path / given.pop("out", "new"))
-    with pytest.raises(ScoresError) as found:
-        rank(**{"source": str(toy.source()), "data": str(toy.data), "out": out, **given})
+    out = str(tmp_path / given.pop("output", "new"))
+    with pytest.raises(Mistake) as found:
+        rank(**{"source": str(toy.source()), "data": str(toy.data), "output": out, **given})
     assert all(word in str(found.value) for word in words), found.value
     assert not (tmp_path / "new").exists()
 
@@ -174,12 +177,12 @@ def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no
         (dict(target_preset="sheared-llama-370m"), ShapeError, ["are given", "exactly one"]),
         (dict(target=ModelShape(**{**TARGET.to_dict(), "hidden": 64})), ShapeError, ["larger than the source's 32"]),
         (dict(target=ModelShape(**{**TARGET.to_dict(), "hidden": 23})), ShapeError, ["hidden=23", "Use hidden=22"]),
-        (dict(checkpoint="x.ckpt"), ScoresError, ["checkpoint and gates", "exactly one"]),
-        (dict(gates=None), ScoresError, ["checkpoint and gates", "exactly one"]),
-        (dict(gates=None, checkpoint="x.ckpt"), ScoresError, ["target has no effect", "Remove it"]),
-        (dict(gates=None, target=None, checkpoint="x.ckpt", write_as="mistral"), ScoresError,
+        (dict(checkpoint="x.ckpt"), UsageError, ["checkpoint and gates", "exactly one"]),
+        (dict(gates=None), UsageError, ["checkpoint and gates", "exactly one"]),
+        (dict(gates=None, checkpoint="x.ckpt"), UsageError, ["target has no effect", "Remove it"]),
+        (dict(gates=None, target=None, checkpoint="x.ckpt", write_as="mistral"), UsageError,
          ["write_as=mistral has no effect", "model.pruning.write_as=mistral"]),
-        (dict(gates=None, target=None, checkpoint="x.ckpt", keep_layer_period=True), ScoresError,
+        (dict(gates=None, target=None, checkpoint="x.ckpt", keep_layer_period=True), UsageError,
          ["keep_layer_period=true has no effect", "model.pruning.keep_layer_period=true"]),
         (dict(keep_layer_period=True), ShapeError, ["keep_layer_period=true has no effect", "of one kind"]),
     ],
@@ -248,7 +251,7 @@ def test_period_is_kept_where_it_is_asked_for_and_said_where_it_is_not(tmp_path,
 
 def test_scores_beside_a_model_may_not_look_like_weights(toy, monkeypatch):
     for name in ("scores.safetensors", "scores.bin"):
-        with pytest.raises(ScoresError, match="lies in the directory of a model"):
+        with pytest.raises(OutputError, match="lies in the directory of a model"):
             rank(str(toy.source()), str(toy.source() / name), "weight")
         assert not (toy.source() / name).exists()
 

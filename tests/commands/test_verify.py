@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import MistralConfig
 
 from shear_lit import cli
-from shear_lit.commands import verify as command
-from shear_lit.commands.verify import VerifyError, verify
+from shear_lit.commands import verification as command
+from shear_lit.commands.verification import VerifyError
+from shear_lit.commands.verify import verify
 from shear_lit.evaluation.clients.asking import Answer, ClientError, Job, ask
 from shear_lit.evaluation.clients.comparison import difference
 from shear_lit.evaluation.clients.reference import (

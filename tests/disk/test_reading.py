@@ -7,6 +7,9 @@ import pytest
 from shear_lit.disk.names import is_plain_name, is_sha256, leads_outside
 from shear_lit.disk.reading import parse_json, read_json, read_small, read_yaml
 
+BOMB = "\n".join(["a: &a0 [x, x]", *(f"b{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))])
+"""60 lines that stand for 2^60 values."""
+
 
 def test_a_large_file_is_refused_without_its_memory(tmp_path):
     path = tmp_path / "manifest.json"
@@ -54,7 +57,7 @@ def test_json_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["a: &x [1]\nb: *x", "a: 1\na: 2", "a: !!python/object/apply:os.system [ls]", "a: [", "\t", "[" * 5000],
+    ["a: &x [*x]", BOMB, "a: 1\na: 2", "a: !!python/object/apply:os.system [ls]", "a: [", "\t", "[" * 5000],
 )
 def test_yaml_that_expands_or_makes_objects_is_refused(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
@@ -86,3 +89,8 @@ def test_a_link_that_leads_outside_is_found(tmp_path):
     assert leads_outside(tmp_path / "in" / "link", tmp_path / "in")
     assert not leads_outside(tmp_path / "in" / "own", tmp_path / "in")
     assert not leads_outside(tmp_path / "in" / "link", tmp_path / "in", also=[tmp_path])
+
+
+def test_an_alias_is_what_it_stands_for(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &x [1]\nb: *x")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": [1], "b": [1]}

@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from shear_lit.commands.evaluate import Device, DomainLosses, evaluate
-from shear_lit.data.references import References, write_references
 from shear_lit.data.remote import REMOTE, RemoteSettings
-from shear_lit.evaluation.prepared import EvaluationError
-from shear_lit.models.huggingface import Precision
+from shear_lit.disk.writing import check_new_file
+from shear_lit.models.choices import Device, Precision
+
+if TYPE_CHECKING:
+    from shear_lit.commands.measuring import DomainLosses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,7 @@ class MeasuredReferences:
 
     output: str
     """The file."""
-    measured: DomainLosses
+    measured: "DomainLosses"
     """What it says."""
 
     def __str__(self) -> str:
@@ -25,7 +27,7 @@ class MeasuredReferences:
 
 
 def measure(
-    source: str,
+    model: str,
     data: str,
     output: str,
     sequences_per_domain: int = 128,
@@ -38,7 +40,7 @@ def measure(
     """Measure a model's losses by domain and write them as the references that `fit` reads.
 
     Args:
-        source: Local Hugging Face directory or hub name of the model to measure.
+        model: Local Hugging Face directory or hub name of the model to measure.
         data: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
         output: YAML file to write (references.yaml).
         sequences_per_domain: Validation sequences of each domain; use the number that the run validates on.
@@ -49,25 +51,27 @@ def measure(
         remote: How data in remote storage is read.
     """
     path = Path(output).expanduser()
-    if path.exists():
-        raise EvaluationError(
-            f"output={output!r} exists: references are not overwritten. Choose another file, or remove it."
-        )
-    measured = evaluate(
-        source,
+    check_new_file(path, key="output", what="references")
+    from shear_lit.commands.measuring import measure_domains
+    from shear_lit.data.references import References, write_references
+    from shear_lit.evaluation.prepared import EvaluationError
+
+    measured = measure_domains(
+        model,
         data,
-        sequences_per_domain,
-        micro_batch,
-        dtype,
-        device,
+        sequences_per_domain=sequences_per_domain,
+        micro_batch=micro_batch,
+        dtype=dtype,
+        device=device,
         cross_document_attention=cross_document_attention,
         remote=remote,
     )
     undefined = [name for name, loss in measured.losses.items() if not math.isfinite(loss)]
     if undefined:
         raise EvaluationError(
-            f"source={source!r}: the loss of {', '.join(undefined)} is not finite in {dtype}: it is no reference. "
-            f"Use --dtype float32, and look at the data of that domain."
+            f"{model!r}: the loss of {', '.join(undefined)} is not finite in {dtype}: it is no reference. "
+            f"Use --dtype float32, and look at the data of that domain.",
+            key="model.source",
         )
     references = References(
         source=measured.model,
@@ -77,7 +81,3 @@ def measure(
     )
     write_references(path, references)
     return MeasuredReferences(output=str(path), measured=measured)
-
-
-COMMANDS = {"measure": measure}
-"""The sub-commands of ``reference``."""

@@ -12,6 +12,9 @@ import yaml
 SMALL_FILE_BYTES = 64 * 1024**2
 """The most that is read of a file that describes others: a manifest, an index, a config, a log."""
 
+MOST_VALUES = 100_000
+"""The most values that a YAML file may stand for."""
+
 
 class UnreadableFile(OSError):
     """A file that is not read although it is there: it is too large, or not a regular file."""
@@ -74,20 +77,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which let a file of a few lines stand for gigabytes, and without a key twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, "an alias (*name) has no place here", self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
+    """YAML in plain types, without a key twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  (yaml's)
-        mapping = super().construct_mapping(node, deep=deep)
-        if len(mapping) != len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key is there twice", node.start_mark)
-        return mapping
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice!r} is there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
 
 
 def read_yaml(path: str | os.PathLike[str], *, limit: int = SMALL_FILE_BYTES) -> Any:
@@ -95,10 +94,28 @@ def read_yaml(path: str | os.PathLike[str], *, limit: int = SMALL_FILE_BYTES) ->
 
     Raises:
         OSError: as ``read_small``.
-        ValueError: it is no YAML, has a key twice, or uses aliases.
+        ValueError: it is no YAML, has a key twice, or stands for too much: aliases let a few lines be gigabytes.
     """
     content = read_small(path, limit=limit).decode("utf-8")
     try:
-        return yaml.load(content, Loader=_PlainLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split()) or "it is nested too deeply") from error
+        found = yaml.load(content, Loader=_PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not _is_bounded(found):
+        raise ValueError(f"its aliases (*name) stand for more than {MOST_VALUES:,} values")
+    return found
+
+
+def _is_bounded(content: Any) -> bool:
+    """Whether it has at most ``MOST_VALUES`` values where each alias counts as what it stands for."""
+    waiting, values = [content], 0
+    while waiting and values <= MOST_VALUES:
+        value = waiting.pop()
+        values += 1
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return not waiting

@@ -105,3 +105,10 @@ def mean_loss(losses: Mapping[str, float]) -> float:
     """The mean over domains, each counting the same; domains without tokens are left out."""
     finite = [loss for loss in losses.values() if not math.isnan(loss)]
     return sum(finite) / len(finite) if finite else math.nan
+
+
+def reported(domains: Sequence[str], losses: Sequence[float]) -> dict[str, float]:
+    """The numbers of a validation by the names that loggers and callbacks know them by, with their mean."""
+    numbers = {f"loss/validation/{name}": loss for name, loss in zip(domains, losses, strict=True)}
+    numbers["loss/validation/mean"] = mean_loss(dict(zip(domains, losses, strict=True)))
+    return numbers

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -14,15 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from shear_lit.mistakes import Mistake
-
-Precision = Literal["float32", "bfloat16", "float16"]
-"""What the numbers of a saved model are stored in."""
-
-Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
-"""Which of transformers' attention implementations computes.
-
-Where a model type has no ``sdpa`` (gemma2, which caps its scores), that stands for ``eager``, as in transformers.
-"""
+from shear_lit.models.choices import Attention
 
 CONFIG = "config.json"
 INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"

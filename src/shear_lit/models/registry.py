@@ -4,11 +4,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from shear_lit.models.choices import WrittenAs
 from shear_lit.models.family import Family
 from shear_lit.models.gemma2 import gemma2
 from shear_lit.models.gemma3_text import gemma3_text
@@ -38,9 +39,8 @@ FAMILIES: dict[str, Callable[[PretrainedConfig], Family]] = {
 }
 """Table builders by the ``model_type`` of the config."""
 
-WrittenAs = Literal["source", "mistral"]
-"""The model type that a carved model is written as: its source's, or (for llama, on request) mistral."""
 WRITTEN_AS: tuple[str, ...] = get_args(WrittenAs)
+"""The model types that a carved model may be written as."""
 
 
 def family_of(config: PretrainedConfig) -> Family:

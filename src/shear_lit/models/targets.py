@@ -2,15 +2,12 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PretrainedConfig
 
 from shear_lit.models.proposals import Measure, Proposal, SizeModel, propose
 from shear_lit.models.registry import family_of
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
-
-PresetName = Literal["sheared-llama-2.7b", "sheared-llama-1.3b", "sheared-llama-370m"]
 
 PRESETS: dict[str, ModelShape] = {
     "sheared-llama-2.7b": ModelShape(layers=32, hidden=2560, query_heads=20, kv_heads=20, intermediate=6912),

@@ -8,6 +8,8 @@ import lightning as L
 
 from shear_lit.data.datamodule import DomainData
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
+from shear_lit.disk.writing import check_folder
+from shear_lit.evaluation.domain_loss import reported
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning
 from shear_lit.models.huggingface import config_of, source_fingerprint
@@ -19,38 +21,12 @@ from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.errors import RunError
 from shear_lit.training.module import ShearingModule
-from shear_lit.training.strategies import REFUSED_STRATEGIES, FSDP2Strategy, StrategyError
+from shear_lit.training.strategies import FSDP2Strategy
+from shear_lit.training.trainer_settings import check_watched
 
 _log = logging.getLogger(__name__)
 _BYTES_PER_PARAMETER = 12
 """Of a checkpoint: the weight and AdamW's two moments, in float32."""
-
-
-def check_strategy(strategy: str) -> None:
-    """Refuse the sharded strategies that cannot train gates.
-
-    Raises:
-        StrategyError: Lightning's FSDP was asked for.
-    """
-    name = strategy.rsplit(".", 1)[-1].lower()
-    if name in (*REFUSED_STRATEGIES, "fsdpstrategy"):
-        raise StrategyError(
-            f"trainer.strategy={strategy} flattens gates, multipliers and weights into one parameter, which must "
-            f"have learning rates of their own, and needs an accelerator. Use trainer.strategy=fsdp2."
-        )
-
-
-def check_precision(precision: str | int | None) -> None:
-    """Refuse precisions in which gates and multipliers would not stay float32.
-
-    Raises:
-        StrategyError: another than float32 or bfloat16 beside float32 weights was asked for.
-    """
-    if str(precision) not in ("None", "32", "32-true", "bf16", "bf16-mixed"):
-        raise StrategyError(
-            f"trainer.precision={precision} is not trained in: gates, multipliers, their gradients and AdamW's moments "
-            f"need float32, which it casts away or scales. Use trainer.precision=bf16-mixed, or 32-true."
-        )
 
 
 def check_run(
@@ -66,6 +42,7 @@ def check_run(
         data.check_data()
     else:
         data.check(world_size=trainer.world_size, max_steps=trainer.max_steps)
+        check_watched(trainer.callbacks, reported(data.domains, [0.0] * len(data.domains)))  # type: ignore[attr-defined]
         _check_durations(module, trainer)
         _check_pruning(module)
         _check_run_directory(Path(trainer.default_root_dir), checkpoint)
@@ -107,15 +84,6 @@ def _check_durations(module: ShearingModule, trainer: L.Trainer) -> None:
                 f"{key}={steps} is longer than the run, trainer.max_steps={trainer.max_steps}: it would never end. "
                 f"Use {key}={trainer.max_steps // 10 or 1}, or a longer run."
             )
-    for key, value, default in (
-        ("accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
-        ("val_check_interval", trainer.val_check_interval, 1.0),
-    ):
-        if value != default:
-            raise RunError(
-                f"trainer.{key}={value} has no effect here: it follows from data.global_batch, data.micro_batch and "
-                f"data.mixture.update_every_steps. Remove it and set those."
-            )
 
 
 def _check_pruning(module: ShearingModule) -> None:
@@ -140,6 +108,7 @@ def _check_pruning(module: ShearingModule) -> None:
 
 
 def _check_run_directory(directory: Path, checkpoint: str | None) -> None:
+    check_folder(directory, key="trainer.default_root_dir")
     resumes = checkpoint is not None and directory.resolve() in Path(checkpoint).resolve().parents
     if directory.is_dir() and any(directory.iterdir()) and not resumes:
         raise RunError(

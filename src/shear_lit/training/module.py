@@ -10,9 +10,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from shear_lit.data.boundaries import model_inputs
 from shear_lit.data.store import DomainBatch
-from shear_lit.evaluation.domain_loss import DomainLoss
+from shear_lit.evaluation.domain_loss import DomainLoss, reported
+from shear_lit.models.choices import Attention
 from shear_lit.models.family import Family
-from shear_lit.models.huggingface import Attention, read_config, read_model, source_fingerprint
+from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of, written_config
 from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, keyed_uniform
@@ -197,6 +198,9 @@ class ShearingModule(L.LightningModule):
         assert self.domain_loss is not None
         self.domain_losses = self.domain_loss.compute().cpu()
         self.domain_loss.reset()
+        # For callbacks that watch a number (EarlyStopping); RunLog writes them to the loggers.
+        domains = self.trainer.datamodule.domains  # type: ignore[attr-defined]
+        self.log_dict(reported(domains, self.domain_losses.tolist()), logger=False)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the game, after which the gates return to their limits."""

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from shear_lit.data.store import DomainBatch
-from shear_lit.evaluation.domain_loss import mean_loss
+from shear_lit.evaluation.domain_loss import reported
 from shear_lit.mistakes import Mistake
 from shear_lit.training.console import show
 from shear_lit.training.mixture_update import domain_data
@@ -75,9 +75,7 @@ class RunLog(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the losses, the mixture that follows from them, and the tokens drawn so far, per domain."""
         module, data = cast(ShearingModule, pl_module), domain_data(trainer)
-        losses = cast(torch.Tensor, module.domain_losses).tolist()
-        numbers = {f"loss/validation/{name}": loss for name, loss in zip(data.domains, losses, strict=True)}
-        numbers["loss/validation/mean"] = mean_loss(dict(zip(data.domains, losses, strict=True)))
+        numbers = reported(data.domains, cast(torch.Tensor, module.domain_losses).tolist())
         if trainer.state.fn == "fit":
             numbers |= {f"mixture/weight/{name}": weight for name, weight in data.weights.items()}
             numbers |= {f"mixture/tokens/{name}": float(tokens) for name, tokens in data.tokens_seen.items()}

@@ -8,8 +8,10 @@ from pathlib import Path
 from shear_lit.commands.demo.errors import DemoError
 from shear_lit.commands.demo.numbers import DemoNumbers
 from shear_lit.commands.demo.stages import Stage, config_file, fit
-from shear_lit.commands.evaluate import DomainLosses, evaluate
-from shear_lit.commands.export import ExportResult, export
+from shear_lit.commands.evaluate import evaluate
+from shear_lit.commands.export import export
+from shear_lit.commands.exporting import ExportResult
+from shear_lit.commands.measuring import DomainLosses
 from shear_lit.commands.prepare import prepare
 from shear_lit.commands.reference import measure
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts

@@ -1,10 +1,9 @@
-"""``shear-lit demo``: the whole method on a real model and real text, small, with nothing to configure."""
+"""The steps of the demo, one after the other."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.demo.control import write_random_cut
 from shear_lit.commands.demo.directory import REPORT, RESULTS, DemoDirectory, check_output
 from shear_lit.commands.demo.generation import compare_generation
@@ -14,7 +13,7 @@ from shear_lit.commands.demo.stages import control_steps
 from shear_lit.commands.demo.steps import Steps
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel
 from shear_lit.commands.demo.texts import fetch_texts
-from shear_lit.commands.evaluate import DomainLosses
+from shear_lit.commands.measuring import DomainLosses
 from shear_lit.training.checkpoints import CheckpointFacts
 
 SOURCE, PRUNED, CONTINUED, RANDOM = "source", "pruned", "pruned + continued", "random cut, same training"
@@ -23,25 +22,15 @@ SOURCE, PRUNED, CONTINUED, RANDOM = "source", "pruned", "pruned + continued", "r
 _STEPS = 10
 
 
-def demo(output: str = "runs/demo", cache: str = str(default_cache()), *, fast: bool = False) -> DemoResult:
-    """Prune a real pretrained model to 79.6 M parameters, continue its pre-training, and compare it with a random cut.
-
-    Args:
-        output: Directory for data, runs, models and the report; it must be new or empty.
-        cache: Directory in which the source model and the text are kept once they are fetched.
-        fast: Take only a few steps: the same path in about six minutes.
-    """
+def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
+    """Run the demo into ``output``, with the model and the text kept in ``cache``."""
     numbers = FAST if fast else DEMO
-    place, kept, step = (
-        DemoDirectory(Path(output).expanduser(), numbers),
-        Path(cache).expanduser(),
-        Steps(_STEPS),
-    )
+    place, step = DemoDirectory(output, numbers), Steps(_STEPS)
     check_output(place.path, numbers.disk_bytes)
     with step("Fetching the source model"):
-        source = fetch_source(kept)
+        source = fetch_source(cache)
     with step("Fetching and preparing the text of five domains"):
-        place.prepare(source, fetch_texts(kept))
+        place.prepare(source, fetch_texts(cache))
     with step("Measuring the source's losses, which the mixture refers to"):
         references = place.measure_references(source)
     with step("Pruning: learning which units to keep, jointly with the weights"):

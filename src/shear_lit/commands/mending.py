@@ -1,0 +1,145 @@
+"""Exports of earlier versions, rewritten so that all programs read them right."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from shear_lit.commands.demo.control import KEPT
+from shear_lit.commands.exporting import selection_of
+from shear_lit.models import clients
+from shear_lit.models.directories import DirectoryError
+from shear_lit.models.huggingface import SourceError, read_config, read_model, tensor_names
+from shear_lit.models.mending import check_is_model, mend_config, mend_names, mend_tokenizer
+from shear_lit.models.verification import check_same_model
+from shear_lit.pruning.artefact import GATES, GATES_BEFORE, gates_in
+from shear_lit.pruning.scores import LEARNED, read_scores
+from shear_lit.reporting.model_card import Selection, model_card
+from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
+
+_CARD, _OURS = "README.md", "`shear_lit`"
+_ARTEFACTS = {GATES_BEFORE: GATES, "kept.safetensors": KEPT}
+"""Files that lay beside models under names that programs take for weights, and their names now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mended:
+    """What was changed."""
+
+    directory: str
+    """The directory."""
+    files: tuple[str, ...]
+    """Files that were written anew, or renamed."""
+
+    def __str__(self) -> str:
+        if not self.files:
+            return f"{self.directory}: nothing to mend"
+        return f"{self.directory}: mended {', '.join(self.files)}; its logits are what they were, bit for bit"
+
+
+def mend_export(directory: str, source: str | None) -> Mended:
+    """Mend a directory; ``mend`` says what the arguments are."""
+    place = Path(directory).expanduser()
+    check_is_model(place)
+    config = read_config(str(place))
+    recipe = read_recipe(place)
+    names = _source_names(source, None if recipe is None else str(recipe.get("source")))
+    with _workshop(place) as shop:
+        written = [
+            *(["config.json"] if mend_config(place, shop) else []),
+            *(["tokenizer_config.json"] if mend_tokenizer(place, shop) else []),
+            *mend_names(place, shop, names),
+        ]
+        artefacts = {old: new for old, new in _ARTEFACTS.items() if (place / old).is_file()}
+        if recipe is not None and (written or artefacts or recipe.get("format") == 1):
+            written += _write_card(place, shop, recipe)
+        if not written and not artefacts:
+            return Mended(directory=directory, files=())
+        _check(place, shop, written, vocabulary=config.vocab_size)
+        for name in written:
+            (shop / name).replace(place / name)
+        for old, new in artefacts.items():
+            (place / old).replace(place / new)
+    return Mended(directory=directory, files=(*written, *artefacts.values()))
+
+
+def _source_names(source: str | None, recorded: str | None) -> frozenset[str]:
+    """The names of the source's tensors; none where it is not here, and then those of published weights hold."""
+    if source is not None:
+        try:
+            read_config(source)
+        except SourceError as error:
+            raise SourceError(str(error).replace("model.source", "source", 1)) from error
+        return tensor_names(source)
+    if recorded is None or not Path(recorded).expanduser().is_dir():
+        return frozenset()
+    return tensor_names(recorded)
+
+
+@contextmanager
+def _workshop(place: Path) -> Iterator[Path]:
+    """A folder inside the directory, so that what is ready can be renamed to its place.
+
+    Raises:
+        DirectoryError: nothing can be written there.
+    """
+    try:
+        shop = tempfile.TemporaryDirectory(prefix=".mending-", dir=place)
+    except OSError as error:
+        raise DirectoryError(
+            f"directory={str(place)!r} cannot be written in ({error.strerror}): an export is mended where it lies. "
+            f"Copy it, and mend the copy."
+        ) from error
+    with shop as folder:
+        yield Path(folder)
+
+
+def _write_card(place: Path, shop: Path, recipe: dict[str, object]) -> list[str]:
+    """The card and the recipe with what earlier ones did not say; a card that somebody else wrote is left alone."""
+    config = read_config(str(place))
+    try:
+        facts = facts_of(recipe, selection=_selection(place), gates=GATES, clients=clients.lines(config))
+    except (KeyError, TypeError) as error:
+        raise SourceError(
+            f"directory={str(place)!r}: its {RECIPE} lacks {error}, or was changed: a card cannot be made from it. "
+            f"Restore it, or remove it to mend the rest."
+        ) from error
+    more = {name: recipe[name] for name in ("axes", "expected_units") if name in recipe}
+    (shop / RECIPE).write_text(recipe_file(facts, **more), encoding="utf-8")
+    card = place / _CARD
+    if card.is_file() and _OURS not in card.read_text(encoding="utf-8", errors="replace"):
+        return [RECIPE]
+    (shop / _CARD).write_text(model_card(facts), encoding="utf-8")
+    return [RECIPE, _CARD]
+
+
+def _selection(place: Path) -> Selection | None:
+    """How the units were chosen, as the recipe or else the gates beside it say; None where nothing was cut."""
+    gates, recipe = gates_in(place), read_recipe(place) or {}
+    if not gates.is_file():
+        return None
+    if recipe.get("selection"):
+        return Selection(**recipe["selection"])
+    origin = read_scores(str(gates)).origin
+    if origin.criterion == LEARNED and recipe.get("step"):
+        return Selection(criterion=LEARNED, meaning="")
+    return selection_of(origin)
+
+
+def _check(place: Path, shop: Path, written: list[str], *, vocabulary: int) -> None:
+    """See that the model is the same with the new files: a view of the directory with them in their places.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    with tempfile.TemporaryDirectory(prefix="view-", dir=shop) as folder:
+        for path in place.iterdir():
+            if path.is_file() and path.name not in written and path.name not in _ARTEFACTS:
+                (Path(folder) / path.name).symlink_to(path.resolve())
+        for name in written:
+            (Path(folder) / name).symlink_to((shop / name).resolve())
+        before, after = (read_model(str(where), dtype=torch.float32) for where in (place, folder))
+        check_same_model(after, before, vocabulary, what="mended against present model")

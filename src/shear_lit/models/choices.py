@@ -1,0 +1,24 @@
+"""The choices that a user has about models, as types: nothing is imported for them, so that help is there at once."""
+
+from typing import Literal
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What the numbers of a saved model are stored in."""
+
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
+"""Which of transformers' attention implementations computes.
+
+Where a model type has no ``sdpa`` (gemma2, which caps its scores), that stands for ``eager``, as in transformers.
+"""
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""Where a model computes; ``auto``: a CUDA device if there is one, otherwise the CPU."""
+
+WrittenAs = Literal["source", "mistral"]
+"""The model type of what is cut: the source's, or another that computes the same."""
+
+PresetName = Literal["sheared-llama-2.7b", "sheared-llama-1.3b", "sheared-llama-370m"]
+"""Names of published shapes."""
+
+Criterion = Literal["fisher", "taylor", "activation", "weight", "depth", "random"]
+"""What orders the units of a model."""
