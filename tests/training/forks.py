@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-PRELOADED = ["tests.training.runs"]
+PRELOADED = ["tests.training.runs", "tests.bad_inputs.ending"]
 
 
 class ForkError(AssertionError):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from shear_lit.commands.failures import chain, one_line
+from shear_lit.commands.help import short_help
 from shear_lit.commands.parsing import OneLineErrors, in_words_of
 from shear_lit.commands.table import Command
 from shear_lit.data.datamodule import DomainData
@@ -25,15 +27,53 @@ from shear_lit.training.run_log import MetricsFile, RunLog
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 from shear_lit.training.trainer_settings import check_trainer
 
+TRAINING = ("fit", "validate")
+"""The commands that need a Trainer."""
+_ALL, _ENVIRONMENT = "--help_all", "--help_environment"
+
 
 def run_training(name: str, command: Command, flags: Sequence[str]) -> str | None:
     """Build a run from YAML and flags, check it as a whole, and start it; gives what a validation found."""
+    asked = {word for word in flags if word in (_ALL, _ENVIRONMENT)}
+    TrainingParser.short, TrainingParser.shows_environment = not asked, _ENVIRONMENT in asked
+    flags = ["--help" if word in asked else word for word in flags]
     with in_words_of(name, command, flags):
         return ShearingCLI([name, *flags]).found
 
 
+def training_parser(name: str) -> LightningArgumentParser:
+    """The parser of ``fit`` or ``validate``, of which nothing is built."""
+    found: list[LightningArgumentParser] = []
+
+    class Unbuilt(ShearingCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            assert parser._subcommands_action is not None
+            found.append(parser._subcommands_action._name_parser_map[name])
+            raise StopIteration
+
+    with suppress(StopIteration):
+        Unbuilt([name])
+    return found[0]
+
+
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """The parser of the commands that need a Trainer."""
+
+    short = True
+    """Whether help fits two screens."""
+    shows_environment = False
+    """Whether help says how the variable of each key is called."""
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The keys of a command on two screens, or all there is to say."""
+        name = self.prog.split()[-1]
+        if self.short and name in TRAINING:
+            return short_help(self, name)
+        reads_environment, self.default_env = self.default_env, self.shows_environment
+        try:
+            return super().format_help(*args, **kwargs)
+        finally:
+            self.default_env = reads_environment
 
 
 class RunConfig(SaveConfigCallback):
@@ -90,7 +130,7 @@ class ShearingCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The two commands that need a Trainer."""
-        return {name: {"model", "dataloaders", "datamodule"} for name in ("fit", "validate")}
+        return {name: {"model", "dataloaders", "datamodule"} for name in TRAINING}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give the checkpoints keys of their own."""

@@ -65,7 +65,7 @@ class Given(NamedTuple):
 
 def set_up_parsing(flags: Sequence[str]) -> None:
     """Read the docstrings under fields, their lines of help, only where these are shown: it takes a second."""
-    shown = any(word in flag for flag in flags for word in ("-h", "help", "print_config"))
+    shown = any(word in flag for flag in flags for word in ("help", "print_config"))
     set_parsing_settings(docstring_parse_attribute_docstrings=shown)
 
 
@@ -214,7 +214,7 @@ def diagnosis(refused: Refused, parser: ArgumentParser, given: Sequence[Given], 
     for each in given:
         if (wrong := _wrong_value(parser, each)) is not None:
             return wrong
-    for key, action in _actions(parser).items():
+    for key, action in actions_of(parser).items():
         if action.required and not any(f"{each.key}.".startswith(f"{key}.") for each in given):
             return f"{key} is missing. {_help_of(action)} Use --{key} VALUE."
     innermost = [str(refused), *(str(link) for link in chain(refused.__cause__))][-1]
@@ -257,7 +257,7 @@ def _wrong_value(parser: ArgumentParser, given: Given) -> str | None:
 
 
 def _default_of(parser: ArgumentParser, key: str) -> Any:
-    action = _actions(parser).get(key)
+    action = actions_of(parser).get(key)
     return None if action is None else action.default
 
 
@@ -274,7 +274,7 @@ def _help_of(action: Any) -> str:
 # What a parser takes
 
 
-def _actions(parser: ArgumentParser) -> dict[str, Any]:
+def actions_of(parser: ArgumentParser) -> dict[str, Any]:
     """The options of a parser, by key, without those that hold a group of them."""
     groups = parser.groups or {}
     return {
@@ -286,46 +286,47 @@ def _actions(parser: ArgumentParser) -> dict[str, Any]:
 
 def all_keys(parser: ArgumentParser) -> Iterator[str]:
     """Every key of a parser, with those below keys that hold others."""
-    for key, action in _actions(parser).items():
+    for key, action in actions_of(parser).items():
         if key.endswith(".help") or key == "print_config":
             continue
         yield key
-        for name in _names_below(_hint(action)):
+        for name in _names_below(hint_of(action)):
             yield f"{key}.{name}"
 
 
 def _names_below(kind: Any) -> Iterator[str]:
-    for settings in _settings_in(kind):
-        for name, hint in _fields_of(settings).items():
+    for settings in settings_in(kind):
+        for name, hint in fields_of(settings).items():
             yield name
             for below in _names_below(hint):
                 yield f"{name}.{below}"
 
 
-def _hint(action: Any) -> Any:
+def hint_of(action: Any) -> Any:
+    """The type of an option's value."""
     return getattr(action, "_typehint", None) or getattr(action, "type", None)
 
 
 def _type_of(parser: ArgumentParser, key: str) -> Any:
     """The type of a key's value; None where it is anything, or a group; ``_UNKNOWN`` where there is no such key."""
-    actions = _actions(parser)
+    actions = actions_of(parser)
     if key in actions:
-        return _hint(actions[key])
+        return hint_of(actions[key])
     if any(known.startswith(f"{key}.") for known in actions) or key in ("help", "h"):
         return None
     above = [known for known in actions if key.startswith(f"{known}.")]
     if not above:
         return _UNKNOWN
     owner = max(above, key=len)
-    return _below(_hint(actions[owner]), key.removeprefix(f"{owner}.").split("."))
+    return _below(hint_of(actions[owner]), key.removeprefix(f"{owner}.").split("."))
 
 
 def _below(kind: Any, names: Sequence[str]) -> Any:
     """The type of a value inside another one."""
     if not names:
         return kind
-    for settings in _settings_in(kind):
-        known = _fields_of(settings)
+    for settings in settings_in(kind):
+        known = fields_of(settings)
         return _below(known[names[0]], names[1:]) if names[0] in known else _UNKNOWN
     for option in _options(kind):
         origin = get_origin(option) or option
@@ -349,7 +350,8 @@ def _options(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def _settings_in(kind: Any) -> list[type]:
+def settings_in(kind: Any) -> list[type]:
+    """The classes of settings that a value may be of."""
     return [option for option in _options(kind) if _is_settings(option)]
 
 
@@ -357,9 +359,23 @@ def _is_settings(kind: Any) -> TypeGuard[type]:
     return isinstance(kind, type) and is_dataclass(kind)
 
 
-def _fields_of(settings: type) -> dict[str, Any]:
+def fields_of(settings: type) -> dict[str, Any]:
+    """The fields of a class of settings, with their types."""
     hints = get_type_hints(settings)
     return {field.name: hints[field.name] for field in fields(settings)}
+
+
+def choices_of(kind: Any) -> list[str]:
+    """The words of which a value must be one; none where it may be anything else."""
+    found: list[str] = []
+    for option in _options(kind):
+        if get_origin(option) is Literal:
+            found += [str(word) for word in get_args(option)]
+        elif option is bool:
+            found += ["true", "false"]
+        elif option is not types.NoneType:
+            return []
+    return found
 
 
 def in_words(kind: Any) -> str:
@@ -387,7 +403,7 @@ def _in_words(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of {', '.join(each.value for each in kind)}"
     if _is_settings(kind):
-        return f"keys below it ({', '.join(_fields_of(kind))})"
+        return f"keys below it ({', '.join(fields_of(kind))})"
     restriction = getattr(kind, "_restrictions", None)
     if restriction is not None:
         rules = " and ".join(f"{_RESTRICTED[comparison]} {limit}" for comparison, limit in restriction)
