@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from shear_lit.commands.failures import DEBUG, UsageError, failure_of
+from shear_lit.commands.failures import DEBUG, INTERRUPTED, UsageError, failure_of
 from shear_lit.commands.table import COMMANDS, Command
 
 _UNSAID = (
@@ -69,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if line:
             print(line, file=sys.stderr)
         raise SystemExit(code) from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down a run, and ends with 1
+            print(failure_of(error.__context__, name, command).line, file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from error
+        raise
 
 
 def _run(name: str, command: Command, flags: list[str]) -> None:

@@ -65,7 +65,10 @@ def run_command(arguments: Sequence[str], place: str, environment: dict[str, str
 
 
 def _peak() -> int:
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+    return (
+        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        * 1024
+    )
 
 
 def endings(
@@ -96,6 +99,8 @@ def files_in(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file() and path.stat().st_size < 1 << 24
-        else "" if path.is_dir() else f"{path.lstat().st_size}"
+        else ""
+        if path.is_dir()
+        else f"{path.lstat().st_size}"
         for path in sorted(folder.rglob("*"))
     }

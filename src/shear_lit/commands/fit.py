@@ -1,5 +1,6 @@
 """``shear-lit fit`` and ``validate``: a LightningCLI with fixed classes, checked before any weight is read."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +27,9 @@ from shear_lit.training.run_directory import GateFiles, Provenance, RunCheckpoin
 from shear_lit.training.run_log import MetricsFile, RunLog
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 from shear_lit.training.trainer_settings import check_trainer
+
+# Lightning brings a handler of its own, which would say every line a second time.
+logging.getLogger("lightning").handlers.clear()
 
 TRAINING = ("fit", "validate")
 """The commands that need a Trainer."""
