@@ -51,7 +51,8 @@ def test_a_mistake_inside_another_error_is_what_is_said(ended):
 
 
 def test_an_error_of_a_worker_process_is_said_without_its_traceback(ended):
-    text = f"Caught WrongModel in DataLoader worker process 0.\nTraceback\n  x\n{__name__}.WrongModel: d='y' is bad. Go.\n"
+    trace = f"Traceback\n  x\n{__name__}.WrongModel: d='y' is bad. Go.\n"
+    text = f"Caught WrongModel in DataLoader worker process 0.\n{trace}"
     assert ended(WrongModel(text)) == (2, "error: d='y' is bad. Go.\n")
 
 
@@ -114,7 +115,8 @@ def test_a_closed_pipe_ends_quietly(toy):
         stderr=subprocess.PIPE,
     )
     process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait() == 0
+    with process.stderr:
+        assert process.stderr.read() == b"" and process.wait() == 0
 
 
 def test_a_config_file_that_is_a_pipe_is_not_waited_for(tmp_path, capsys):

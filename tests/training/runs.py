@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter  # noqa: F401 (imported once, 
 from tqdm import tqdm
 
 from shear_lit import cli
+from shear_lit.commands import fit as command
 from shear_lit.pruning.attach import AttachedGates
 from shear_lit.training.run_log import RunLog
 
@@ -88,7 +89,7 @@ def fit(arguments: list[str], sabotage: Callable[[], None] | None = None) -> dic
         reports.append((trainer.global_step, dict(numbers))),
         report(trainer, numbers),
     )
-    build = cli.ShearingCLI.instantiate_trainer
+    build = command.ShearingCLI.instantiate_trainer
 
     def build_watched(self, **options):
         trainer = build(self, **options)
@@ -97,7 +98,7 @@ def fit(arguments: list[str], sabotage: Callable[[], None] | None = None) -> dic
         trainer.callbacks.append(trainer.callbacks.pop(0))
         return trainer
 
-    cli.ShearingCLI.instantiate_trainer = build_watched
+    command.ShearingCLI.instantiate_trainer = build_watched
     sys.argv = ["shear-lit", *arguments]
     cli.main()
     return {**watch.record, "reports": reports}

@@ -148,6 +148,9 @@ class ShearingCLI(LightningCLI):
         settings = self._get(self.config, "trainer")
         settings.default_root_dir = str(Path(settings.default_root_dir).expanduser())
         check_trainer(settings)
+        for key in ("train_dataloaders", "val_dataloaders", "dataloaders"):
+            if self._get(self.config, key) is not None:
+                raise RunError("has no effect: data come from data.directory. Remove it.", key=key)
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")

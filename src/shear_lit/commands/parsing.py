@@ -106,6 +106,8 @@ def in_words_of(name: str, command: Command, flags: Sequence[str]) -> Iterator[N
         _refuse_renamed(command, each)
         if each.value == "":
             raise UsageError(f"{name}: {each.shown} has no value. Give one, or leave the key out.")
+        if isinstance(each.value, str) and "\0" in each.value:
+            raise UsageError(f"{name}: {each.shown} has a NUL character in it. Remove it.")
     try:
         yield
     except Refused as error:
@@ -250,6 +252,9 @@ def _wrong_value(parser: ArgumentParser, given: Given) -> str | None:
         mistake = next((link for link in chain(error) if isinstance(link, Mistake)), None)
         if mistake is not None:
             return str(mistake)
+        _, problem, what = str(error).rpartition("Problem with given class_path ")
+        if problem:  # a class that the user names lacks something, which jsonargparse says last
+            return f"{given.shown}: {' '.join(what.split()).rstrip('.')}. Correct it."
         default = _default_of(parser, given.key)
         example = "" if default is None or isinstance(default, dict) else f", such as {default}"
         return f"{given.shown}={_shown(given.value)}: {in_words(kind)} is expected{example}. Correct it."

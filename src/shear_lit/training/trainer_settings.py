@@ -88,7 +88,10 @@ def check_trainer(settings: Any) -> None:
     """
     _check_device(str(settings.accelerator), settings.devices)
     strategy = settings.strategy
-    check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
+    if isinstance(strategy, str):
+        check_strategy(strategy)
+    else:
+        check_strategy(strategy.class_path, is_class=True)
     check_precision(settings.precision)
     for key, rule in _RULES.items():
         if rule.wrong(value := settings.get(key)):
@@ -116,7 +119,7 @@ def check_watched(callbacks: Sequence[Any], numbers: Collection[str]) -> None:
             )
 
 
-def check_strategy(strategy: str) -> None:
+def check_strategy(strategy: str, *, is_class: bool = False) -> None:
     """Refuse strategies that do not exist, and the sharded ones that cannot train gates.
 
     Raises:
@@ -135,7 +138,7 @@ def check_strategy(strategy: str) -> None:
             f"Use trainer.strategy=fsdp2.",
             key="trainer.strategy",
         )
-    if "." not in strategy and strategy != "auto" and strategy not in StrategyRegistry.available_strategies():
+    if not is_class and strategy not in ("auto", *StrategyRegistry.available_strategies()):
         raise StrategyError(
             f"{strategy} is no strategy. Use auto, ddp, fsdp2, another of Lightning's, or the class_path of one.",
             key="trainer.strategy",
