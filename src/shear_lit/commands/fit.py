@@ -150,7 +150,7 @@ class ShearingCLI(LightningCLI):
         check_trainer(settings)
         for key in ("train_dataloaders", "val_dataloaders", "dataloaders"):
             if self._get(self.config, key) is not None:
-                raise RunError("has no effect: data come from data.directory. Remove it.", key=key)
+                raise RunError(f"{key} has no effect: data come from data.directory. Remove it.")
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")

@@ -254,7 +254,7 @@ def _wrong_value(parser: ArgumentParser, given: Given) -> str | None:
             return str(mistake)
         _, problem, what = str(error).rpartition("Problem with given class_path ")
         if problem:  # a class that the user names lacks something, which jsonargparse says last
-            return f"{given.shown}: {' '.join(what.split()).rstrip('.')}. Correct it."
+            return f"{given.shown}: {' '.join(what.split()).partition(' - ')[0].rstrip('.')}. Correct it."
         default = _default_of(parser, given.key)
         example = "" if default is None or isinstance(default, dict) else f", such as {default}"
         return f"{given.shown}={_shown(given.value)}: {in_words(kind)} is expected{example}. Correct it."

@@ -140,7 +140,7 @@ def check_strategy(strategy: str, *, is_class: bool = False) -> None:
         )
     if not is_class and strategy not in ("auto", *StrategyRegistry.available_strategies()):
         raise StrategyError(
-            f"{strategy} is no strategy. Use auto, ddp, fsdp2, another of Lightning's, or the class_path of one.",
+            f"{strategy} is no strategy. Use auto, ddp, fsdp2 or another of Lightning's; a class is {{class_path: ...}}.",
             key="trainer.strategy",
         )
 
