@@ -5,9 +5,7 @@ nothing of it read such a file as any other.
 """
 
 import hashlib
-import json
 import logging
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +20,8 @@ from shear_lit.disk.reading import parse_json, read_small
 
 CHECKSUM = "sha256"
 """The entry of the header that holds the checksum."""
-FILE_BYTES, HEADER_BYTES = 1024**3, 1024**2
-"""The most that such a file and its header may have: gates of models of a trillion parameters have less."""
+FILE_BYTES, HEADER_BYTES = 512 * 1024**2, 1024**2
+"""The most that such a file and its header may have; the gates of a model of 405 billion parameters have a quarter."""
 
 _log = logging.getLogger(__name__)
 _PLACE = "0" * 64
@@ -32,11 +30,12 @@ _PLACE = "0" * 64
 def sealed_file(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
     """A safetensors file with the entries of ``header`` and a checksum."""
     content = safetensors_bytes(dict(tensors), metadata={**header, CHECKSUM: _PLACE})
+    assert content.count(_entry(_PLACE)) == 1
     return _with_checksum(content, _PLACE, hashlib.sha256(content).hexdigest())
 
 
 def read_sealed_file(path: Path, entries: set[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a file that ``sealed_file`` made, or of one without a checksum that has ``entries``.
+    """The tensors and the header of a file that ``sealed_file`` made, or of an older one that has ``entries`` only.
 
     Args:
         path: The file.
@@ -64,3 +63,23 @@ def read_sealed_file(path: Path, entries: set[str]) -> tuple[dict[str, Tensor], 
         return tensors_of(content), cast(dict[str, str], header)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def _check(path: Path, content: bytes, checksum: object) -> None:
+    if checksum is None:
+        _log.info("%s carries no checksum, which files of this version do", path)
+        return
+    if not is_sha256(checksum):
+        raise ValueError(f"its {CHECKSUM} is no checksum")
+    unsealed = _with_checksum(content, str(checksum), _PLACE)
+    if hashlib.sha256(unsealed).hexdigest() != checksum:
+        raise ValueError("its bytes are not those that were written (their checksum differs)")
+
+
+def _with_checksum(content: bytes, old: str, new: str) -> bytes:
+    """The file with another checksum in its header, which stands before anything of the tensors."""
+    return content.replace(_entry(old), _entry(new), 1)
+
+
+def _entry(checksum: str) -> bytes:
+    return f'"{CHECKSUM}":"{checksum}"'.encode()
