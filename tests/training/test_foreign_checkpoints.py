@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from shear_lit import cli
 from shear_lit.commands.export import export
-from shear_lit.training import shards
+from shear_lit.training import checkpoints, shards
 from shear_lit.training.checkpoints import CheckpointError, read_checkpoint
 from shear_lit.training.errors import reading
 from shear_lit.training.shard_index import INDEX, index_checksum, read_index
@@ -471,6 +471,12 @@ PLACES = {
         "do not make up a tensor",
     ),
     "negative size": (changed_entry((-32,), sizes=((-32,),)), "do not make up a tensor"),
+    "piece at a column": (
+        changed_entry((8, 4), offsets=((0, 2),), sizes=((8, 4),)),
+        "do not make up a tensor",
+    ),
+    "narrow piece": (changed_entry((8, 4), offsets=((0, 0),), sizes=((8, 2),)), "do not make up a tensor"),
+    "no piece of a scalar": (changed_entry((), offsets=(), sizes=()), "do not make up a tensor"),
     "no piece": (changed_entry(offsets=(), sizes=()), "do not make up a tensor"),
     "another dtype": (changed_entry(dtype=torch.int32), "does not hold torch.int32"),
     "no record": (without_record, "its record has none"),
@@ -494,6 +500,34 @@ def test_record_of_another_size_than_its_tensor_is_refused(shards_of):
     changed_record(offset=offset, length=length)(index, shards_of)
     write_index(shards_of, index)
     refused(read_checkpoint, shards_of)
+
+
+def test_sizes_are_refused_before_they_are_given_memory(shards_of, monkeypatch):
+    index = index_of(shards_of)
+    changed_entry((16,), sizes=((16,),))(index, shards_of)
+    write_index(shards_of, index)
+    monkeypatch.setattr(checkpoints, "load_shards", None)
+    assert "of another size: model.norm.weight" in refused(read_checkpoint, shards_of)
+
+
+@pytest.mark.parametrize("what", ["index", "no mapping", "no checksum"])
+def test_files_that_hold_something_else_are_refused(shards_of, what):
+    if what == "index":
+        write_index(shards_of, {"state_dict_metadata": {}})
+    else:
+        torch.save([] if what == "no mapping" else {CHECKSUMS: {INDEX: "0"}}, shards_of / META)
+    words = {"index": "is no index", "no mapping": "holds a list", "no checksum": "has no checksum of"}
+    assert words[what] in refused(resume, shards_of)
+
+
+def test_device_is_no_checkpoint():
+    with pytest.raises(CheckpointError, match="a pipe or a device"):
+        read_checkpoint("/dev/null")
+
+
+def test_lost_processes_are_no_damage(tmp_path):
+    with pytest.raises(torch.distributed.DistError), reading(tmp_path):
+        raise torch.distributed.DistError("connection closed")
 
 
 def test_index_of_a_gigabyte_is_refused_without_the_memory(shards_of):
@@ -533,6 +567,49 @@ def test_numbers_that_are_claimed_and_not_there_are_refused(file_of):
         message, peak = peak_bytes(read, file_of)
         assert "it claims 4,398,046,511,104 bytes of numbers" in message and "\n" not in message
         assert peak < 100e6
+
+
+def numbers_twice(content):
+    """Claim another size of the same numbers at their second mention."""
+    unsized = pickle.dumps(0, protocol=2)[2:-1]
+    return content[:-1] + unsized + b"0" + mention(4) + b"0" + mention(5) + b"0."
+
+
+def mention(count):
+    """A reference to numbers that torch stores under the key 0."""
+    return b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK" + bytes([count]) + b"tQ"
+
+
+def test_numbers_of_two_sizes_are_refused(file_of):
+    rewritten(file_of, numbers_twice)
+    assert "of two sizes" in refused(resume_file, file_of)
+
+
+def relisted(content, change):
+    """A file whose list of parts was changed, together with what says how long it is."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        start = archive.start_dir
+    return change(bytearray(content), start)
+
+
+def part_over_another(content, start):
+    """Let the second part begin where the first does, and be called the same in its own header."""
+    name = struct.unpack_from("<H", content, start + 28)[0]
+    first = bytes(content[start : start + 46 + name])
+    second = start + len(first)
+    size = struct.unpack_from("<H", content, second + 28)[0]
+    return content[:second] + first + content[second + 46 + size :], len(first) - 46 - size
+
+
+def test_part_that_is_listed_twice_is_refused(file_of):
+    changed, longer = relisted(file_of.read_bytes(), part_over_another)
+    end = len(changed) - 22
+    for place, form in ((end - 98 + 22 + 40, "<Q"), (end + 12, "<L")):
+        size = struct.unpack_from(form, changed, place)[0] + longer
+        struct.pack_into(form, changed, place, size)
+    struct.pack_into("<Q", changed, end - 20 + 8, end - 76)
+    file_of.write_bytes(changed)
+    assert "lie over one another" in refused(resume_file, file_of)
 
 
 @pytest.mark.parametrize("read", [resume_file, read_checkpoint])
