@@ -51,8 +51,8 @@ FRAMEWORKS = {
 """Where each framework may be imported: whole folders, and single files."""
 
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "misc"}
-# Its unpickler looks up torch's records and nothing else: it is what makes another's unpickling safe.
-MAY_PICKLE = ("training", "shard_index.py")
+# Its unpicklers look up torch's records and nothing else: they are what makes another's unpickling safe.
+MAY_PICKLE = ("training", "pickles.py")
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 

@@ -181,7 +181,7 @@ def test_module_and_console_script_are_one():
         (
             ["--model.pruning.initial_log_alpha=4.605170185988092", "--model.pruning.initial_gap=3",
              "--model.pruning.initial_scores=/nowhere"],
-            ["gates '/nowhere'", "no file", "Correct the path"],
+            ["model.pruning.initial_scores='/nowhere'", "no file", "Correct the path"],
         ),
         (
             ["--model.optimizer.gates_learning_rate=-1"],
@@ -270,7 +270,7 @@ def test_target_of_export_is_known_by_its_own_key(tmp_path, refused):
 
 def test_gates_takes_its_directories_without_keys(tmp_path, refused):
     said = refused(["gates", str(tmp_path / "a"), str(tmp_path / "b")])
-    assert f"gates '{tmp_path / 'a'}' is no file" in said
+    assert f"directory='{tmp_path / 'a'}' is no file" in said
 
 
 @pytest.mark.parametrize("abbreviated", ["model.pruning.exact.nois=0.2", "data.global_batc=8"])

@@ -1,11 +1,9 @@
 """Tiny LLaMA models, tokenizers and checkpoints of every kind, for tests."""
 
 import json
-import warnings
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as sharded
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -13,6 +11,7 @@ from shear_lit.models.huggingface import source_fingerprint
 from shear_lit.models.llama import llama
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import CheckpointFacts
+from shear_lit.training.shards import save_shards
 
 VOCABULARY = 50
 TARGET = ModelShape(layers=2, hidden=24, query_heads=2, kv_heads=1, intermediate=20)
@@ -109,8 +108,5 @@ def write_checkpoint(path: Path, content: dict) -> Path:
         return path
     content = dict(content)
     state = {"state_dict": content.pop("state_dict"), "optimizer_0": content.pop("optimizer_states")[0]}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        sharded.save(state, storage_writer=sharded.FileSystemWriter(path), no_dist=True)
-    torch.save(content, path / "meta.pt")
+    save_shards(state, path, content, writes_meta=True, no_dist=True)
     return path

@@ -171,7 +171,7 @@ def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        (dict(source="mha-untied"), ScoresError, ["are of", "fingerprint", "Name that model"]),
+        (dict(source="mha-untied"), ScoresError, ["is of", "fingerprint", "Name that model"]),
         (dict(criterion="depth"), ScoresError, ["criterion depth", "hidden", "another criterion"]),
         (dict(target=None), ShapeError, ["target: none is given", "exactly one"]),
         (dict(target_preset="sheared-llama-370m"), ShapeError, ["are given", "exactly one"]),

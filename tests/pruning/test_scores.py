@@ -106,7 +106,7 @@ def test_json_lists_kept_units_and_where_each_layer_was():
     [
         (dict(fingerprint="0" * 64), ["'somewhere'", "fingerprint ffffffffffff", "000000000000", "rank this one"]),
         (dict(source=GOAL), ["'somewhere'", "units are others"]),
-        (dict(lacking=Axis.HIDDEN), ["criterion fisher", "do not order hidden", "scores of another criterion"]),
+        (dict(lacking=Axis.HIDDEN), ["criterion fisher", "does not order hidden", "scores of another criterion"]),
     ],
     ids=["another source", "another shape", "an axis is missing"],
 )  # fmt: skip
@@ -153,5 +153,5 @@ def of_no_axis(path):
 )
 def test_file_that_holds_no_scores_is_refused(stored, damage):
     damage(stored)
-    with pytest.raises(ScoresError, match=r"gates '.*safetensors'"):
+    with pytest.raises(ScoresError, match=r"gates='.*safetensors'"):
         read_scores(str(stored))

@@ -5,14 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save as safetensors_bytes
+import torch
 from torch import Tensor
 
 from shear_lit.pruning.carve import KeptUnits, kept_units
 from shear_lit.pruning.gates import ExactSize, GateValues, keep_probabilities
-from shear_lit.pruning.scores import Origin, Scores, header, score_tensors
-from shear_lit.theory.shape import Axis
+from shear_lit.pruning.scores import (
+    Origin,
+    Scores,
+    ScoresError,
+    read_scores_and_more,
+    score_tensors,
+    scores_and_more,
+)
+from shear_lit.theory.shape import Axis, ModelShape
 
 GATES, KEPT = "gates.shear", "gates.json"
 """Names of the two files beside a model. Programs take every file whose name ends as those of weights do for weights;
@@ -44,22 +50,41 @@ def gates_file(
         tensors[f"probability.{axis.value}"] = rows.detach().contiguous()
     if values is not None:
         tensors |= _cut_tensors(values, origin)
-    return safetensors_bytes(tensors, metadata=header(origin))
+    return scores_and_more(tensors, origin)
 
 
 def ranked_gates_file(scores: Scores, values: GateValues) -> bytes:
     """The same of a cut by scores: ``score.<axis>`` instead of ``log_alpha.<axis>`` and ``probability.<axis>``."""
     tensors = score_tensors(scores.importance) | _cut_tensors(values, scores.origin)
-    return safetensors_bytes(tensors, metadata=header(scores.origin))
+    return scores_and_more(tensors, scores.origin)
 
 
 def read_kept(file: str) -> KeptUnits | None:
-    """The units that a file of gates says are kept; None if nothing was cut at them."""
-    with safe_open(file, framework="pt") as stored:
-        names = {axis: f"kept.{axis.value}" for axis in Axis}
-        if not set(names.values()) <= set(stored.keys()):
-            return None
-        return KeptUnits(**{axis.value: stored.get_tensor(name) for axis, name in names.items()})
+    """The units that a file of gates says are kept; None if nothing was cut at them.
+
+    Raises:
+        ScoresError: it cannot be read, or they are no units of its source.
+    """
+    scores, tensors = read_scores_and_more(file)
+    kept = {axis: tensors.get(f"kept.{axis.value}") for axis in Axis}
+    if any(units is None for units in kept.values()):
+        return None
+    source = scores.origin.source_shape
+    found = {axis.value: units for axis, units in kept.items() if units is not None}
+    if not all(_are_units(found[axis.value], source, axis) for axis in Axis):
+        raise ScoresError(
+            f"{file!r} keeps units that its source does not have. Write it again with `shear-lit export`.",
+            key="gates",
+        )
+    return KeptUnits(**found)
+
+
+def _are_units(kept: Tensor, source: ModelShape, axis: Axis) -> bool:
+    """Whether the indices are of units of ``axis``, in ascending order, in as many rows as it has."""
+    rows = () if axis in (Axis.LAYERS, Axis.HIDDEN) else (source.layers,)
+    units = source.query_heads if axis is Axis.QUERY_HEADS else source.units(axis)
+    fits = kept.dtype == torch.int64 and kept.ndim == len(rows) + 1 and tuple(kept.shape[:-1]) == rows
+    return fits and bool((kept >= 0).all() and (kept < units).all() and (kept.diff(dim=-1) > 0).all())
 
 
 def _cut_tensors(values: GateValues, origin: Origin) -> dict[str, Tensor]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from shear_lit.disk.reading import parse_json
 from shear_lit.mistakes import Mistake
 from shear_lit.pruning.gates import GateValues
 from shear_lit.pruning.importance import Importance
+from shear_lit.pruning.sealed import read_sealed_file, sealed_file
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 
 HEADER = "shear_lit"
@@ -92,9 +92,10 @@ class Scores:
         """
         if fingerprint != self.origin.source_fingerprint or source != self.origin.source_shape:
             raise ScoresError(
-                f"gates {self.path!r} are of {self.origin.source!r} (fingerprint "
+                f"{self.path!r} is of {self.origin.source!r} (fingerprint "
                 f"{self.origin.source_fingerprint[:12]}), and the source has {fingerprint[:12]}: its units are others. "
-                f"Name that model as the source, or rank this one with `shear-lit rank`."
+                f"Name that model as the source, or rank this one with `shear-lit rank`.",
+                key="gates",
             )
 
     def check_axes(self, axes: tuple[Axis, ...]) -> None:
@@ -106,8 +107,9 @@ class Scores:
         missing = [axis.value for axis in axes if axis not in self.importance]
         if missing:
             raise ScoresError(
-                f"gates {self.path!r} (criterion {self.origin.criterion}) do not order {', '.join(missing)}, which the "
-                f"target shrinks. Use a target that keeps all of them, or scores of another criterion."
+                f"{self.path!r} (criterion {self.origin.criterion}) does not order {', '.join(missing)}, which the "
+                f"target shrinks. Use a target that keeps all of them, or scores of another criterion.",
+                key="gates",
             )
 
 
@@ -136,7 +138,7 @@ def ranked_gates(
 
 def scores_file(importance: Mapping[Axis, Tensor], origin: Origin) -> bytes:
     """The content of a file of scores."""
-    return safetensors_bytes(score_tensors(importance), metadata=header(origin))
+    return scores_and_more(score_tensors(importance), origin)
 
 
 def score_tensors(importance: Mapping[Axis, Tensor]) -> dict[str, Tensor]:
@@ -144,9 +146,9 @@ def score_tensors(importance: Mapping[Axis, Tensor]) -> dict[str, Tensor]:
     return {f"{_SCORE}{axis.value}": values.float().contiguous() for axis, values in importance.items()}
 
 
-def header(origin: Origin) -> dict[str, str]:
-    """The header that makes a safetensors file one of scores."""
-    return {"format": "pt", HEADER: json.dumps(origin.to_entry())}
+def scores_and_more(tensors: Mapping[str, Tensor], origin: Origin) -> bytes:
+    """The content of a file of scores that holds further tensors: they, where they come from, and a checksum."""
+    return sealed_file(tensors, {"format": "pt", HEADER: json.dumps(origin.to_entry())})
 
 
 def read_scores(path: str) -> Scores:
@@ -155,27 +157,37 @@ def read_scores(path: str) -> Scores:
     Raises:
         ScoresError: there is none, or it is of another kind or damaged.
     """
+    return read_scores_and_more(path)[0]
+
+
+def read_scores_and_more(path: str) -> tuple[Scores, dict[str, Tensor]]:
+    """The same, and all tensors of the file.
+
+    Raises:
+        ScoresError: as ``read_scores``.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise ScoresError(
-            f"gates {path!r} is no file: one that `shear-lit rank` wrote, gates.shear of an export, or "
-            f"gates/step=NNNNNN.safetensors of a run is expected. Correct the path."
+            f"{path!r} is no file: one that `shear-lit rank` wrote, gates.shear of an export, or "
+            f"gates/step=NNNNNN.safetensors of a run is expected. Correct the path.",
+            key="gates",
         )
     try:
-        with safe_open(file, framework="pt") as stored:
-            entry = json.loads((stored.metadata() or {})[HEADER])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
+        tensors, entries = read_sealed_file(file, {"format", HEADER})
+        entry = parse_json(entries[HEADER])
         shape = ModelShape(**entry.pop("source_shape"))
         if entry.pop("format") != FORMAT:
             raise KeyError("format")
         origin = Origin(**entry, source_shape=shape)
         importance = _importance(tensors, shape)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScoresError(
-            f"gates {path!r} cannot be used ({type(error).__name__}: {error}): it is damaged, or was not written by "
-            f"this version of shear_lit. Write it again with `shear-lit rank` or `shear-lit export`."
+            f"{path!r} cannot be used ({type(error).__name__}: {error}): it is damaged, or was not written by "
+            f"this version of shear_lit. Write it again with `shear-lit rank` or `shear-lit export`.",
+            key="gates",
         ) from error
-    return Scores(path=path, origin=origin, importance=importance)
+    return Scores(path=path, origin=origin, importance=importance), tensors
 
 
 def _importance(tensors: Mapping[str, Tensor], shape: ModelShape) -> Importance:

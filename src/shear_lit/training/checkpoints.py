@@ -3,36 +3,31 @@
 A checkpoint is a file (``step=NNNNNN.ckpt``) or a directory of shards (``step=NNNNNN/``), whole if it has ``meta.pt``.
 """
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as sharded
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from shear_lit.mistakes import Mistake
 from shear_lit.models.huggingface import check_sizes, config_of
 from shear_lit.models.registry import family_of, tensor_sizes
 from shear_lit.pruning.gates import ExactSize
 from shear_lit.theory.shape import Axis, ModelShape
-from shear_lit.training.shard_index import check_index
+from shear_lit.training.errors import CheckpointError, damaged, reading
+from shear_lit.training.records import check_file, load_file
+from shear_lit.training.shard_index import read_index
+from shear_lit.training.shards import META, checksum_in, load_meta, load_shards
 
 ENTRY = "shear_lit"
 """The key under which a checkpoint keeps its facts."""
 FORMAT = 1
 """The version of the facts that this package writes."""
 
-_MODEL, _GATES, _META = "model.", "gates.", "meta.pt"
+_MODEL, _GATES, _STATE = "model.", "gates.", "state_dict."
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
-class CheckpointError(Mistake):
-    """A checkpoint that cannot be read as one of this package's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +86,9 @@ class CheckpointFacts:
         """
         if entry.get("format") != FORMAT:
             raise CheckpointError(
-                f"checkpoint={str(where)!r} is of format {entry.get('format')!r}, and this version reads {FORMAT}. "
-                f"Export it with the version of shear_lit that wrote it."
+                f"{str(where)!r} is of format {entry.get('format')!r}, and this version reads {FORMAT}. "
+                f"Export it with the version of shear_lit that wrote it.",
+                key="checkpoint",
             )
         try:
             pruning = entry["pruning"]
@@ -110,8 +106,9 @@ class CheckpointFacts:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"checkpoint={str(where)!r}: what it says of itself is incomplete or damaged ({error!r}). "
-                f"Use another checkpoint of the run."
+                f"{str(where)!r}: what it says of itself is incomplete or damaged ({error!r}). "
+                f"Use another checkpoint of the run.",
+                key="checkpoint",
             ) from error
 
 
@@ -141,13 +138,18 @@ class OpenedCheckpoint:
     def read(self) -> ModelCheckpointContents:
         """Read the model and the gates, once: what was mapped is handed over, and unmapped with the result.
 
-        Of a file nothing is copied; of a directory of shards the model is, once. Neither runs code: tensors are read
-        as such, and the index of shards, which torch unpickles, may name only torch's records.
+        Of a file nothing is copied; of a directory of shards the model is, once. Neither runs code, and what is read
+        was compared with its checksums: all of a file, and of shards what an export needs.
 
         Raises:
             CheckpointError: it is damaged, or does not hold the model that it names.
         """
-        state = _sharded_state(self.path) if self.path.is_dir() else _state(self.content, self.path)
+        if self.path.is_dir():
+            state = _sharded_state(self.path, self.content, self.facts)
+        else:
+            with reading(self.path):
+                check_file(self.path)
+            state = _state(self.content, self.path)
         self.content.clear()
         return ModelCheckpointContents(
             tensors=_model_tensors(state, self.facts, self.path),
@@ -163,9 +165,13 @@ def open_checkpoint(path: str | Path) -> OpenedCheckpoint:
         CheckpointError: there is none, it is half-written or damaged, or it is not of this package.
     """
     path = Path(path)
-    content = _load(path / _META if path.is_dir() else path, path)
-    if path.is_dir():
-        _guarded(lambda: check_index(path), path)
+    _check_there(path)
+    with reading(path):
+        content = load_meta(path) if path.is_dir() else load_file(path, numbers=False)
+        if path.is_dir():
+            read_index(path, checksum_in(content, path))
+    if not isinstance(content, dict):
+        raise damaged(path, f"{path.name} holds a {type(content).__name__}")
     return OpenedCheckpoint(path=path, facts=_facts(content, path), content=content)
 
 
@@ -190,67 +196,57 @@ def read_facts(path: str | Path) -> CheckpointFacts:
 def _facts(checkpoint: Mapping[str, Any], path: Path) -> CheckpointFacts:
     if not isinstance(checkpoint.get(ENTRY), Mapping):
         raise CheckpointError(
-            f"checkpoint={str(path)!r} has no entry {ENTRY!r}: it was not written by this package. "
-            f"Name a checkpoint of a `fit` run."
+            f"{str(path)!r} has no entry {ENTRY!r}: it was not written by this package. "
+            f"Name a checkpoint of a `fit` run.",
+            key="checkpoint",
         )
     return CheckpointFacts.from_entry(checkpoint[ENTRY], path)
 
 
 def _state(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     if not isinstance(content.get("state_dict"), Mapping):
-        raise _damaged(path, "it has no state_dict")
+        raise damaged(path, "it has no state_dict")
     return dict(content["state_dict"])
 
 
-def _sharded_state(path: Path) -> dict[str, Tensor]:
-    prefix = "state_dict."
-    wanted = (prefix + _MODEL, prefix + _GATES)
-
-    def read_shards() -> dict[str, Tensor]:
-        check_index(path)
-        reader = sharded.FileSystemReader(path)
-        stored = reader.read_metadata().state_dict_metadata
-        shards = {
-            name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in stored.items()
-            if name.startswith(wanted) and isinstance(entry, TensorStorageMetadata)
-        }
-        with warnings.catch_warnings():  # torch warns of what is asked for here: one process
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-            sharded.load(shards, storage_reader=reader, no_dist=True)
-        return shards
-
-    state = _guarded(read_shards, path)
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+def _sharded_state(path: Path, meta: Mapping[str, Any], facts: CheckpointFacts) -> dict[str, Tensor]:
+    with reading(path):
+        checksum = checksum_in(meta, path)
+        stored = read_index(path, checksum).state_dict_metadata
+    entries = {
+        name.removeprefix(_STATE): entry
+        for name, entry in stored.items()
+        if name.startswith((_STATE + _MODEL, _STATE + _GATES)) and isinstance(entry, TensorStorageMetadata)
+    }
+    # Sizes first: what the model does not have is not given memory.
+    described = {n: torch.empty(e.size, dtype=e.properties.dtype, device="meta") for n, e in entries.items()}
+    _model_tensors(described, facts, path)
+    _log_alpha(described, facts, path)
+    state = {_STATE + name: torch.empty(like.shape, dtype=like.dtype) for name, like in described.items()}
+    with reading(path):
+        load_shards(state, path, checksum, no_dist=True)
+    return {name.removeprefix(_STATE): tensor for name, tensor in state.items()}
 
 
-def _load(file: Path, path: Path) -> dict[str, Any]:
-    """What torch saved in ``file``, which is the checkpoint at ``path`` or the last file of its directory."""
+def _check_there(path: Path) -> None:
+    """Refuse a checkpoint that is not there, or was not written to its end."""
     if not path.exists():
         raise CheckpointError(
-            f"checkpoint={str(path)!r} does not exist: a file step=NNNNNN.ckpt or a directory step=NNNNNN is expected. "
-            f"Look in the run's folder checkpoints/."
+            f"{str(path)!r} does not exist: a file step=NNNNNN.ckpt or a directory step=NNNNNN is expected. "
+            f"Look in the run's folder checkpoints/.",
+            key="checkpoint",
         )
-    if not file.is_file():
+    if path.is_dir() and not (path / META).is_file():
         raise CheckpointError(
-            f"checkpoint={str(path)!r} has no {_META}, which is written last: the directory is half-written, or no "
-            f"checkpoint. Use an earlier checkpoint of the run."
+            f"{str(path)!r} has no {META}, which is written last: the directory is half-written, or no "
+            f"checkpoint. Use an earlier checkpoint of the run.",
+            key="checkpoint",
         )
-    content = _guarded(lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True), path)
-    if not isinstance(content, dict):
-        raise _damaged(path, f"{file.name} holds a {type(content).__name__}")
-    return content
-
-
-def _guarded(read: Callable[[], Any], path: Path) -> Any:
-    """The result of ``read``; whatever torch raises at a file that it cannot read has one meaning for the user."""
-    try:
-        return read()
-    except CheckpointException as error:  # no Exception: it collects those of all ranks, here of one
-        causes = [cause for cause, _ in error.failures.values()]
-        raise _damaged(path, f"{type(causes[0]).__name__}: {causes[0]}") from error
-    except Exception as error:  # torch raises RuntimeError, OSError, EOFError, UnpicklingError, KeyError, ...
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if not path.is_dir() and not path.is_file():
+        raise CheckpointError(
+            f"{str(path)!r} is a pipe or a device, not a file. Name a checkpoint of a `fit` run.",
+            key="checkpoint",
+        )
 
 
 def _model_tensors(state: Mapping[str, Tensor], facts: CheckpointFacts, path: Path) -> dict[str, Tensor]:
@@ -260,16 +256,18 @@ def _model_tensors(state: Mapping[str, Tensor], facts: CheckpointFacts, path: Pa
         # A copy of the head that has drifted from the embedding is a model that no stock config describes.
         head = tensors.pop(_HEAD, None)
         if head is not None and _EMBEDDING in tensors and not _same_values(head, tensors[_EMBEDDING]):
-            raise _damaged(path, "the head is tied to the embedding, but their stored values differ")
+            raise damaged(path, "the head is tied to the embedding, but their stored values differ")
     try:
         check_sizes(tensors, tensor_sizes(config))
     except ValueError as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     return tensors
 
 
 def _same_values(first: Tensor, second: Tensor) -> bool:
     """Whether they are equal; of two views of one memory nothing is read."""
+    if first.is_meta:  # of tensors that are described only, nothing is known
+        return True
     same_memory = first.data_ptr() == second.data_ptr() and first.shape == second.shape
     return same_memory or torch.equal(first, second)
 
@@ -280,12 +278,5 @@ def _log_alpha(state: Mapping[str, Tensor], facts: CheckpointFacts, path: Path) 
     try:
         check_sizes(stored, {axis.value: shape.gate_shape(axis) for axis in facts.axes})
     except ValueError as error:
-        raise _damaged(path, f"gates: {error}") from error
+        raise damaged(path, f"gates: {error}") from error
     return {axis: stored[axis.value] for axis in facts.axes}
-
-
-def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint={str(path)!r} cannot be used: {what}. It is damaged, half-copied, or not of this package. "
-        f"Copy it again, or use another checkpoint of the run."
-    )

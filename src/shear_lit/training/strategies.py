@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,19 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins import Precision, TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from shear_lit.mistakes import Mistake
+from shear_lit.training.errors import reading
+from shear_lit.training.records import check_file
+from shear_lit.training.shards import checksum_in, load_meta, load_shards, save_shards
 
 REFUSED_STRATEGIES = ("fsdp", "fsdp_cpu_offload")
 """Strategies of Lightning under which gates cannot be trained."""
@@ -60,16 +69,56 @@ class FSDP2Strategy(ModelParallelStrategy):
         if not self.saves_shards:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
+        if storage_options is not None:
+            raise TypeError("storage_options have no effect on shards")
         final = Path(self.broadcast(filepath))
         partial = final.with_name(f"{final.name}.partial")
         if self.is_global_zero and partial.exists():
             shutil.rmtree(partial)
         self.barrier()
-        super().save_checkpoint(checkpoint, partial, storage_options)
+        beside = dict(checkpoint)
+        state = {"state_dict": beside.pop("state_dict"), **_by_optimizer(beside.pop("optimizer_states", []))}
+        save_shards(state, partial, beside, writes_meta=self.is_global_zero)
         self.barrier()
         if self.is_global_zero:
             partial.rename(final)
         self.barrier()
+
+    def load_checkpoint(
+        self,
+        checkpoint_path: _PATH,
+        weights_only: bool | None = None,  # noqa: FBT001  (Lightning's)
+    ) -> dict[str, Any]:
+        """Fill the model and the optimizers, and give the rest; whatever is asked for, no code is run.
+
+        Raises:
+            CheckpointError: a part that this process or another reads was changed, or holds what is not read.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        if not path.is_dir():
+            with reading(path):
+                check_file(path)
+            return super().load_checkpoint(path, weights_only=True)
+        assert self.model is not None
+        with reading(path):
+            meta = load_meta(path)
+            checksum = checksum_in(meta, path)
+            state = {"state_dict": get_model_state_dict(self.model)}
+            load_shards(state, path, checksum)
+        self.model.load_state_dict(state["state_dict"], strict=True)
+        for index, optimizer in enumerate(self.optimizers):
+            moments = _by_optimizer([get_optimizer_state_dict(self.model, optimizer)], first=index)
+            with reading(path):
+                load_shards(moments, path, checksum)
+            (loaded,) = moments.values()
+            options = StateDictOptions(cpu_offload=True)
+            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=loaded, options=options)
+        return meta
+
+
+def _by_optimizer(states: Sequence[Any], *, first: int = 0) -> dict[str, Any]:
+    """The states of optimizers by the names that they have in a checkpoint."""
+    return {f"optimizer_{first + index}": state for index, state in enumerate(states)}
 
 
 class ShardedMixedPrecision(Precision):
@@ -79,8 +128,10 @@ class ShardedMixedPrecision(Precision):
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its name and renames it: complete or absent, wherever the system keeps its
-    temporary files (Lightning's own goes through these, and copies where they are on another disk).
+    """Reads a checkpoint that is as it was written, and runs nothing in it; writes one beside its name and renames it.
+
+    It is complete or absent, wherever the system keeps its temporary files (Lightning's own goes through these, and
+    copies where they are on another disk).
     """
 
     def save_checkpoint(
@@ -95,6 +146,21 @@ class WholeFileIO(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         partial.replace(final)
+
+    def load_checkpoint(
+        self,
+        path: _PATH,
+        map_location: Callable[..., Any] | None = lambda storage, location: storage,
+        weights_only: bool | None = None,  # noqa: FBT001  (Lightning's)
+    ) -> dict[str, Any]:
+        """Compare the file with its checksums, and read it; whatever is asked for, no code is run.
+
+        Raises:
+            CheckpointError: it was changed, or holds what is not read.
+        """
+        with reading(Path(path)):
+            check_file(Path(path))
+            return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 def shard(
