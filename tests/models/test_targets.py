@@ -145,7 +145,7 @@ def test_target_that_names_some_axes_is_resolved_to_a_whole_shape():
     source = family_of(config).shape
     resolved = TargetRequest(shape=TargetShape(layers=2, kv_heads=2)).resolve(config)
     assert resolved == ModelShape(**{**source.to_dict(), "layers": 2, "kv_heads": 2, "query_heads": 6})
-    with pytest.raises(ShapeError, match="give target.kv_heads, too"):
+    with pytest.raises(ShapeError, match=r"give target\.kv_heads, too"):
         TargetRequest(shape=TargetShape(query_heads=5)).resolve(config)
 
 

@@ -19,6 +19,7 @@ from shear_lit.models.source_files import (
     CONFIG,
     GENERATION,
     INDEX,
+    KEY,
     SourceError,
     check_files,
     is_local,
@@ -67,7 +68,8 @@ def _config_in(directory: Path, source: str, also: Sequence[Path] = ()) -> Pretr
     if not (directory / CONFIG).exists():
         raise SourceError(
             f"{source!r} has no {CONFIG}: a Hugging Face model directory has one. "
-            f"Name the directory that holds it and the weights."
+            f"Name the directory that holds it and the weights.",
+            key=KEY,
         )
     entries = read_entries(directory, CONFIG, source, also)
     check_entries(entries, source)
@@ -83,7 +85,8 @@ def _config_in(directory: Path, source: str, also: Sequence[Path] = ()) -> Pretr
                 if known
                 else "Only model types that the installed transformers knows by itself are read; code from a model's "
                 "repository is never run."
-            )
+            ),
+            key=KEY,
         ) from error
     # A config may name one that is fetched from the hub and run.
     config._attn_implementation = None
@@ -122,7 +125,8 @@ def read_model(
     except (OSError, RuntimeError, ValueError, SafetensorError, *_OF_ODD_VALUES) as error:
         raise SourceError(
             f"{source!r}: its weights cannot be read ({said(error)}). They are damaged, half-copied, or for another "
-            f"config. Get the model again."
+            f"config. Get the model again.",
+            key=KEY,
         ) from error
     model, report = read
     misfits = {kind: names for kind, names in report.items() if names and kind != "error_msgs"}
@@ -130,7 +134,8 @@ def read_model(
         raise SourceError(
             f"{source!r}: its weights do not fit its {CONFIG}: "
             + "; ".join(f"{kind.replace('_', ' ')}: {first(names)}" for kind, names in misfits.items())
-            + ". Every weight must be there once. Get the model again, or correct its config."
+            + ". Every weight must be there once. Get the model again, or correct its config.",
+            key=KEY,
         )
     return cast(PreTrainedModel, model)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from shear_lit.models.source_files import CONFIG, SourceError
+from shear_lit.models.source_files import CONFIG, KEY, SourceError
 
 _MOST = {
     "num_hidden_layers": 1000,
@@ -24,7 +24,13 @@ _MOST_LABELS, _MOST_LISTED = 2**20, 10_000
 """Config classes make a list of as many entries as there are labels, and blocks of whatever name."""
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _FRACTIONS = ("partial_rotary_factor", "rotary_pct")
-_POSITIVE = ("rope_theta", "rotary_emb_base", "rope_local_base_freq", "original_max_position_embeddings")
+_POSITIVE = (
+    *("rope_theta", "rotary_emb_base", "rope_local_base_freq", "original_max_position_embeddings"),
+    *("factor", "low_freq_factor", "high_freq_factor", "query_pre_attn_scalar"),
+    *("attn_logit_softcapping", "final_logit_softcapping"),
+)
+_RETURNED = {"return_dict": True, "output_attentions": False}
+"""What a model returns, which no config may change."""
 
 
 def check_entries(entries: Mapping[str, Any], source: str) -> None:
@@ -35,7 +41,8 @@ def check_entries(entries: Mapping[str, Any], source: str) -> None:
     """
     if not isinstance(entries.get("model_type"), str):
         raise SourceError(
-            f"{source!r}: its {CONFIG} has no model_type, which says what kind of model it is. Get the file again."
+            f"{source!r}: its {CONFIG} has no model_type, which says what kind of model it is. Get the file again.",
+            key=KEY,
         )
     for name in ("quantization_config", "compression_config"):
         if entries.get(name):
@@ -43,12 +50,14 @@ def check_entries(entries: Mapping[str, Any], source: str) -> None:
             method = found.get("quant_method") if isinstance(found, dict) else None
             raise SourceError(
                 f"{source!r} is quantised ({name}, {f'quant_method={method!r}' if method else 'no quant_method'}): "
-                f"rounded weights are neither trained nor cut. Use the model before it was quantised."
+                f"rounded weights are neither trained nor cut. Use the model before it was quantised.",
+                key=KEY,
             )
     if entries.get("transformers_weights") is not None:
         raise SourceError(
             f"{source!r}: its {CONFIG} says transformers_weights={entries['transformers_weights']!r}, a file of "
-            f"another name than usual, which not every program reads. Rename the file, and remove that entry."
+            f"another name than usual, which not every program reads. Rename the file, and remove that entry.",
+            key=KEY,
         )
     check_values(entries, source)
 
@@ -61,6 +70,14 @@ def check_config(config: PretrainedConfig, source: str) -> None:
     """
     entries = config.to_dict()
     check_values(entries, source)
+    window = entries.get("sliding_window")
+    if window is not None and hasattr(type(config), "sliding_window"):
+        _check_count("sliding_window", window, 2**31, source)
+    for name, value in _RETURNED.items():
+        if entries.get(name, value) is not value:
+            raise _odd(
+                name, entries[name], f"it must be {str(value).lower()} for a model to be used here", source
+            )
     _check_heads(entries, source)
     _check_token_ids(entries, source)
     _refuse_dropout(config, entries, source)
@@ -149,7 +166,8 @@ def _refuse_dropout(config: PretrainedConfig, entries: Mapping[str, Any], source
         if is_dropout and value and hasattr(type(config), name) and not name.startswith("classifier"):
             raise SourceError(
                 f"{source!r}: its {CONFIG} says {name}={value}: models are trained without dropout here, and gates "
-                f'measured without it. Say "{name}": 0.0 there.'
+                f'measured without it. Say "{name}": 0.0 there.',
+                key=KEY,
             )
 
 
@@ -157,5 +175,6 @@ def _odd(name: str, value: Any, rule: str, source: str) -> SourceError:
     shown = repr(value)
     return SourceError(
         f"{source!r}: its {CONFIG} says {name}={shown if len(shown) <= 80 else f'{shown[:80]}...'}: {rule}. "
-        f"Get the file again, or correct it."
+        f"Get the file again, or correct it.",
+        key=KEY,
     )

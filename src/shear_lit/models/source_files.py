@@ -33,9 +33,6 @@ _SHARED, _SHARED_MARKER = "blobs", ".huggingface-shared-blobs"
 class SourceError(Mistake):
     """A model that cannot be read from where the user says it is."""
 
-    def __init__(self, message: str, *, key: str | None = KEY) -> None:
-        super().__init__(message, key=key)
-
 
 def is_local(source: str) -> bool:
     """Whether ``source`` is a directory on this machine, not a name on the hub.
@@ -48,7 +45,8 @@ def is_local(source: str) -> bool:
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(
             f"{source!r} can be no directory ({said(error)}): a local Hugging Face model directory or a hub name "
-            f"(organisation/model) is expected. Correct the path."
+            f"(organisation/model) is expected. Correct the path.",
+            key=KEY,
         ) from error
 
 
@@ -64,7 +62,8 @@ def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
     if source.startswith((".", "/", "~")) or not source or source.count("/") > 1 or path.exists():
         raise SourceError(
             f"{source!r} is no directory: a local Hugging Face model directory or a hub name "
-            f"(organisation/model) is expected. Correct the path."
+            f"(organisation/model) is expected. Correct the path.",
+            key=KEY,
         )
     try:
         cases = [case(pattern) for pattern in patterns for case in (str, str.upper, str.capitalize)]
@@ -75,7 +74,8 @@ def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
         raise SourceError(
             f"{source!r} is no local directory, and the hub did not give it "
             f"({said(error)}). Correct the name or the path; without a network, name a directory or a "
-            f"model that is in the cache."
+            f"model that is in the cache.",
+            key=KEY,
         ) from error
 
 
@@ -90,18 +90,21 @@ def read_entries(directory: Path, name: str, source: str, also: Sequence[Path] =
         content = read_small(directory / name)
     except OSError as error:
         raise SourceError(
-            f"{source!r}: its {name} cannot be read ({error.strerror}). Get the file again."
+            f"{source!r}: its {name} cannot be read ({error.strerror}). Get the file again.",
+            key=KEY,
         ) from error
     _refuse_pointer(content, name, source)
     try:
         entries = parse_json(content)
     except ValueError as error:
         raise SourceError(
-            f"{source!r}: its {name} is no JSON ({said(error)}). Get the file again, or correct it."
+            f"{source!r}: its {name} is no JSON ({said(error)}). Get the file again, or correct it.",
+            key=KEY,
         ) from error
     if not isinstance(entries, dict):
         raise SourceError(
-            f"{source!r}: its {name} holds no object of keys and values. Get the file again, or correct it."
+            f"{source!r}: its {name} holds no object of keys and values. Get the file again, or correct it.",
+            key=KEY,
         )
     return entries
 
@@ -117,16 +120,27 @@ def check_files(directory: Path, source: str, also: Sequence[Path] = ()) -> None
     if (directory / _ADAPTER).is_file():
         raise SourceError(
             f"{source!r} has an {_ADAPTER}: it holds changes to another model, not a whole one. Merge them "
-            f"(merge_and_unload of peft), save the result, and name that directory; or remove the file."
+            f"(merge_and_unload of peft), save the result, and name that directory; or remove the file.",
+            key=KEY,
         )
     for path in files_read(directory):
         check_place(path, directory, source, also)
         if path.is_file():
-            with path.open("rb") as file:
-                _refuse_pointer(file.read(len(_POINTER)), path.name, source)
+            _refuse_pointer(_beginning(path, source), path.name, source)
     for name in _OBJECTS:
         if (directory / name).is_file():
             read_entries(directory, name, source, also)
+
+
+def _beginning(path: Path, source: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_POINTER))
+    except OSError as error:
+        raise SourceError(
+            f"{source!r}: its {path.name} cannot be read ({error.strerror}). Let this user read it, or remove it.",
+            key=KEY,
+        ) from error
 
 
 def files_read(directory: Path, patterns: Sequence[str] = _READ) -> Iterator[Path]:
@@ -149,8 +163,9 @@ def check_place(path: Path, directory: Path, source: str, also: Sequence[Path] =
     """
     if is_elsewhere(path, directory, also):
         raise SourceError(
-            f"{source!r}: its {path.name} is a link to {str(path.resolve())!r}, outside of the directory: only what "
-            f"lies in it is read. Copy the file there, or name the directory that it lies in."
+            f"{source!r}: its {path.relative_to(directory).as_posix()} is a link that leads out of the directory: only "
+            f"what lies in it is read. Copy the file there, or name the directory that it lies in.",
+            key=KEY,
         )
 
 
@@ -159,7 +174,10 @@ def is_elsewhere(path: Path, directory: Path, also: Sequence[Path] = ()) -> bool
 
     The files of a hub's cache are links into the folder of blobs of their repository, or of the whole cache.
     """
-    return leads_outside(path, directory, (*_blobs(directory.resolve()), *also))
+    try:
+        return leads_outside(path, directory, (*_blobs(directory.resolve()), *also))
+    except (OSError, RuntimeError):  # links in a circle
+        return True
 
 
 def _blobs(directory: Path) -> Iterator[Path]:
@@ -175,7 +193,8 @@ def _refuse_pointer(content: bytes, name: str, source: str) -> None:
     if content.startswith(_POINTER):
         raise SourceError(
             f"{source!r}: its {name} is a pointer of Git LFS, which stands for the file. "
-            f"Get the file itself: `git lfs pull` in that directory."
+            f"Get the file itself: `git lfs pull` in that directory.",
+            key=KEY,
         )
 
 

@@ -15,7 +15,16 @@ from transformers import PretrainedConfig
 
 from shear_lit.disk.names import is_plain_name
 from shear_lit.disk.reading import parse_json
-from shear_lit.models.source_files import CONFIG, INDEX, WEIGHTS, SourceError, check_place, read_entries, said
+from shear_lit.models.source_files import (
+    CONFIG,
+    INDEX,
+    KEY,
+    WEIGHTS,
+    SourceError,
+    check_place,
+    read_entries,
+    said,
+)
 
 _HEADER_BYTES = 16 * 1024**2
 """The most that is read of a header: about a hundred bytes a tensor are usual."""
@@ -81,12 +90,13 @@ def weight_files(directory: Path, source: str, also: Sequence[Path] = ()) -> lis
     if names != [WEIGHTS] and (directory / WEIGHTS).is_file():
         raise SourceError(
             f"{source!r} has its weights twice, in {WEIGHTS} and in the {len(names)} files that {INDEX} lists: some "
-            f"programs read the one and some the others. Remove {WEIGHTS}, or {INDEX} and the files that it lists."
+            f"programs read the one and some the others. Remove {WEIGHTS}, or {INDEX} and the files that it lists.",
+            key=KEY,
         )
     files = [directory / name for name in names]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        raise SourceError(f"{source!r} lacks {first(missing)}: {_instead(directory)}")
+        raise SourceError(f"{source!r} lacks {first(missing)}: {_instead(directory)}", key=KEY)
     for path in files:
         check_place(path, directory, source, also)
     return files
@@ -99,7 +109,7 @@ def refuse_other_kinds(directory: Path, source: str) -> None:
         SourceError: so it is.
     """
     if not has_weights(directory) and _other_kind(directory) is not None:
-        raise SourceError(f"{source!r} lacks {WEIGHTS}: {_instead(directory)}")
+        raise SourceError(f"{source!r} lacks {WEIGHTS}: {_instead(directory)}", key=KEY)
 
 
 def _instead(directory: Path) -> str:
@@ -132,12 +142,14 @@ def _weight_map(directory: Path, source: str, also: Sequence[Path] = ()) -> dict
     found = read_entries(directory, INDEX, source, also).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise SourceError(
-            f"{source!r}: its {INDEX} has no weight_map, which says in which file each tensor is. Get the file again."
+            f"{source!r}: its {INDEX} has no weight_map, which says in which file each tensor is. Get the file again.",
+            key=KEY,
         )
     odd = [file for file in found.values() if not is_plain_name(file) or not file.endswith(".safetensors")]
     if odd:
         raise SourceError(
-            f"{source!r}: its {INDEX} names {odd[0]!r}, which is no safetensors file beside it. Get the file again."
+            f"{source!r}: its {INDEX} names {odd[0]!r}, which is no safetensors file beside it. Get the file again.",
+            key=KEY,
         )
     return found
 
@@ -154,7 +166,8 @@ def tensors_of(directory: Path, source: str, also: Sequence[Path] = ()) -> dict[
             if name in found:
                 raise SourceError(
                     f"{source!r} has the tensor {name} twice, in {found[name].file.name} and in {path.name}. "
-                    f"Get the model again."
+                    f"Get the model again.",
+                    key=KEY,
                 )
             found[name] = tensor
     listed = _weight_map(directory, source, also)
@@ -162,7 +175,8 @@ def tensors_of(directory: Path, source: str, also: Sequence[Path] = ()) -> dict[
     if lost:
         raise SourceError(
             f"{source!r}: its {INDEX} says that {first(lost)} would be in {listed[lost[0]]}, which does not hold it. "
-            f"Get the model again."
+            f"Get the model again.",
+            key=KEY,
         )
     return found
 
@@ -178,13 +192,15 @@ def header_of(path: Path, source: str) -> Header:
     except (OSError, ValueError) as error:
         raise SourceError(
             f"{source!r}: its {path.name} cannot be read ({said(error)}). It is damaged or half-copied. "
-            f"Get the file again."
+            f"Get the file again.",
+            key=KEY,
         ) from error
     for name, tensor in header.tensors.items():
         if tensor.dtype not in _NUMBERS and not name.endswith(_BUFFERS):
             raise SourceError(
                 f"{source!r}: {name} in {path.name} is stored as {tensor.dtype}: rounded weights are not pruned, and "
-                f"training needs one of {', '.join(_NUMBERS)}. Use the model before it was quantised."
+                f"training needs one of {', '.join(_NUMBERS)}. Use the model before it was quantised.",
+                key=KEY,
             )
     return header
 
@@ -260,7 +276,8 @@ def _check_blocks(tensors: Mapping[str, Stored], config: PretrainedConfig, sourc
     if blocks and isinstance(stated, int) and stated > len(blocks):
         raise SourceError(
             f"{source!r}: its {CONFIG} says num_hidden_layers={stated}, and its weights are of {len(blocks)} blocks. "
-            f"Get the model again, or correct its config."
+            f"Get the model again, or correct its config.",
+            key=KEY,
         )
 
 
@@ -270,7 +287,8 @@ def _check_embedding(tensors: Mapping[str, Stored], config: PretrainedConfig, so
     if name is not None and None not in sizes and tensors[name].shape != sizes:
         raise SourceError(
             f"{source!r}: its weights do not fit its {CONFIG}: vocab_size={sizes[0]} and hidden_size={sizes[1]}, and "
-            f"{name} has the size {list(tensors[name].shape)}. Get the model again, or correct its config."
+            f"{name} has the size {list(tensors[name].shape)}. Get the model again, or correct its config.",
+            key=KEY,
         )
 
 
@@ -284,14 +302,16 @@ def _check_head(tensors: Mapping[str, Stored], config: PretrainedConfig, source:
             raise SourceError(
                 f"{source!r}: its weights do not fit its {CONFIG}: missing keys: {_HEADS[0]}, which "
                 f"tie_word_embeddings=false asks for. Get the model again, or, if its head is its embedding, say "
-                f'"tie_word_embeddings": true there.'
+                f'"tie_word_embeddings": true there.',
+                key=KEY,
             )
         return
     if head is not None and not _same_bytes(tensors[embedding], tensors[head]):
         raise SourceError(
             f"{source!r}: its {CONFIG} ties the head to the embedding (tie_word_embeddings=true, by default for "
             f"some model types), and its {head} is another matrix than {embedding}. Say "
-            f'"tie_word_embeddings": false there, or take {head} out of the weights.'
+            f'"tie_word_embeddings": false there, or take {head} out of the weights.',
+            key=KEY,
         )
 
 
