@@ -504,6 +504,14 @@ def test_card_that_is_a_link_out_of_the_directory_is_not_read(source, tmp_path):
     assert source_licence(str(source)) == {}
 
 
+def test_names_from_files_leave_the_message_one_line_that_can_be_printed(source):
+    shard(source)
+    (source / WEIGHTS).unlink()
+    files = json.loads((source / INDEX).read_text())["weight_map"]
+    (source / INDEX).write_text(json.dumps({"weight_map": {"a\n\ud800\u2028b": next(iter(files.values()))}}))
+    assert refusal(source, "would be in").isprintable()
+
+
 # What it is called
 
 

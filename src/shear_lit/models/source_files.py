@@ -1,5 +1,6 @@
 """Where the files of a model lie, and which of them may be read: small ones, whole ones, and none from elsewhere."""
 
+import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +25,7 @@ LICENCE_FILES = ("license*", "licence*", "notice*", "copying*", "use_policy*")
 _READ = (CONFIG, GENERATION, INDEX, "*.safetensors", "README.md", *TOKENIZER_FILES, *LICENCE_FILES)
 _OBJECTS = (GENERATION, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
 """Files beside the config that are JSON objects where they are there; transformers reads them whole."""
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _ADAPTER = "adapter_config.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 # Where newer hub clients keep a file that several repositories share, in a cache that says so.
@@ -31,7 +33,14 @@ _SHARED, _SHARED_MARKER = "blobs", ".huggingface-shared-blobs"
 
 
 class SourceError(Mistake):
-    """A model that cannot be read from where the user says it is."""
+    """A model that cannot be read from where the user says it is.
+
+    It quotes names from files of others: whatever is in them, the message is one line that can be printed.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        printable = message.encode("utf-8", "backslashreplace").decode("utf-8")
+        super().__init__(_BREAKS.sub(" ", printable), key=key)
 
 
 def is_local(source: str) -> bool:
