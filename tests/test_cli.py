@@ -172,7 +172,7 @@ def test_module_and_console_script_are_one():
         ),
         (["--model.pruning.constraint=best"], ["model.pruning.constraint=best", "Use lagrangian or exact"]),
         (
-            ["--model.pruning.target=null", "--model.pruning.target_preset='llama-1b'"],
+            ["--model.pruning.target=null", "--model.pruning.target_preset=llama-1b"],
             ["model.pruning.target_preset='llama-1b'", "sheared-llama-1.3b"],
         ),
         (["--model.pruning.exact.noise=0.5"], ["model.pruning.exact has no effect", "constraint=lagrangian"]),

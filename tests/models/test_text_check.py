@@ -18,9 +18,15 @@ def test_text_that_fits_exactly_is_taken():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(vocabulary=51), r"^data='d' holds token ids up to 50, and 'm' knows 50: .* Prepare it"),
-        (dict(vocabulary=51, key="data.directory"), r"^data\.directory='d' holds"),
-        (dict(sequence_length=65), r"^data='d' has sequences of 65 tokens.*sequence_length=64 or less"),
+        (
+            dict(vocabulary=51),
+            r"^data\.directory='d' holds token ids up to 50, and 'm' knows 50: .* Prepare it",
+        ),
+        (dict(vocabulary=51, key="text"), r"^text='d' holds"),
+        (
+            dict(sequence_length=65),
+            r"^data\.directory='d' has sequences of 65 tokens.*sequence_length=64 or less",
+        ),
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ def check_text(
     text: str,
     vocabulary: int,
     sequence_length: int,
-    key: str = "data",
+    key: str = "data.directory",
 ) -> None:
     """Refuse a text with tokens or lengths that a model has no place for, before any weight is read.
 

@@ -65,7 +65,6 @@ def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
         text=str(data.directory),
         vocabulary=manifest.tokenizer.vocabulary,
         sequence_length=manifest.sequence_length,
-        key="data.directory",
     )
     fingerprint = tokenizer_fingerprint_of(module.source)
     if fingerprint != manifest.tokenizer.fingerprint:
