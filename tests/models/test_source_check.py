@@ -158,6 +158,7 @@ def test_quantised_model_is_refused_by_name_before_anything_is_built(source, mon
         ({"attention_dropout": 0.1}, ["attention_dropout=0.1", '"attention_dropout": 0.0']),
         ({"num_hidden_layers": 10**9}, ["num_hidden_layers=1000000000", "from 1 to 1,000"]),
         ({"num_hidden_layers": 900}, ["num_hidden_layers=900", "of 3 blocks"]),
+        ({"num_hidden_layers": 2}, ["num_hidden_layers=2", "of 3 blocks"]),
         ({"hidden_size": 10**12}, ["hidden_size=1000000000000", "whole number"]),
         ({"hidden_size": 64}, ["hidden_size=64", "model.embed_tokens.weight has the size [50, 32]"]),
         ({"vocab_size": 0}, ["vocab_size=0", "whole number"]),

@@ -44,7 +44,9 @@ _OTHER_KINDS = {
     ".h5": "its .h5 files are TensorFlow's. Convert it to safetensors.",
     ".msgpack": "its .msgpack files are Flax's. Convert it to safetensors.",
 }
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_BLOCK = re.compile(r"^(?:model\.|gpt_neox\.)?layers\.(\d+)\.")
+_MORE_BLOCKS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+"""Entries of models, of which there is no table, whose files hold blocks that num_hidden_layers does not count."""
 _EMBEDDINGS, _HEADS = ("embed_tokens.weight", "embed_in.weight"), ("lm_head.weight", "embed_out.weight")
 _PIECE = 4 * 1024**2
 
@@ -273,7 +275,9 @@ def check_weights(directory: Path, config: PretrainedConfig, source: str, also: 
 def _check_blocks(tensors: Mapping[str, Stored], config: PretrainedConfig, source: str) -> None:
     blocks = {int(found[1]) for name in tensors if (found := _BLOCK.search(name))}
     stated = getattr(config, "num_hidden_layers", None)
-    if blocks and isinstance(stated, int) and stated > len(blocks):
+    if not blocks or not isinstance(stated, int) or any(name in config.to_dict() for name in _MORE_BLOCKS):
+        return
+    if blocks != set(range(stated)):
         raise SourceError(
             f"{source!r}: its {CONFIG} says num_hidden_layers={stated}, and its weights are of {len(blocks)} blocks. "
             f"Get the model again, or correct its config.",

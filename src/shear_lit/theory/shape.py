@@ -45,6 +45,8 @@ class TargetShape:
             )
         for name, size in given.items():
             _check_size(name, size, key=f"target.{name}")
+        if self.query_heads is not None and self.kv_heads is not None:
+            _check_heads(self.query_heads, self.kv_heads, key="target.query_heads")
 
     def completed(self, source: "ModelShape") -> "ModelShape":
         """The whole shape that is meant of ``source``.
@@ -65,9 +67,11 @@ class TargetShape:
         try:
             return ModelShape(**{**source.to_dict(), **sizes})
         except ShapeError as error:
-            kept = "kv_heads" not in sizes
-            more = " Or give target.kv_heads, too: those of the source are kept." if kept else ""
-            raise ShapeError(f"{error.args[0]}{more}", key=f"target.{error.key}") from error
+            # Heads that are both given were looked at: these are the source's KV heads.
+            raise ShapeError(
+                f"{error.args[0]} Or give target.kv_heads, too: those of the source are kept.",
+                key=f"target.{error.key}",
+            ) from error
 
     def to_dict(self) -> dict[str, int]:
         """The sizes that are given, by name."""
@@ -82,6 +86,17 @@ def _check_size(name: str, size: object, *, key: str | None = None) -> None:
     if size < 1:
         raise ShapeError(
             f"{size} is no size: every axis keeps at least 1 unit. Use 1 or more.", key=key or name
+        )
+
+
+def _check_heads(query_heads: int, kv_heads: int, *, key: str) -> None:
+    if query_heads % kv_heads:
+        per_group = max(1, query_heads // kv_heads)
+        raise ShapeError(
+            f"{query_heads} cannot be split over kv_heads={kv_heads}: "
+            f"every KV head must serve the same number of query heads. "
+            f"Use query_heads={per_group * kv_heads} or {(per_group + 1) * kv_heads}.",
+            key=key,
         )
 
 
@@ -104,14 +119,7 @@ class ModelShape(TargetShape):
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
             _check_size(name, size)
-        if self.query_heads % self.kv_heads:
-            per_group = max(1, self.query_heads // self.kv_heads)
-            raise ShapeError(
-                f"{self.query_heads} cannot be split over kv_heads={self.kv_heads}: "
-                f"every KV head must serve the same number of query heads. "
-                f"Use query_heads={per_group * self.kv_heads} or {(per_group + 1) * self.kv_heads}.",
-                key="query_heads",
-            )
+        _check_heads(self.query_heads, self.kv_heads, key="query_heads")
 
     def completed(self, source: "ModelShape") -> "ModelShape":
         """Itself: it names every axis."""
