@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from shear_lit.commands import measuring as command
@@ -19,6 +20,7 @@ from shear_lit.data.splits import SplitShares
 from shear_lit.data.store import SequenceStore
 from shear_lit.disk.writing import OutputError
 from shear_lit.evaluation.prepared import EvaluationError
+from shear_lit.models.text_check import TextError
 from tests import tiny
 
 
@@ -85,13 +87,16 @@ def test_data_of_another_tokenizer_is_refused_before_weights_are_read(source, da
 
 def test_unknown_tokens_are_refused(source, data):
     change_config(source, vocab_size=tiny.VOCABULARY - 5)
-    with pytest.raises(EvaluationError, match="knows 45"):
+    weights = load_file(Path(source) / "model.safetensors")
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:-5].clone()
+    save_file(weights, Path(source) / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TextError, match=r"^data\.directory=.*knows 45"):
         evaluate(source, data)
 
 
 def test_sequences_longer_than_the_model_allows_are_refused(source, data):
     change_config(source, max_position_embeddings=11)
-    with pytest.raises(EvaluationError, match="max_position_embeddings"):
+    with pytest.raises(TextError, match="max_position_embeddings"):
         evaluate(source, data)
 
 

@@ -173,7 +173,7 @@ def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no
     [
         (dict(source="mha-untied"), ScoresError, ["is of", "fingerprint", "Name that model"]),
         (dict(criterion="depth"), ScoresError, ["criterion depth", "hidden", "another criterion"]),
-        (dict(target=None), ShapeError, ["target: none is given", "exactly one"]),
+        (dict(target=None), ShapeError, ["no target is given", "exactly one"]),
         (dict(target_preset="sheared-llama-370m"), ShapeError, ["are given", "exactly one"]),
         (dict(target=ModelShape(**{**TARGET.to_dict(), "hidden": 64})), ShapeError, ["larger than the source's 32"]),
         (dict(target=ModelShape(**{**TARGET.to_dict(), "hidden": 23})), ShapeError, ["hidden=23", "Use hidden=22"]),

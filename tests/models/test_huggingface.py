@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from shear_lit.models import directories, huggingface, writing
+from shear_lit.models import directories, source_files, writing
 from shear_lit.models.companions import licence_files, source_licence
 from shear_lit.models.directories import DirectoryError, new_directory
 from shear_lit.models.huggingface import (
@@ -155,7 +155,7 @@ def test_hub_name_without_network_or_cache_is_refused(tmp_path, monkeypatch):
     def absent(*args, **kwargs):
         raise FileNotFoundError("no\nnetwork")
 
-    monkeypatch.setattr(huggingface, "snapshot_download", absent)
+    monkeypatch.setattr(source_files, "snapshot_download", absent)
     with pytest.raises(SourceError, match=r"the hub did not give it \(no network\)") as refused:
         read_config("nobody/nothing")
     assert "\n" not in str(refused.value)
@@ -164,7 +164,7 @@ def test_hub_name_without_network_or_cache_is_refused(tmp_path, monkeypatch):
 def test_hub_name_is_read_from_where_the_hub_put_it(source, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        huggingface,
+        source_files,
         "snapshot_download",
         lambda name, **options: (asked.append((name, options)), str(source))[1],
     )

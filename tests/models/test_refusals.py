@@ -29,7 +29,7 @@ def refusal(config) -> str:
     with pytest.raises(FamilyError) as error:
         family_of(config)
     message = str(error.value)
-    assert message.startswith("model.source has ")  # the key
+    assert error.value.key == "model.source" and message.startswith("model.source=")
     return message
 
 

@@ -1,6 +1,7 @@
 """Targets by size, cost and name: proposals are what they say, and what cannot be reached is said."""
 
 import logging
+import math
 
 import pytest
 from transformers import LlamaConfig
@@ -9,7 +10,7 @@ from shear_lit.models import proposals
 from shear_lit.models.proposals import Measure, SizeModel, imbalance
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.models.targets import PRESETS, TargetRequest, kernel_warnings
-from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape
 from tests.toy_models import VARIANTS, toy_config
 
 LLAMA2_7B = LlamaConfig(
@@ -118,9 +119,12 @@ def test_size_without_its_outside_is_found_wrong(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, ["none is given", "exactly one of", "Add one"]),
+        ({}, ["no target is given", "exactly one of", "Add one"]),
         (dict(parameters=1e9, flops_fraction=0.5), ["are given", "exactly one of", "Keep one"]),
-        (dict(flops_fraction=1.5), ["flops_fraction=1.5", "between 0 and 1"]),
+        (dict(flops_fraction=1.5), ["target_flops_fraction=1.5", "between 0 and 1"]),
+        (dict(parameters=0.0), ["target_parameters=0.0", "positive number"]),
+        (dict(parameters=math.nan), ["target_parameters=nan", "positive number"]),
+        (dict(preset="llama"), ["target_preset='llama'", "sheared-llama-1.3b"]),
     ],
     ids=str,
 )
@@ -134,3 +138,20 @@ def test_sizes_that_kernels_do_not_like_are_named():
     shape = ModelShape(layers=1, hidden=483, query_heads=1, kv_heads=1, intermediate=1280)
     (warning,) = kernel_warnings(shape)
     assert "hidden=483" in warning and "hidden=480 or 488 would not" in warning
+
+
+def test_target_that_names_some_axes_is_resolved_to_a_whole_shape():
+    config = toy_config(VARIANTS[0])
+    source = family_of(config).shape
+    resolved = TargetRequest(shape=TargetShape(layers=2, kv_heads=2)).resolve(config)
+    assert resolved == ModelShape(**{**source.to_dict(), "layers": 2, "kv_heads": 2, "query_heads": 6})
+    with pytest.raises(ShapeError, match=r"give target\.kv_heads, too"):
+        TargetRequest(shape=TargetShape(query_heads=5)).resolve(config)
+
+
+def test_two_targets_are_named_in_plain_words():
+    with pytest.raises(ShapeError) as found:
+        TargetRequest(shape=TargetShape(layers=2), preset="sheared-llama-370m", key="model.pruning.target")
+    assert str(found.value).startswith(
+        "model.pruning.target and model.pruning.target_preset are given: exactly one of model.pruning.target, "
+    )

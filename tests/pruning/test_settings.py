@@ -4,7 +4,7 @@ import pytest
 
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.settings import ExactGates, Pruning
-from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape
 from tests.toy_models import TARGET, toy_config
 
 SHAPE = TARGET[True]
@@ -13,7 +13,7 @@ SHAPE = TARGET[True]
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (dict(target=None), ["model.pruning.target: none is given", "target_parameters"]),
+        (dict(target=None), ["no model.pruning.target is given", "target_parameters"]),
         (dict(target_parameters=1e6), ["model.pruning.target", "are given", "exactly one"]),
         (dict(start_sparsity=1.0), ["start_sparsity=1.0", "[0, 1)"]),
         (dict(start_sparsity={"hidden": -0.1}), ["start_sparsity=-0.1", "[0, 1)"]),
@@ -71,3 +71,11 @@ def test_resolved_target_is_a_shape_and_nothing_else():
     resolved = Pruning(target_preset="sheared-llama-370m").resolved(toy_config())
     assert resolved.shape.hidden == 1024 and resolved.target_preset is None
     assert resolved.resolved(toy_config()) is resolved
+
+
+def test_target_of_some_axes_is_resolved_to_the_whole_shape_that_is_recorded():
+    config = toy_config()
+    source = family_of(config).shape
+    resolved = Pruning(target=TargetShape(layers=2)).resolved(config)
+    assert resolved.target == resolved.shape == ModelShape(**{**source.to_dict(), "layers": 2})
+    assert resolved.gated_axes(family_of(config)) == (Axis.LAYERS,)

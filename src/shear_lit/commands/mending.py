@@ -11,7 +11,7 @@ import torch
 from shear_lit.commands.demo.control import KEPT
 from shear_lit.commands.exporting import selection_of
 from shear_lit.models import clients
-from shear_lit.models.directories import DirectoryError
+from shear_lit.models.directories import DirectoryError, same_file
 from shear_lit.models.huggingface import SourceError, read_config, read_model, tensor_names
 from shear_lit.models.mending import check_is_model, mend_config, mend_names, mend_tokenizer
 from shear_lit.models.verification import check_same_model
@@ -138,8 +138,8 @@ def _check(place: Path, shop: Path, written: list[str], *, vocabulary: int) -> N
     with tempfile.TemporaryDirectory(prefix="view-", dir=shop) as folder:
         for path in place.iterdir():
             if path.is_file() and path.name not in written and path.name not in _ARTEFACTS:
-                (Path(folder) / path.name).symlink_to(path.resolve())
+                same_file(path, Path(folder) / path.name)
         for name in written:
-            (Path(folder) / name).symlink_to((shop / name).resolve())
+            same_file(shop / name, Path(folder) / name)
         before, after = (read_model(str(where), dtype=torch.float32) for where in (place, folder))
         check_same_model(after, before, vocabulary, what="mended against present model")

@@ -14,10 +14,11 @@ from shear_lit.data.store import DomainBatch, SequenceStore
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config
+from shear_lit.models.text_check import check_text
 
 
 class EvaluationError(Mistake):
-    """A model and a data set that do not fit."""
+    """Losses that cannot be measured, or not be kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +45,21 @@ def open_validation_text(
     """Open the validation split of prepared data for a model, of which only the config and tokenizer are read.
 
     Raises:
-        EvaluationError: the sequences are longer than the model allows, or hold tokens that it does not know.
+        SourceError: the model cannot be used.
+        TextError: the sequences are longer than the model allows, or hold tokens that it does not know.
         DataError: the directory is not whole, was made with another tokenizer than the model's, or does not tell
             documents apart that attention must not cross.
     """
     manifest = read_prepared(directory, remote)
     store = SequenceStore(directory, "validation", manifest, remote)
     config = read_config(model)
-    if manifest.sequence_length > config.max_position_embeddings:
-        raise EvaluationError(
-            f"data={directory!r} has sequences of {manifest.sequence_length} tokens, and {model!r} allows "
-            f"{config.max_position_embeddings} (max_position_embeddings): positions beyond were never trained. "
-            f"Prepare the data with --sequence_length {config.max_position_embeddings} or less."
-        )
-    if manifest.tokenizer.vocabulary > config.vocab_size:
-        raise EvaluationError(
-            f"data={directory!r} holds token ids up to {manifest.tokenizer.vocabulary - 1}, and {model!r} knows "
-            f"{config.vocab_size}: the data was made with another tokenizer. Prepare it with the model's."
-        )
+    check_text(
+        config,
+        model=model,
+        text=directory,
+        vocabulary=manifest.tokenizer.vocabulary,
+        sequence_length=manifest.sequence_length,
+    )
     if has_tokenizer(model):
         tokenizer = AutoTokenizer.from_pretrained(Path(model).expanduser(), trust_remote_code=False)
         manifest.check_tokenizer(tokenizer_fingerprint(tokenizer), model)

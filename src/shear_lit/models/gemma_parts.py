@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from shear_lit.models import parts
 from shear_lit.models.family import Family, FamilyError, Norm, NormKind, Period
 from shear_lit.models.shape_rules import hidden_multiple_of_heads
+from shear_lit.models.source_files import KEY, name_of
 
 
 def _norm(module: str, *, after: str | None = None) -> Norm:
@@ -38,8 +39,9 @@ def gemma_like(config: PretrainedConfig, *, period: Period, **entries: Any) -> F
     """
     if config.use_bidirectional_attention:
         raise FamilyError(
-            f"model.source has use_bidirectional_attention=True: only {config.model_type} models that look back can be "
-            f"trained to predict the next token. Use a causal language model."
+            f"{name_of(config)} has use_bidirectional_attention=True: only {config.model_type} models that look back "
+            f"can be trained to predict the next token. Use a causal language model.",
+            key=KEY,
         )
     return parts.llama_like(
         config,

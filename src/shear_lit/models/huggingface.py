@@ -3,65 +3,115 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from shear_lit.mistakes import Mistake
 from shear_lit.models.choices import Attention
+from shear_lit.models.source_config import check_config, check_entries
+from shear_lit.models.source_files import (
+    CONFIG,
+    GENERATION,
+    INDEX,
+    KEY,
+    SourceError,
+    check_files,
+    is_local,
+    local_directory,
+    read_entries,
+    said,
+)
+from shear_lit.models.weight_files import (
+    check_weights,
+    first,
+    has_weights,
+    header_of,
+    listed_tensors,
+    refuse_other_kinds,
+    tensors_of,
+    weight_files,
+)
 
-CONFIG = "config.json"
-INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-_MODEL_FILES = (CONFIG, "generation_config.json", "*.safetensors", INDEX)
+_MODEL_FILES = (CONFIG, GENERATION, "*.safetensors", INDEX)
 _SAMPLE_BYTES = 65536
+_OF_ODD_VALUES = (TypeError, KeyError, AttributeError, IndexError, AssertionError, ArithmeticError)
+"""What classes of transformers raise where a value of a config is none."""
 
 
-class SourceError(Mistake):
-    """A model that cannot be read from where the user says it is."""
-
-
-def read_config(source: str) -> PretrainedConfig:
+def read_config(source: str, *, also: Sequence[Path] = ()) -> PretrainedConfig:
     """The config of a model in a local directory or on the hub.
 
+    What lies beside it in a local directory is looked at, too, as far as that can be without reading weights: so every
+    command that reads a config refuses a model that none can use. ``also``: places outside the directory that its files
+    may be links into, for views that this program makes.
+
     Raises:
-        SourceError: there is none.
+        SourceError: there is no config, or the model is damaged, quantised, or none that can be trained.
     """
     directory = local_directory(source, (CONFIG,))
-    if not (directory / CONFIG).is_file():
+    config = _config_in(directory, source, also)
+    if is_local(source):
+        refuse_other_kinds(directory, source)
+        if has_weights(directory):
+            check_weights(directory, config, source, also)
+    return config
+
+
+def _config_in(directory: Path, source: str, also: Sequence[Path] = ()) -> PretrainedConfig:
+    check_files(directory, source, also)
+    if not (directory / CONFIG).exists():
         raise SourceError(
-            f"model.source={source!r} has no {CONFIG}: a Hugging Face model directory has one. "
-            f"Name the directory that holds it and the weights."
+            f"{source!r} has no {CONFIG}: a Hugging Face model directory has one. "
+            f"Name the directory that holds it and the weights.",
+            key=KEY,
         )
+    entries = read_entries(directory, CONFIG, source, also)
+    check_entries(entries, source)
+    kind = entries["model_type"]
     try:
-        return cast(PretrainedConfig, AutoConfig.from_pretrained(directory, trust_remote_code=False))
-    except (OSError, ValueError, KeyError) as error:
+        config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # whatever a class makes of values from elsewhere
+        known = kind in CONFIG_MAPPING
         raise SourceError(
-            f"model.source={source!r}: its {CONFIG} cannot be read ({error}). Only model types that the installed "
-            f"transformers knows by itself are read; code from a model's repository is never run."
+            f"{source!r}: its {CONFIG} cannot be read ({said(error)}). "
+            + (
+                f"A value in it is none that a {kind} model has: get the file again, or correct it."
+                if known
+                else "Only model types that the installed transformers knows by itself are read; code from a model's "
+                "repository is never run."
+            ),
+            key=KEY,
         ) from error
+    # A config may name one that is fetched from the hub and run.
+    config._attn_implementation = None
+    config.name_or_path = source
+    check_config(config, source)
+    return config
 
 
 def config_of(entries: Mapping[str, Any]) -> PretrainedConfig:
     """The config whose ``to_dict`` gave ``entries``."""
     entries = dict(entries)
-    return AutoConfig.for_model(entries.pop("model_type"), **entries)
+    config: PretrainedConfig = AutoConfig.for_model(entries.pop("model_type"), **entries)
+    config._attn_implementation = None
+    return config
 
 
-def read_model(source: str, *, dtype: torch.dtype, attention: Attention = "sdpa") -> PreTrainedModel:
+def read_model(
+    source: str, *, dtype: torch.dtype, attention: Attention = "sdpa", also: Sequence[Path] = ()
+) -> PreTrainedModel:
     """The model in a local directory or on the hub, with every weight found there and none made up.
 
     Raises:
-        SourceError: there are no safetensors weights, or they do not fit the config.
+        SourceError: as ``read_config``; or there are no safetensors weights, or they do not fit the config.
     """
-    config = read_config(source)
-    directory = local_directory(source, _MODEL_FILES)
-    weight_files(directory, source)
+    directory, config = _whole(source, also)
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -72,15 +122,20 @@ def read_model(source: str, *, dtype: torch.dtype, attention: Attention = "sdpa"
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise _unreadable(source, error) from error
+    except (OSError, RuntimeError, ValueError, SafetensorError, *_OF_ODD_VALUES) as error:
+        raise SourceError(
+            f"{source!r}: its weights cannot be read ({said(error)}). They are damaged, half-copied, or for another "
+            f"config. Get the model again.",
+            key=KEY,
+        ) from error
     model, report = read
     misfits = {kind: names for kind, names in report.items() if names and kind != "error_msgs"}
     if misfits:
         raise SourceError(
-            f"model.source={source!r}: its weights do not fit its {CONFIG}: "
-            + "; ".join(f"{kind.replace('_', ' ')}: {_first(names)}" for kind, names in misfits.items())
-            + ". Every weight must be there once. Get the model again, or correct its config."
+            f"{source!r}: its weights do not fit its {CONFIG}: "
+            + "; ".join(f"{kind.replace('_', ' ')}: {first(names)}" for kind, names in misfits.items())
+            + ". Every weight must be there once. Get the model again, or correct its config.",
+            key=KEY,
         )
     return cast(PreTrainedModel, model)
 
@@ -132,8 +187,16 @@ def check_sizes(tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ..
         "of another size": {n for n in sizes.keys() & tensors.keys() if tuple(tensors[n].shape) != sizes[n]},
     }
     if any(wrong.values()):
-        found = "; ".join(f"{kind}: {_first(names)}" for kind, names in wrong.items() if names)
+        found = "; ".join(f"{kind}: {first(names)}" for kind, names in wrong.items() if names)
         raise ValueError(f"the tensors are not those of the config: {found}")
+
+
+def _whole(source: str, also: Sequence[Path] = ()) -> tuple[Path, PretrainedConfig]:
+    """The directory and the config of a model whose weights lie there and fit it, as far as headers tell."""
+    directory = local_directory(source, _MODEL_FILES)
+    config = _config_in(directory, source, also)
+    check_weights(directory, config, source, also)
+    return directory, config
 
 
 def tensor_names(source: str) -> frozenset[str]:
@@ -143,15 +206,10 @@ def tensor_names(source: str) -> frozenset[str]:
         SourceError: a file is damaged.
     """
     directory = local_directory(source, (INDEX,))
-    if (directory / INDEX).is_file():
-        return frozenset(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"])
-    if not (directory / _WEIGHTS).is_file():
-        return frozenset()
-    try:
-        with safe_open(directory / _WEIGHTS, framework="pt") as stored:
-            return frozenset(stored.keys())
-    except SafetensorError as error:
-        raise _unreadable(source, error) from error
+    refuse_other_kinds(directory, source)
+    if not is_local(source) and (directory / INDEX).is_file():
+        return listed_tensors(directory, source)
+    return frozenset(tensors_of(directory, source)) if has_weights(directory) else frozenset()
 
 
 def source_fingerprint(source: str) -> str:
@@ -163,88 +221,24 @@ def source_fingerprint(source: str) -> str:
     Raises:
         SourceError: the model cannot be read.
     """
-    entries = read_config(source).to_dict()
+    directory, config = _whole(source)
+    entries = config.to_dict()
     for stale in ("_name_or_path", "transformers_version"):
         entries.pop(stale, None)
     digest = hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode())
-    for path in weight_files(local_directory(source, _MODEL_FILES), source):
-        for part in _samples(path):
+    for path in weight_files(directory, source):
+        for part in _samples(path, source):
             digest.update(part)
     return digest.hexdigest()
 
 
-def _samples(path: Path) -> Iterator[bytes]:
-    """The parts of a safetensors file that the fingerprint reads (its layout: header length, header, tensors)."""
+def _samples(path: Path, source: str) -> Iterator[bytes]:
+    """The parts of a safetensors file that the fingerprint reads."""
     yield f"{path.name} {path.stat().st_size}".encode()
+    header = header_of(path, source)
+    yield header.content
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length)
-        yield header
-        try:
-            tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise _unreadable(str(path), error) from error
-        for name in sorted(tensors):
-            start, end = tensors[name]["data_offsets"]
-            file.seek(8 + length + start)
-            yield file.read(min(_SAMPLE_BYTES, end - start))
-
-
-def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
-    """Where the files of ``source`` lie; those of a hub name that match ``patterns`` are fetched if need be."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.exists():
-        raise SourceError(
-            f"model.source={source!r} is no directory: a local Hugging Face model directory or a hub name "
-            f"(organisation/model) is expected. Correct the path."
-        )
-    try:
-        cases = [case(pattern) for pattern in patterns for case in (str, str.upper, str.capitalize)]
-        return Path(
-            snapshot_download(source, allow_patterns=cases, ignore_patterns=["consolidated*", "*.py"])
-        )
-    except (OSError, ValueError) as error:
-        raise SourceError(
-            f"model.source={source!r} is no local directory, and the hub did not give it "
-            f"({' '.join(str(error).split())}). Correct the name or the path; without a network, name a directory or a "
-            f"model that is in the cache."
-        ) from error
-
-
-def weight_files(directory: Path, source: str) -> list[Path]:
-    """The safetensors files of a model: those that its index lists, or the only one.
-
-    Raises:
-        SourceError: one is missing.
-    """
-    index = directory / INDEX
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [directory / name for name in sorted(names)]
-    else:
-        files = [directory / _WEIGHTS]
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
-        pickled = any(directory.glob("*.bin"))
-        raise SourceError(
-            f"model.source={source!r} lacks {_first(missing)}: weights are read from safetensors files only"
-            + (", and its .bin files are pickles, which can run code" if pickled else "")
-            + ". "
-            + ("Convert it to safetensors." if pickled else "Copy the whole model there.")
-        )
-    return files
-
-
-def _first(names: Any) -> str:
-    """A few names, for a message."""
-    listed = sorted(str(name) for name in names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _unreadable(source: str, error: Exception) -> SourceError:
-    return SourceError(
-        f"model.source={source!r}: its weights cannot be read ({error}). They are damaged, half-copied, or for "
-        f"another config. Get the model again."
-    )
+        for name in sorted(header.tensors):
+            tensor = header.tensors[name]
+            file.seek(tensor.start)
+            yield file.read(min(_SAMPLE_BYTES, tensor.end - tensor.start))

@@ -7,16 +7,18 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from shear_lit.models.companions import TOKENIZER_CONFIG, readable_tokenizer_config
-from shear_lit.models.huggingface import CONFIG, INDEX, SourceError, read_config, tensor_names, weight_files
+from shear_lit.models.companions import readable_tokenizer_config
+from shear_lit.models.huggingface import read_config, tensor_names
 from shear_lit.models.registry import family_of
+from shear_lit.models.source_files import CONFIG, INDEX, TOKENIZER_CONFIG, SourceError, read_entries
+from shear_lit.models.weight_files import weight_files
 from shear_lit.models.writing import write_config
 
 
 def mend_config(directory: Path, into: Path) -> bool:
     """Write the ``config.json`` that all versions read into a folder; returns whether it says more than the present."""
     config = read_config(str(directory))
-    present = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    present = read_entries(directory, CONFIG, str(directory))
     dtype = present.get("dtype") or present.get("torch_dtype") or "float32"
     write_config(into, config, dtype=str(dtype))
     mended = json.loads((into / CONFIG).read_text(encoding="utf-8"))
@@ -29,7 +31,7 @@ def mend_tokenizer(directory: Path, into: Path) -> bool:
     file = directory / TOKENIZER_CONFIG
     if not file.is_file():
         return False
-    entries = json.loads(file.read_text(encoding="utf-8"))
+    entries = read_entries(directory, TOKENIZER_CONFIG, str(directory))
     readable = readable_tokenizer_config(entries)
     (into / TOKENIZER_CONFIG).write_text(
         json.dumps(readable, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -59,7 +61,7 @@ def mend_names(directory: Path, into: Path, source_names: frozenset[str]) -> lis
     ]
     index = directory / INDEX
     if index.is_file():
-        entries = json.loads(index.read_text(encoding="utf-8"))
+        entries = read_entries(directory, INDEX, str(directory))
         entries["weight_map"] = {
             renamed.get(name, name): file for name, file in entries["weight_map"].items()
         }
@@ -87,6 +89,6 @@ def check_is_model(directory: Path) -> None:
     """
     if not directory.is_dir() or not (directory / CONFIG).is_file():
         raise SourceError(
-            f"directory={str(directory)!r} is no model: it is no directory with a {CONFIG}. Name the directory of an "
-            f"export."
+            f"{str(directory)!r} is no model: it is no directory with a {CONFIG}. Name the directory of an export.",
+            key="directory",
         )

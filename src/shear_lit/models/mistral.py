@@ -36,14 +36,16 @@ def mistral_of_llama(config: PretrainedConfig) -> MistralConfig:
     """
     if not isinstance(config, LlamaConfig):
         raise FamilyError(
-            f"write_as=mistral with model_type={config.model_type!r}: only a llama model computes what a mistral model "
-            f"does. Write it as what it is."
+            f"mistral with model_type={config.model_type!r}: only a llama model computes what a mistral model "
+            f"does. Write it as what it is.",
+            key="write_as",
         )
     biases = biases_of_llama(config)
     if biases:
         raise FamilyError(
-            f"write_as=mistral with {biases[0]}=True: a mistral model has no biases. Write it as llama, and choose a "
-            f"shape that llama's config takes."
+            f"mistral with {biases[0]}=True: a mistral model has no biases. Write it as llama, and choose a "
+            f"shape that llama's config takes.",
+            key="write_as",
         )
     entries: dict[str, Any] = config.to_dict()
     for llama_only in ("attention_bias", "mlp_bias", "pretraining_tp", "model_type", "transformers_version"):

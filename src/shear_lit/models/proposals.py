@@ -76,9 +76,18 @@ class SizeModel:
 
 
 def propose(
-    sizes: SizeModel, asked: float, *, measure: Measure, axes: tuple[Axis, ...], key: str, count: int
+    sizes: SizeModel,
+    asked: float,
+    *,
+    measure: Measure,
+    axes: tuple[Axis, ...],
+    key: str,
+    given: float,
+    count: int,
 ) -> list[Proposal]:
     """Shapes within 1 % of the ``asked`` size that shrink nothing but ``axes``, the best balanced first.
+
+    ``given`` is what the user said under ``key``, for messages.
 
     Raises:
         ShapeError: there is none; the error names the smallest and largest size, and the nearest shapes.
@@ -100,10 +109,11 @@ def propose(
     nearest = sorted(found, key=lambda proposal: abs(proposal.size / asked - 1))[:3]
     listed = "; ".join(str(proposal) for proposal in nearest) or "none in round sizes"
     raise ShapeError(
-        f"{key} cannot be reached within {_TOLERANCE:.0%} by shrinking {', '.join(axis.value for axis in axes)}: from "
-        f"{sizes.of(smallest, measure):,.0f} (one unit of everything) to {sizes.of(source, measure):,.0f} {measure} "
-        f"(the source) can be, in steps of its units. The nearest balanced shapes: {listed}. "
-        f"Ask for one of those sizes, or allow more axes."
+        f"{given:g} cannot be reached within {_TOLERANCE:.0%} by shrinking {', '.join(axis.value for axis in axes)}: "
+        f"from {sizes.of(smallest, measure):,.0f} (one unit of everything) to {sizes.of(source, measure):,.0f} "
+        f"{measure} (the source) can be, in steps of its units. The nearest balanced shapes: {listed}. "
+        f"Ask for one of those sizes, or allow more axes.",
+        key=key,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from transformers import PretrainedConfig
 
 from shear_lit.models.family import Family, FamilyError
+from shear_lit.models.source_files import KEY, name_of
 
 _TOWERS = ("vision_config", "audio_config", "text_config", "thinker_config")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts")
@@ -23,8 +24,9 @@ def check_has_table(config: PretrainedConfig, families: Sequence[str]) -> None:
     _refuse_experts(config, tables)
     if config.model_type not in families:
         raise FamilyError(
-            f"model.source has model_type={config.model_type!r}, for which there is no family table. {tables} "
-            f"Use such a model, or add a table ({_PAGE})."
+            f"{name_of(config)} has model_type={config.model_type!r}, for which there is no family table. {tables} "
+            f"Use such a model, or add a table ({_PAGE}).",
+            key=KEY,
         )
     _refuse_other_heads(config)
 
@@ -39,9 +41,10 @@ def check_lists_are_known(config: PretrainedConfig, family: Family) -> None:
         known = name in family.per_layer or name in _NOT_PER_LAYER or name.endswith(("token_id", "token_ids"))
         if isinstance(value, list) and len(value) == family.shape.layers and not known:
             raise FamilyError(
-                f"model.source has {name}={value}, as long as there are blocks, and the {family.model_type} table does "
-                f"not say what becomes of it when blocks go. Add it to per_layer there, if it describes blocks, or "
-                f"take it out of the config."
+                f"{name_of(config)} has {name}={value}, as long as there are blocks, and the {family.model_type} table "
+                f"does not say what becomes of it when blocks go. Add it to per_layer there, if it describes blocks, "
+                f"or take it out of the config.",
+                key=KEY,
             )
 
 
@@ -50,10 +53,11 @@ def _refuse_towers(config: PretrainedConfig, tables: str) -> None:
     if towers:
         text = getattr(getattr(config, "text_config", None), "model_type", None)
         raise FamilyError(
-            f"model.source has model_type={config.model_type!r} with {', '.join(towers)}: a multi-modal model is not "
-            f"pruned as a whole. Save its language model"
+            f"{name_of(config)} has model_type={config.model_type!r} with {', '.join(towers)}: a multi-modal model is "
+            f"not pruned as a whole. Save its language model"
             + (f" (model_type={text!r})" if text else "")
-            + f" as a directory of its own, as {_PAGE} shows, and name that. {tables}"
+            + f" as a directory of its own, as {_PAGE} shows, and name that. {tables}",
+            key=KEY,
         )
 
 
@@ -63,8 +67,9 @@ def _refuse_experts(config: PretrainedConfig, tables: str) -> None:
         count = entries.get(name)
         if isinstance(count, int) and count > 1:
             raise FamilyError(
-                f"model.source has model_type={config.model_type!r} with {name}={count}: mixtures of experts are not "
-                f"pruned, only dense models are. {tables} Use such a model."
+                f"{name_of(config)} has model_type={config.model_type!r} with {name}={count}: mixtures of experts are "
+                f"not pruned, only dense models are. {tables} Use such a model.",
+                key=KEY,
             )
 
 
@@ -72,6 +77,7 @@ def _refuse_other_heads(config: PretrainedConfig) -> None:
     others = [name for name in config.architectures or () if not name.endswith("ForCausalLM")]
     if others:
         raise FamilyError(
-            f"model.source has architectures={others}: only language models, whose architecture ends in ForCausalLM, "
-            f"are pruned. Use the {config.model_type} language model that this one was made from."
+            f"{name_of(config)} has architectures={others}: only language models, whose architecture ends in "
+            f"ForCausalLM, are pruned. Use the {config.model_type} language model that this one was made from.",
+            key=KEY,
         )

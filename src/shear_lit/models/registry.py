@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from shear_lit.models.choices import WrittenAs
-from shear_lit.models.family import Family
+from shear_lit.models.family import Family, FamilyError
 from shear_lit.models.gemma2 import gemma2
 from shear_lit.models.gemma3_text import gemma3_text
 from shear_lit.models.gpt_neox import gpt_neox
@@ -23,6 +23,7 @@ from shear_lit.models.qwen2 import qwen2
 from shear_lit.models.qwen3 import qwen3
 from shear_lit.models.refusals import check_has_table, check_lists_are_known
 from shear_lit.models.smollm3 import smollm3
+from shear_lit.models.source_files import KEY, name_of, said
 from shear_lit.theory.shape import ModelShape
 
 FAMILIES: dict[str, Callable[[PretrainedConfig], Family]] = {
@@ -47,12 +48,27 @@ def family_of(config: PretrainedConfig) -> Family:
     """The table of the model that ``config`` describes.
 
     Raises:
-        FamilyError: no table exists for its model type, or it has an option that its table does not cover.
+        FamilyError: no table exists for its model type, it has an option that its table does not cover, or a value of
+            it cannot be one of a model.
     """
-    check_has_table(config, tuple(FAMILIES))
-    family = FAMILIES[config.model_type](config)
-    check_lists_are_known(config, family)
+    try:
+        check_has_table(config, tuple(FAMILIES))
+        family = FAMILIES[config.model_type](config)
+        check_lists_are_known(config, family)
+    except FamilyError:
+        raise
+    except Exception as error:
+        raise _unusable(config, error) from error
     return family
+
+
+def _unusable(config: PretrainedConfig, error: Exception) -> FamilyError:
+    """Values that a config class takes and no model can be built of, whatever was raised at them."""
+    return FamilyError(
+        f"{name_of(config)}: no {config.model_type} model can be built from its config ({said(error)}). "
+        f"Get the config again, or correct it.",
+        key=KEY,
+    )
 
 
 def written_config(config: PretrainedConfig, write_as: str) -> PretrainedConfig:
@@ -65,8 +81,15 @@ def written_config(config: PretrainedConfig, write_as: str) -> PretrainedConfig:
 
 
 def tensor_sizes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
-    """The size of every parameter of the model, a shared one once; no memory is taken for weights."""
-    return dict(_tensor_sizes(config.to_json_string()))
+    """The size of every parameter of the model, a shared one once; no memory is taken for weights.
+
+    Raises:
+        FamilyError: no model can be built from the config.
+    """
+    try:
+        return dict(_tensor_sizes(config.to_json_string()))
+    except Exception as error:
+        raise _unusable(config, error) from error
 
 
 @lru_cache(maxsize=4)

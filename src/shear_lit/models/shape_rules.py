@@ -24,9 +24,10 @@ def hidden_multiple_of_heads(
             nearest = [str(size) for size in (below, below + heads) if 0 < size <= source.hidden]
             repair = f"hidden={' or '.join(nearest)}" if nearest else "fewer query heads"
             raise ShapeError(
-                f"target.hidden={shape.hidden} with query_heads={heads}: the stock {model_type} config takes only a "
+                f"{shape.hidden} with query_heads={heads}: the stock {model_type} config takes only a "
                 f"hidden size that is a multiple of the attention heads, even with an explicit head size. "
-                f"Use {repair}{otherwise}."
+                f"Use {repair}{otherwise}.",
+                key="target.hidden",
             )
 
     return check
@@ -49,8 +50,9 @@ def hidden_is_heads_times(
             if 0 < heads <= source.query_heads and heads * head_size <= source.hidden
         ]
         raise ShapeError(
-            f"target.hidden={shape.hidden} with query_heads={shape.query_heads}: {model_type} {why}, so that hidden "
-            f"must be query_heads x {head_size} (the head size, which never changes). Use {' or '.join(nearest)}."
+            f"{shape.hidden} with query_heads={shape.query_heads}: {model_type} {why}, so that hidden "
+            f"must be query_heads x {head_size} (the head size, which never changes). Use {' or '.join(nearest)}.",
+            key="target.hidden",
         )
 
     return check

@@ -1,13 +1,14 @@
 """Ways to say what a model should become: an exact shape, a number of parameters, a share of the cost, a known name."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
 from shear_lit.models.proposals import Measure, Proposal, SizeModel, propose
 from shear_lit.models.registry import family_of
-from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape
 
 PRESETS: dict[str, ModelShape] = {
     "sheared-llama-2.7b": ModelShape(layers=32, hidden=2560, query_heads=20, kv_heads=20, intermediate=6912),
@@ -30,8 +31,8 @@ class TargetRequest:
         ShapeError: none or several are given, or one is out of range.
     """
 
-    shape: ModelShape | None = None
-    """Its shape."""
+    shape: TargetShape | None = None
+    """Its shape, or the sizes of the axes that change."""
     parameters: float | None = None
     """Its parameters."""
     flops_fraction: float | None = None
@@ -48,33 +49,42 @@ class TargetRequest:
             f"{self.key}_flops_fraction": self.flops_fraction,
             f"{self.key}_preset": self.preset,
         }
-        given = [f"{name}={value}" for name, value in ways.items() if value is not None]
+        given = [name for name, value in ways.items() if value is not None]
         if len(given) != 1:
-            found = "none is given" if not given else f"{' and '.join(given)} are given"
+            found = f"{' and '.join(given)} are given" if given else f"no {self.key} is given"
             raise ShapeError(
-                f"{self.key}: {found}, and exactly one of {', '.join(ways)} says what the model should become. "
-                f"{'Add' if not given else 'Keep'} one."
+                f"{found}: exactly one of {', '.join(ways)} says what the model should become. "
+                f"{'Keep' if given else 'Add'} one."
             )
         if self.preset is not None and self.preset not in PRESETS:
-            raise ShapeError(f"{self.key}_preset={self.preset} is no known shape. Use {', '.join(PRESETS)}.")
+            raise ShapeError(
+                f"{self.preset!r} is no known shape. Use {', '.join(PRESETS)}.", key=f"{self.key}_preset"
+            )
+        if self.parameters is not None and not (self.parameters > 0 and math.isfinite(self.parameters)):
+            raise ShapeError(
+                f"{self.parameters} is no number of parameters. Use a positive number, such as 1.3e9.",
+                key=f"{self.key}_parameters",
+            )
         if self.flops_fraction is not None and not 0 < self.flops_fraction < 1:
             raise ShapeError(
-                f"{self.key}_flops_fraction={self.flops_fraction} is no share of the source's cost. "
-                f"Use a number between 0 and 1, such as 0.5."
+                f"{self.flops_fraction} is no share of the source's cost. Use a number between 0 and 1, such as 0.5.",
+                key=f"{self.key}_flops_fraction",
             )
 
     def resolve(self, config: PretrainedConfig, axes: tuple[Axis, ...] = tuple(Axis)) -> ModelShape:
         """The shape that is meant, which only ``axes`` may shrink; a proposal is logged with its runners-up.
 
         Raises:
-            ShapeError: no shape comes close; the error says what can be reached.
+            ShapeError: no shape comes close, and the error says what can be reached; or the sizes of the axes that are
+                named do not go with those that are not.
         """
         if self.shape is not None:
-            return self.shape
+            return self.shape.completed(family_of(config).shape)
         if self.preset is not None:
             return PRESETS[self.preset]
         best, *others = self.proposals(config, axes)
-        lines = [f"{self._asked()}: the best-balanced shape is", f"  {best}", "runners-up:"]
+        key, given = self._asked()
+        lines = [f"{key}={given:g}: the best-balanced shape is", f"  {best}", "runners-up:"]
         _log.info("\n".join([*lines, *(f"  {other}" for other in others)]))
         return best.shape
 
@@ -90,12 +100,15 @@ class TargetRequest:
         measure = Measure.PARAMETERS if self.parameters is not None else Measure.FLOPS
         whole = sizes.of(family_of(config).shape, measure)
         asked = self.parameters if self.parameters is not None else (self.flops_fraction or 0.0) * whole
-        return propose(sizes, asked, measure=measure, axes=axes, key=self._asked(), count=count)
+        key, given = self._asked()
+        return propose(sizes, asked, measure=measure, axes=axes, key=key, given=given, count=count)
 
-    def _asked(self) -> str:
+    def _asked(self) -> tuple[str, float]:
+        """The key and the value of a size."""
         if self.parameters is not None:
-            return f"{self.key}_parameters={self.parameters:g}"
-        return f"{self.key}_flops_fraction={self.flops_fraction}"
+            return f"{self.key}_parameters", self.parameters
+        assert self.flops_fraction is not None, "a size is asked for"
+        return f"{self.key}_flops_fraction", self.flops_fraction
 
 
 def kernel_warnings(target: ModelShape) -> list[str]:

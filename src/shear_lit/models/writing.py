@@ -13,8 +13,9 @@ from shear_lit.models.companions import copy_companions
 from shear_lit.models.config_file import config_entries
 from shear_lit.models.directories import new_directory
 from shear_lit.models.family import Family
-from shear_lit.models.huggingface import CONFIG, build_model, read_model, tensor_names
+from shear_lit.models.huggingface import build_model, read_model, tensor_names
 from shear_lit.models.registry import family_of
+from shear_lit.models.source_files import CONFIG
 from shear_lit.models.verification import check_same_model
 
 WEIGHT_SUFFIXES = (

@@ -10,7 +10,7 @@ from shear_lit.models.family import Family
 from shear_lit.models.registry import WRITTEN_AS
 from shear_lit.models.targets import TargetRequest
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
-from shear_lit.theory.shape import Axis, ModelShape, ShapeError, shrinking_axes
+from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape, shrinking_axes
 
 CONSTRAINTS = ("lagrangian", "exact")
 """Ways to hold the sizes."""
@@ -53,8 +53,8 @@ class ExactGates:
 class Pruning:
     """The target of stage 1 and the way there (arXiv:2310.06694, section 2.1)."""
 
-    target: ModelShape | None = None
-    """Shape of the model that remains. Give it, or one of the three ways below to find it."""
+    target: TargetShape | None = None
+    """Shape of the model that remains: the axes that change. Give it, or one of the three ways below to find it."""
     target_parameters: float | None = None
     """Parameters of the model that remains (1.3e9): the best-balanced shape of that size is proposed and written into
     the run's configuration."""
@@ -143,7 +143,7 @@ class Pruning:
     @property
     def shape(self) -> ModelShape:
         """The target's shape, which must be known."""
-        assert self.target is not None, "a target that is not a shape is resolved first"
+        assert isinstance(self.target, ModelShape), "a target that is not a whole shape is resolved first"
         return self.target
 
     @property
@@ -152,12 +152,12 @@ class Pruning:
         return self.constraint == "exact" or self.initial_gap > 0
 
     def resolved(self, config: PretrainedConfig) -> "Pruning":
-        """The same with the target as a shape of the model that ``config`` describes.
+        """The same with the target as a whole shape of the model that ``config`` describes.
 
         Raises:
             ShapeError: there is no such shape; the error says what can be reached.
         """
-        if self.target is not None:
+        if isinstance(self.target, ModelShape):
             return self
         shape = self.request.resolve(config, tuple(Axis(axis) for axis in self.axes))
         return replace(

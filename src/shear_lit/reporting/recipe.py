@@ -1,13 +1,15 @@
 """``recipe.json`` beside a model: what its card says, for programs, and the recipes of what it was made from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from shear_lit import __version__
+from shear_lit.disk.reading import read_json
 from shear_lit.mistakes import Mistake
+from shear_lit.models.source_files import is_elsewhere
 from shear_lit.reporting.model_card import ModelFacts, Selection
 from shear_lit.theory.shape import ModelShape
 
@@ -40,25 +42,29 @@ def read_recipe(directory: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        recipe = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        recipe, why = None, str(error)
-    else:
-        why = "it is no mapping"
-    if not isinstance(recipe, dict):
+        if is_elsewhere(file, directory):
+            raise ValueError("it is a link out of the directory")
+        recipe = read_json(file)
+        if recipe is None or not all(isinstance(each, dict) for each in _chain(recipe)):
+            raise ValueError("it is no mapping, or that of its source is none")
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())
         raise RecipeError(
             f"{str(file)!r} cannot be read ({why}): it says what the model was made from. Restore it, or remove it."
-        )
+        ) from error
     return recipe
+
+
+def _chain(recipe: Any) -> Iterator[Any]:
+    """A recipe, that of its source, and so on; the last may be no mapping."""
+    while recipe is not None:
+        yield recipe
+        recipe = recipe.get("source_recipe") if isinstance(recipe, dict) else None
 
 
 def recipes(directory: Path) -> tuple[dict[str, Any], ...]:
     """The recipe of a model, that of its source, and so on, as far as there are any."""
-    found, recipe = [], read_recipe(directory)
-    while recipe is not None:
-        found.append(recipe)
-        recipe = recipe.get("source_recipe")
-    return tuple(found)
+    return tuple(_chain(read_recipe(directory)))
 
 
 def facts_of(
@@ -68,18 +74,15 @@ def facts_of(
 
     Raises:
         KeyError, TypeError: it lacks others.
+        ShapeError: a shape in it is none.
     """
-    earlier, source = [], recipe.get("source_recipe")
-    while source is not None:
-        earlier.append(source)
-        source = source.get("source_recipe")
     stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "gates"}
     entries = {name: recipe[name] for name in stored}
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
     lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
     return ModelFacts(
         **{**entries, **shapes, **lists},
-        earlier=tuple(earlier),
+        earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
         gates=gates,
         clients=clients,

@@ -15,6 +15,7 @@ from shear_lit.models.clients import warning as client_warning
 from shear_lit.models.huggingface import config_of, source_fingerprint
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.models.targets import kernel_warnings
+from shear_lit.models.text_check import check_text
 from shear_lit.pruning.periods import check_period
 from shear_lit.pruning.scores import read_scores
 from shear_lit.theory.shape import Axis
@@ -35,7 +36,7 @@ def check_run(
     """Refuse a run whose parts do not fit together, with the key to change.
 
     Raises:
-        RunError, DataError, CheckpointError: one of them names what does not fit.
+        RunError, DataError, TextError, CheckpointError: one of them names what does not fit.
     """
     _check_data_fits_model(module, data)
     if not fitting:
@@ -58,13 +59,13 @@ def check_run(
 
 def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
     config, manifest = module.source_config, data.manifest
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and manifest.sequence_length > longest:
-        raise RunError(
-            f"data.directory={data.directory} has sequences of {manifest.sequence_length} tokens, and "
-            f"model.source={module.source} takes at most {longest}. "
-            f"Prepare the data again with sequence_length={longest} or less."
-        )
+    check_text(
+        config,
+        model=module.source,
+        text=str(data.directory),
+        vocabulary=manifest.tokenizer.vocabulary,
+        sequence_length=manifest.sequence_length,
+    )
     fingerprint = tokenizer_fingerprint_of(module.source)
     if fingerprint != manifest.tokenizer.fingerprint:
         raise RunError(

@@ -239,7 +239,7 @@ class ShearingModule(L.LightningModule):
             source=self.source,
             source_fingerprint=self.source_fingerprint,
             config=self.source_config.to_dict(),
-            target=None if self.pruning is None else self.pruning.target,
+            target=None if self.pruning is None else self.pruning.shape,
             axes=self.axes,
             exact=self.exact_size(),
             keep_layer_period=self.pruning is not None and self.pruning.keep_layer_period,

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from shear_lit.models.directories import write_file
+from shear_lit.disk.writing import write_file
 from shear_lit.pruning.artefact import gates_file
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.pruning.scores import LEARNED, Origin

@@ -20,6 +20,8 @@ TEXT = "The quick brown fox, aged 42, said: «naïve café» …\n\n\tdef f(x):\
 
 _SEED = 20231006
 _SHORT_WINDOW = 8
+_VIEWS: dict[str, Path] = {}
+"""Directories of links that are in use, and the model that each is a view of: links out of others are not followed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def expected_of(directory: str, probe: Probe, *, text: str | None = None) -> Exp
     Raises:
         SourceError: the model cannot be read.
     """
-    model: Any = read_model(directory, dtype=torch.float32, attention="eager").eval()
+    model: Any = read_model(directory, dtype=torch.float32, attention="eager", also=_linked(directory)).eval()
     row = torch.tensor([probe.tokens])
     logits = model(input_ids=row, use_cache=False).logits[0]
     count, prompt = probe.new_tokens, torch.tensor([probe.prompt])
@@ -68,6 +70,12 @@ def expected_of(directory: str, probe: Probe, *, text: str | None = None) -> Exp
         greedy_logits=along.numpy(),
         ids=None if text is None else ids_of(directory, text),
     )
+
+
+def _linked(directory: str) -> tuple[Path, ...]:
+    """Where the files of a view lie that ``with_short_window`` made; of other directories, nowhere else."""
+    origin = _VIEWS.get(directory)
+    return () if origin is None else (origin,)
 
 
 def ids_of(directory: str, text: str) -> list[int]:
@@ -97,4 +105,8 @@ def with_short_window(directory: str) -> Iterator[str]:
         entries = json.loads((origin / CONFIG).read_text(encoding="utf-8"))
         entries["sliding_window"] = _SHORT_WINDOW
         (Path(scratch) / CONFIG).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-        yield scratch
+        _VIEWS[scratch] = origin
+        try:
+            yield scratch
+        finally:
+            del _VIEWS[scratch]
