@@ -13,7 +13,7 @@ from torch import Tensor
 from shear_lit.data.boundaries import DocumentBoundary, boundary_of
 from shear_lit.data.errors import DataError
 from shear_lit.data.loader import MixtureLoader, ValidationLoader, accumulation_of
-from shear_lit.data.manifest import Manifest, check_same_domains
+from shear_lit.data.manifest import Manifest, check_same_domains, listed_names
 from shear_lit.data.mixture import MixtureSettings
 from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.schedule import MixtureSchedule
@@ -124,8 +124,9 @@ class DomainData(LightningDataModule):
         if max_steps < 1 or max_steps % every:
             better = max(1, round(max_steps / every)) * every
             raise DataError(
-                f"trainer.max_steps={max_steps} is no multiple of data.mixture.update_every_steps={every}: "
-                f"the run would end between two updates. Use trainer.max_steps={better}, or another interval."
+                f"{max_steps} is no multiple of data.mixture.update_every_steps={every}: "
+                f"the run would end between two updates. Use trainer.max_steps={better}, or another interval.",
+                key="trainer.max_steps",
             )
 
     def check_data(self) -> None:
@@ -322,16 +323,18 @@ class DomainData(LightningDataModule):
         for name, chunks in self.manifest.chunk_sizes("validation").items():
             if self.mixture.rule != "static" and self.proportions[name] > 0 and not sum(chunks):
                 raise DataError(
-                    f"data.mixture.rule={self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
+                    f"{self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
                     "tells the loss that its weight follows. Prepare more validation text of it, give it a proportion "
-                    "of 0, or use data.mixture.rule=static."
+                    "of 0, or use data.mixture.rule=static.",
+                    key="data.mixture.rule",
                 )
 
     def _check_names(self, key: str, named: Mapping[str, float]) -> None:
         if unknown := sorted(set(named) - set(self.domains)):
             raise DataError(
-                f"data.mixture.{key} names {', '.join(unknown)}: the data in {self.directory} has "
-                f"{', '.join(self.domains)}. Correct the name."
+                f"{dict(named)} names {listed_names(unknown)}: the data in {self.directory} has "
+                f"{', '.join(self.domains)}. Correct the name.",
+                key=f"data.mixture.{key}",
             )
 
     def _loss_vector(self, losses: Mapping[str, float] | Tensor, reference: Tensor) -> Tensor:
@@ -349,7 +352,8 @@ class DomainData(LightningDataModule):
     def _check_restored(self, state: Mapping[str, Any]) -> None:
         if state["data"] != self.manifest.fingerprint:
             raise DataError(
-                f"data.directory={self.directory!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
+                f"{self.directory!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
                 f"the checkpoint ({state['data'][:12]}): its place in the data would mean other text. "
-                "Use the checkpoint's data, or start a new run without --ckpt_path."
+                "Use the checkpoint's data, or start a new run without --ckpt_path.",
+                key="data.directory",
             )

@@ -76,8 +76,9 @@ def shown_text(
     """
     if sequences < 1 or characters < 0:
         raise DataError(
-            f"sequences={sequences}, characters={characters}: at least one sequence and no negative number of "
-            "characters can be shown. Correct it; characters=0 shows whole sequences."
+            f"{sequences}, characters={characters}: at least one sequence and no negative number of "
+            "characters can be shown. Correct it; characters=0 shows whole sequences.",
+            key="sequences",
         )
     parts = []
     for index, name in enumerate(store.domains):

@@ -47,13 +47,14 @@ class MixtureSettings:
             self._check_start(self.proportions)
         if self.update_every_steps < 1:
             raise DataError(
-                f"data.mixture.update_every_steps={self.update_every_steps}: use at least 1 step."
+                f"{self.update_every_steps}: use at least 1 step.", key="data.mixture.update_every_steps"
             )
         caps = self.max_epochs if isinstance(self.max_epochs, dict) else {"": self.max_epochs}
         if any(cap is not None and not cap > 0 for cap in caps.values()):
             raise DataError(
-                f"data.mixture.max_epochs={self.max_epochs}: use more than 0, or null for no cap; "
-                "a domain that is never to be read has a proportion of 0."
+                f"{self.max_epochs}: use more than 0, or null for no cap; "
+                "a domain that is never to be read has a proportion of 0.",
+                key="data.mixture.max_epochs",
             )
 
     @property
@@ -94,17 +95,20 @@ class MixtureSettings:
         if self.rule not in list(MixtureRule):
             rules = ", ".join(MixtureRule)
             raise DataError(
-                f"data.mixture.rule={self.rule!r} is no rule: the rules are {rules}. Choose one of them."
+                f"{self.rule!r} is no rule: the rules are {rules}. Choose one of them.",
+                key="data.mixture.rule",
             )
         if self.references is None and self.rule != "static":
             raise DataError(
-                f"data.mixture.references is missing: rule {self.rule!r} compares losses with it. "
-                "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static."
+                f"null: rule {self.rule!r} compares losses with references, and there are none. "
+                "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static.",
+                key="data.mixture.references",
             )
         if self.floor != "rule" and (self.rule == "static" or not 0 <= float(self.floor) < 1):
             raise DataError(
-                f"data.mixture.floor={self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
-                "has no effect on a static mixture. Correct it, or leave it out."
+                f"{self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
+                "has no effect on a static mixture. Correct it, or leave it out.",
+                key="data.mixture.floor",
             )
 
     def _check_limits(self) -> None:
@@ -131,8 +135,9 @@ class MixtureSettings:
             )
         if self.largest_change is not None and not 0 < self.largest_change <= 1:
             raise DataError(
-                f"data.mixture.largest_change={self.largest_change}: a change of weight is above 0 and at most 1. "
-                "Correct it, or use null for no limit; a mixture that does not move has data.mixture.rule=static."
+                f"{self.largest_change}: a change of weight is above 0 and at most 1. "
+                "Correct it, or use null for no limit; a mixture that does not move has data.mixture.rule=static.",
+                key="data.mixture.largest_change",
             )
 
     def _check_start(self, weights: Mapping[str, float]) -> None:
@@ -150,8 +155,8 @@ class MixtureSettings:
     def _check_proportions(shares: Mapping[str, float]) -> None:
         if not shares or not all(math.isfinite(share) and share >= 0 for share in shares.values()):
             raise DataError(
-                f"data.mixture.proportions={dict(shares)}: each domain's fraction must be finite and at least 0. "
-                "Correct it."
+                f"{dict(shares)}: each domain's fraction must be finite and at least 0. Correct it.",
+                key="data.mixture.proportions",
             )
         total = math.fsum(shares.values())
         if abs(total - 1) > 1e-6:

@@ -36,8 +36,9 @@ class SplitShares:
         shares = asdict(self)
         if not all(0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
             raise DataError(
-                f"shares={shares} sum to {sum(shares.values()):g}: each must be 0 to 1 and the sum must be 1. "
-                "Correct one of them; 0 leaves a split out."
+                f"{shares} sum to {sum(shares.values()):g}: each must be 0 to 1 and the sum must be 1. "
+                "Correct one of them; 0 leaves a split out.",
+                key="shares",
             )
 
     def split_of(self, text: str) -> str:
@@ -65,7 +66,8 @@ class SplitTokens:
         for name, tokens in asdict(self).items():
             if tokens < 0:
                 raise DataError(
-                    f"tokens.{name}={tokens}: a split has 0 or more tokens. Correct it; 0 sizes it by its share."
+                    f"{tokens}: a split has 0 or more tokens. Correct it; 0 sizes it by its share.",
+                    key=f"tokens.{name}",
                 )
 
 

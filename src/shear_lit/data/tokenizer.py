@@ -34,12 +34,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"tokenizer={name!r} cannot be loaded ({error}): a Hugging Face directory or name, or a SentencePiece "
-            "`.model` file is expected. Correct it."
+            f"{name!r} cannot be loaded ({error}): a Hugging Face directory or name, or a SentencePiece "
+            "`.model` file is expected. Correct it.",
+            key="tokenizer",
         ) from error
     if not tokenizer.is_fast:
         raise DataError(
-            f"tokenizer={name!r} has no fast version, which is needed here. Convert it to tokenizer.json."
+            f"{name!r} has no fast version, which is needed here. Convert it to tokenizer.json.",
+            key="tokenizer",
         )
     return tokenizer
 
@@ -77,8 +79,9 @@ def tokenizer_fingerprint_of(source: str) -> str:
         return tokenizer_fingerprint(_from_directory(Path(source).expanduser()))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"model.source={source!r} has no tokenizer that can be loaded ({error}), so that nothing tells whether the "
-            f"data suits the model. Copy the model's tokenizer files into its directory."
+            f"{source!r} has no tokenizer that can be loaded ({error}), so that nothing tells whether the "
+            f"data suits the model. Copy the model's tokenizer files into its directory.",
+            key="model.source",
         ) from error
 
 
@@ -98,14 +101,15 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     except ModuleNotFoundError as error:
         raise DataError(
-            f"tokenizer={str(path)!r} is read with the package {error.name!r}, which is not installed. "
-            "Install it with `pip install 'shear-lit[corpus]'`."
+            f"{str(path)!r} is read with the package {error.name!r}, which is not installed. "
+            "Install it with `pip install 'shear-lit[corpus]'`.",
+            key="tokenizer",
         ) from error
     try:
         processor = SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:
         raise DataError(
-            f"tokenizer={str(path)!r} is no SentencePiece model ({error}). Correct the path."
+            f"{str(path)!r} is no SentencePiece model ({error}). Correct the path.", key="tokenizer"
         ) from error
     # The module makes its classes when it is imported: no type checker sees them.
     model = vars(sentencepiece_model_pb2)["ModelProto"].FromString(processor.serialized_model_proto())
@@ -113,8 +117,9 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
     for probe in _PROBES:
         if tokenizer(probe, add_special_tokens=False)["input_ids"] != processor.encode(probe):
             raise DataError(
-                f"tokenizer={str(path)!r}: converted to a fast tokenizer, it gives other tokens than SentencePiece "
-                f"(of {probe!r}). Name the Hugging Face directory of its model instead."
+                f"{str(path)!r}: converted to a fast tokenizer, it gives other tokens than SentencePiece "
+                f"(of {probe!r}). Name the Hugging Face directory of its model instead.",
+                key="tokenizer",
             )
     return tokenizer
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import MANIFEST, Manifest, TokenizerRecord, check_domain_name, read_manifest
 from shear_lit.data.preparation.assembly import Packing
-from shear_lit.data.preparation.commit import clear, clear_work, commit, locked
+from shear_lit.data.preparation.commit import clear, clear_work, commit, locked, output_place
 from shear_lit.data.preparation.inputs import Kind, Source, find_sources
 from shear_lit.data.preparation.ledger import ledger_of, new_sources
 from shear_lit.data.preparation.packing import CHUNK_BYTES
@@ -84,12 +84,14 @@ class PrepareSettings:
             check_domain_name(name)
         if self.sequence_length < 2:
             raise DataError(
-                f"sequence_length={self.sequence_length}: a sequence needs a token to predict from and one to predict. "
-                "Use 2 or more."
+                f"{self.sequence_length}: a sequence needs a token to predict from and one to predict. "
+                "Use 2 or more.",
+                key="sequence_length",
             )
         if not 0 <= self.max_rejected_fraction <= 1:
             raise DataError(
-                f"max_rejected_fraction={self.max_rejected_fraction} is no fraction: use a number between 0 and 1."
+                f"{self.max_rejected_fraction} is no fraction: use a number between 0 and 1.",
+                key="max_rejected_fraction",
             )
         for key, most, default in (
             ("chunk_bytes", _MOST_CHUNK_BYTES, CHUNK_BYTES),
@@ -99,7 +101,7 @@ class PrepareSettings:
         ):
             if not 1 <= (value := getattr(self, key)) <= most:
                 raise DataError(
-                    f"{key}={value} is not in range: use 1 to {most:,}; the default is {default:,}."
+                    f"{value} is not in range: use 1 to {most:,}; the default is {default:,}.", key=key
                 )
 
 
@@ -113,7 +115,7 @@ def prepare(settings: PrepareSettings) -> Manifest:
     Raises:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
-    output = Path(settings.output)
+    output = output_place(settings.output)
     _earlier(output)  # what cannot be written to is refused before anything is made beside it
     partial = output.with_name(f"{output.name}.partial")
     try:
@@ -187,11 +189,16 @@ def _plan(
 def _earlier(output: Path) -> Manifest | None:
     """The manifest of the data that is there already, if there is any."""
     if (output / MANIFEST).is_file():
-        return read_manifest(output)
+        try:
+            return read_manifest(output)
+        except DataError as error:
+            error.key = "output"
+            raise
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise DataError(
-            f"output={str(output)!r} is not an empty directory, nor does it hold prepared data to which files could "
-            "be added: nothing is ever overwritten. Choose another directory, or remove it."
+            f"{str(output)!r} is not an empty directory, nor does it hold prepared data to which files could "
+            "be added: nothing is ever overwritten. Choose another directory, or remove it.",
+            key="output",
         )
     return None
 
@@ -200,17 +207,19 @@ def _check_same_settings(earlier: Manifest, settings: PrepareSettings, record: T
     """Refuse to add to data that was made differently."""
     if earlier.tokenizer.fingerprint != record.fingerprint:
         raise DataError(
-            f"tokenizer={settings.tokenizer!r} (fingerprint {record.fingerprint[:12]}) is not the one that made what "
+            f"{settings.tokenizer!r} (fingerprint {record.fingerprint[:12]}) is not the one that made what "
             f"is in output={settings.output!r}: {earlier.tokenizer.name!r} ({earlier.tokenizer.fingerprint[:12]}). "
-            "Use that one, or prepare into another directory."
+            "Use that one, or prepare into another directory.",
+            key="tokenizer",
         )
     for key in ("sequence_length", "prepend_bos", "append_eos", "text_field", "shares", "tokens"):
         asked, found = getattr(settings, key), getattr(earlier, key)
         asked = asdict(asked) if key in ("shares", "tokens") else asked
         if asked != found and (found or key not in ("text_field", "shares", "tokens")):
             raise DataError(
-                f"{key}={asked!r}: what is in output={settings.output!r} was prepared with {found!r}, and files "
-                f"can only be added in the same way. Use {key}={found!r}, or prepare into another directory."
+                f"{asked!r}: what is in output={settings.output!r} was prepared with {found!r}, and files "
+                f"can only be added in the same way. Use {key}={found!r}, or prepare into another directory.",
+                key=key,
             )
 
 
@@ -221,7 +230,7 @@ def _check_special_tokens(settings: PrepareSettings, tokenizer: PreTrainedTokeni
     ):
         if wanted and token is None:
             raise DataError(
-                f"{key}=true: tokenizer {settings.tokenizer!r} has no such token. Use --{key} false."
+                f"true: tokenizer {settings.tokenizer!r} has no such token. Use --{key} false.", key=key
             )
 
 
@@ -232,6 +241,7 @@ def _check_disk(output: Path, partial: Path, sources: list[Source], token_bytes:
     free = shutil.disk_usage(partial).free
     if free < needed:
         raise DataError(
-            f"output={str(output)!r}: {free / 1e9:.2f} GB are free there, and {text / 1e9:.2f} GB of text may take "
-            f"{needed / 1e9:.2f} GB while it is prepared. Make space, or choose a directory on another disk."
+            f"{str(output)!r}: {free / 1e9:.2f} GB are free there, and {text / 1e9:.2f} GB of text may take "
+            f"{needed / 1e9:.2f} GB while it is prepared. Make space, or choose a directory on another disk.",
+            key="output",
         )

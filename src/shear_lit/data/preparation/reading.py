@@ -59,8 +59,9 @@ def unreadable(path: object, error: Exception) -> DataError:
     """What to say of an input that cannot be read."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return DataError(
-        f"domains: {str(path)!r} cannot be read ({reason}): it is truncated, damaged, or not what its name says. "
-        "Copy it again, or take it out of the list; what has been tokenised is kept for the next run."
+        f"{str(path)!r} cannot be read ({reason}): it is truncated, damaged, or not what its name says. "
+        "Copy it again, or take it out of the list; what has been tokenised is kept for the next run.",
+        key="domains",
     )
 
 

@@ -105,8 +105,9 @@ def check_fields(name: str, text_field: str, fields: Iterable[str]) -> None:
     """
     if text_field not in (found := list(fields)):
         raise DataError(
-            f"text_field={text_field!r}: {name!r} has no such field; it has {', '.join(map(repr, found)) or 'none'}. "
-            "Use the one that holds the documents."
+            f"{text_field!r}: {name!r} has no such field; it has {', '.join(map(repr, found)) or 'none'}. "
+            "Use the one that holds the documents.",
+            key="text_field",
         )
 
 
