@@ -7,6 +7,7 @@ from typing import Literal
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.mixture_log import read_mixture_log
+from shear_lit.data.ranges import Count, Fraction, PositiveFraction, PositiveNumber
 from shear_lit.data.references import References, read_references
 from shear_lit.theory.mixture import MixtureRule
 
@@ -25,17 +26,17 @@ class MixtureSettings:
     """`paper`: w exp(max(0, loss - reference)); `release`: w exp(loss - reference) and a floor; `static`: w."""
     floor: float | Literal["rule"] = "rule"
     """Fraction of the uniform mixture that each update mixes in; `rule`: 0 for `paper`, 1e-4 for `release`."""
-    minimum: dict[str, float] = field(default_factory=dict)
+    minimum: dict[str, Fraction] = field(default_factory=dict)
     """Smallest weight that an update may leave a domain, by domain; those not named have none."""
-    maximum: dict[str, float] = field(default_factory=dict)
+    maximum: dict[str, Fraction] = field(default_factory=dict)
     """Largest weight that an update may give a domain, by domain; those not named have none."""
-    largest_change: float | None = None
+    largest_change: PositiveFraction | None = None
     """Most that one update may add to a weight or take from it; `null`: no limit."""
-    update_every_steps: int = 50
+    update_every_steps: Count = 50
     """Optimizer steps between two validations, each of which moves the mixture."""
     update_at_start: bool = False
     """Whether to validate and move the mixture before the first step, too."""
-    max_epochs: float | dict[str, float] | None = None
+    max_epochs: PositiveNumber | dict[str, PositiveNumber] | None = None
     """How often a domain may be read, each or by domain: then its share goes to the others; `null`: without end."""
 
     def __post_init__(self) -> None:

@@ -69,6 +69,12 @@ def shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
+def one_line(error: BaseException) -> str:
+    """What a library says is wrong, on one line, and not all of it where it is long."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return said if len(said) <= 300 else f"{said[:300]}…"
+
+
 class _WrongError(ValueError):
     def __init__(self, value: object, expected: str) -> None:
         super().__init__(f"is {shown(value)}: {expected} is expected")

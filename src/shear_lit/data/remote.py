@@ -18,6 +18,7 @@ from litdata.streaming.downloader import Downloader, get_downloader
 from shear_lit.data.chunks import content_problem
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.manifest import KEY, MANIFEST, ChunkRecord, Manifest, parsed_manifest, read_manifest
+from shear_lit.data.ranges import Count
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
 
@@ -36,9 +37,9 @@ class RemoteSettings:
 
     cache_directory: str = "~/.cache/shear_lit/chunks"
     """Directory of this machine that keeps downloaded chunks; processes, runs and data sets may share it."""
-    cache_bytes: int = 64 << 30
+    cache_bytes: Count = 64 << 30
     """Bytes that the cache takes at most; what was read longest ago goes first. A window of each domain must fit."""
-    attempts: int = 8
+    attempts: Count = 8
     """How often an object is asked for before the run stops; the waits between double from 1 second up to 60."""
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class RemoteSettings:
             raise DataError(
                 f"{self.cache_bytes} and remote.attempts={self.attempts} must both be at least 1. "
                 "Correct them.",
-                key="remote.cache_bytes",
+                key="data.remote.cache_bytes",
             )
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparation.documents import PLACES, place_of
+from shear_lit.data.ranges import CountFrom0, Fraction
 
 SPLITS = ("prune", "pretrain", "validation")
 """The splits of a prepared data set; no document is in two of them."""
@@ -25,11 +26,11 @@ class SplitShares:
     in proportion to these fractions.
     """
 
-    prune: float = 0.2
+    prune: Fraction = 0.2
     """Fraction for stage 1, learning what to keep."""
-    pretrain: float = 0.75
+    pretrain: Fraction = 0.75
     """Fraction for stage 2, continued pre-training."""
-    validation: float = 0.05
+    validation: Fraction = 0.05
     """Fraction held out for the losses that move the mixture."""
 
     def __post_init__(self) -> None:
@@ -55,11 +56,11 @@ class SplitTokens:
     With all splits sized in tokens, what is left of the text is not used; the manifest counts it.
     """
 
-    prune: int = 0
+    prune: CountFrom0 = 0
     """Tokens per domain for stage 1."""
-    pretrain: int = 0
+    pretrain: CountFrom0 = 0
     """Tokens per domain for stage 2."""
-    validation: int = 0
+    validation: CountFrom0 = 0
     """Tokens per domain held out; the paper's is 2 million."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.records import shown
+from shear_lit.data.records import one_line
+from shear_lit.disk.names import expanded
 
 HUB = "hf://"
 """What the name of a data set of the Hugging Face hub begins with: ``hf://name[:configuration[:split]]``."""
@@ -95,7 +96,7 @@ def open_hub(source: Source) -> Any:
         return datasets.load_dataset(name, configuration or None, split=split or "train")
     except Exception as error:  # each of its builders has exceptions of its own
         raise DataError(
-            f"{source.name!r} cannot be loaded ({type(error).__name__}: {shown(str(error))}): "
+            f"{source.name!r} cannot be loaded ({one_line(error)}): "
             f"{HUB}name[:configuration[:split]] of a Hugging Face data set is expected. Correct it.",
             key=f"domains.{source.domain}",
         ) from error
@@ -117,8 +118,23 @@ def _sources_of(domain: str, patterns: Sequence[str]) -> list[Source]:
 
 
 def _files(domain: str, pattern: str) -> Iterator[Path]:
-    matching = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 (absolute patterns)
-    files = [Path(pattern)] if Path(pattern).is_file() else [p for p in matching if p.is_file()]
+    path = expanded(pattern)
+    try:
+        matching = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (absolute patterns)
+        files = [path] if path.is_file() else [p for p in matching if p.is_file()]
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # the second: a zero byte, or a pattern that no expression can be made of
+        raise DataError(
+            f"{pattern!r} cannot be looked for ({one_line(error)}). Correct it.", key=f"domains.{domain}"
+        ) from error
+    waiting = [p for p in matching if p.exists() and not p.is_file() and not p.is_dir()]
+    if waiting:
+        raise DataError(
+            f"{str(waiting[0])!r} is a pipe or a device, which may never end. Write what comes from it into a file.",
+            key=f"domains.{domain}",
+        )
     if not files:
         raise DataError(
             f"{pattern!r} matches no file: a path, a glob, or {HUB}name is expected. "

@@ -22,6 +22,7 @@ from shear_lit.data.preparation.commit import clear_work, commit, locked, output
 from shear_lit.data.preparation.mds import MERGED, MdsError, MdsShard, PackedSample, mds_shards
 from shear_lit.data.preparation.packing import CHUNK_BYTES, SplitWriter
 from shear_lit.data.preparation.workers import disk_error
+from shear_lit.data.ranges import ChunkBytes
 from shear_lit.data.records import shown
 from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
 from shear_lit.disk.names import expanded
@@ -51,7 +52,7 @@ class MdsImport:
     """Whether each document ends with EOS, which LLM-Shearing's scripts add; only written into the manifest."""
     prepend_bos: bool = True
     """Whether each document begins with BOS, which LLM-Shearing's scripts add; only written into the manifest."""
-    chunk_bytes: int = CHUNK_BYTES
+    chunk_bytes: ChunkBytes = CHUNK_BYTES
     """Size in bytes that each file of packed sequences aims at."""
 
     def __post_init__(self) -> None:

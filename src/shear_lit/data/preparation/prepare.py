@@ -14,7 +14,14 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import MANIFEST, Manifest, TokenizerRecord, check_domain_name, read_manifest
+from shear_lit.data.manifest import (
+    MANIFEST,
+    MOST_CHUNK_SEQUENCES,
+    Manifest,
+    TokenizerRecord,
+    check_domain_name,
+    read_manifest,
+)
 from shear_lit.data.preparation.assembly import Packing
 from shear_lit.data.preparation.commit import clear, clear_work, commit, locked, output_place
 from shear_lit.data.preparation.inputs import Kind, Source, find_sources
@@ -24,6 +31,7 @@ from shear_lit.data.preparation.run import Before, Plan, run
 from shear_lit.data.preparation.tokenising import Tokenising
 from shear_lit.data.preparation.units import Cutting
 from shear_lit.data.preparation.workers import disk_error
+from shear_lit.data.ranges import ChunkBytes, CountFrom2, Fraction, UnitBytes, WorkerCount
 from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
 from shear_lit.data.tokenizer import tokenizer_fingerprint as tokenizer_fingerprint
@@ -52,7 +60,7 @@ class PrepareSettings:
     """Hugging Face directory or name of the source model's tokenizer, or a SentencePiece `.model` file."""
     output: str
     """Directory to write. If it holds prepared data, the files that are not in it yet are added."""
-    sequence_length: int = 4096
+    sequence_length: CountFrom2 = 4096
     """Tokens per packed sequence."""
     text_field: str = "text"
     """Field of each JSON object, or column of each table, that holds the document."""
@@ -64,15 +72,15 @@ class PrepareSettings:
     """Whether each document ends with the tokenizer's EOS token."""
     prepend_bos: bool = False
     """Whether each document begins with the tokenizer's BOS token."""
-    max_rejected_fraction: float = 0.01
+    max_rejected_fraction: Fraction = 0.01
     """Fraction of a domain's documents that may be unusable (malformed, empty, invalid UTF-8) before it is refused."""
-    max_document_bytes: int = 16 << 20
+    max_document_bytes: UnitBytes = 16 << 20
     """Larger documents are unusable: a document is tokenised as a whole, in a hundred times its size of memory."""
-    chunk_bytes: int = CHUNK_BYTES
+    chunk_bytes: ChunkBytes = CHUNK_BYTES
     """Size in bytes that each file of packed sequences aims at."""
-    unit_bytes: int = UNIT_BYTES
+    unit_bytes: UnitBytes = UNIT_BYTES
     """Bytes of raw text that a process tokenises at once: what it loses at most when it is stopped."""
-    workers: int = field(default_factory=available_cores)
+    workers: WorkerCount = field(default_factory=available_cores)
     """Processes that tokenise, by default one for each core; the output does not depend on it."""
 
     def __post_init__(self) -> None:
@@ -93,13 +101,19 @@ class PrepareSettings:
                 f"{self.max_rejected_fraction} is no fraction: use a number between 0 and 1.",
                 key="max_rejected_fraction",
             )
+        if self.chunk_bytes > (most := MOST_CHUNK_SEQUENCES * 2 * self.sequence_length):
+            raise DataError(
+                f"{self.chunk_bytes}: a chunk of sequence_length={self.sequence_length} would hold more than "
+                f"{MOST_CHUNK_SEQUENCES:,} sequences. Use chunk_bytes={most}.",
+                key="chunk_bytes",
+            )
         for key, most, default in (
             ("chunk_bytes", _MOST_CHUNK_BYTES, CHUNK_BYTES),
             ("unit_bytes", 1 << 30, UNIT_BYTES),
             ("max_document_bytes", 1 << 30, 16 << 20),
             ("workers", 1024, available_cores()),
         ):
-            if not 1 <= (value := getattr(self, key)) <= most:
+            if type(value := getattr(self, key)) is bool or not 1 <= value <= most:
                 raise DataError(
                     f"{value} is not in range: use 1 to {most:,}; the default is {default:,}.", key=key
                 )

@@ -14,6 +14,8 @@ from shear_lit.data.preparation.inputs import Kind, Source, open_hub
 from shear_lit.data.preparation.reading import bounded_lines, unreadable
 
 _ROWS = 256
+_MOST_WINDOW_BYTES = 1 << 29  # what a frame asks for to be decompressed
+_FED_BYTES = 1 << 12  # which may stand for thirty thousand times as much
 
 
 class Block(NamedTuple):
@@ -118,7 +120,7 @@ class _Zstandard(io.RawIOBase):
         import zstandard  # wanted for this kind of input alone
 
         self._file, self._error = file, zstandard.ZstdError
-        self._frames = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._frames = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
         self._frame: Any = None
         self._pending = b""
         self._left = b""
@@ -135,7 +137,7 @@ class _Zstandard(io.RawIOBase):
 
     def _more(self) -> bool:
         """Decompress a little more; whether there was any."""
-        content = self._left or self._file.read(1 << 14)
+        content = self._left or self._file.read(_FED_BYTES)
         self._left = b""
         if not content:
             if self._frame is not None:

@@ -118,7 +118,7 @@ def _check_records(source: Source, cutting: Cutting) -> None:
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
