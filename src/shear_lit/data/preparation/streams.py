@@ -122,7 +122,7 @@ class _Zstandard(io.RawIOBase):
         self._file, self._error = file, zstandard.ZstdError
         self._frames = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
         self._frame: Any = None
-        self._pending = b""
+        self._pending = memoryview(b"")  # of which a part is taken without copying the rest
         self._left = b""
 
     def readable(self) -> bool:
@@ -145,7 +145,7 @@ class _Zstandard(io.RawIOBase):
             return False
         self._frame = self._frame or self._frames.decompressobj()
         try:
-            self._pending = self._frame.decompress(content)
+            self._pending = memoryview(self._frame.decompress(content))
         except self._error as error:
             raise EOFError(str(error)) from error
         if self._frame.eof:
