@@ -16,7 +16,7 @@ from shear_lit.data.preparation.reading import bounded_lines
 from tests.data.preparation.mds_folders import sample, write_mds
 
 MOST_BYTES = 1 << 28
-"""What reading one of these may take beyond what the process had; the real limit of a line is eight times the tests'."""
+"""What reading one of these may take beyond what the process had; a line may have eight times what it may here."""
 
 READ = """
 import resource, sys
