@@ -64,6 +64,6 @@ def test_address_without_data_is_refused_before_weights_are_read(toy, address, t
         cli.main([*toy.arguments("prune", tmp_path / "run"), f"--data.directory={address}s"])
     assert left.value.code == 1
     said = capfd.readouterr().err
-    assert f"error: data.directory: {address}s/manifest.json could not be fetched in 1 attempt" in said
+    assert f": {address}s/manifest.json could not be fetched in 1 attempt" in said
     with pytest.raises(RemoteError):
         evaluate(str(tmp_path / "no-model"), f"{address}s")

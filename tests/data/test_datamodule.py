@@ -49,7 +49,7 @@ def test_settings_that_fit_are_accepted(prepared):
         ({"proportions": {"a": 1.5, "b": -0.5}}, "finite and at least 0"),
         ({"proportions": {"a": math.nan}}, "finite and at least 0"),
         ({"proportions": {}}, "proportions"),
-        ({"references": None}, r"references is missing.*rule=static"),
+        ({"references": None}, r"references=null: .*rule=static"),
         ({"rule": "papre"}, "no rule"),
         ({"floor": 1.0}, r"floor=1\.0"),
         ({"rule": "static", "floor": 0.1}, "no effect"),
@@ -78,13 +78,13 @@ def test_settings_of_the_mixture_that_cannot_work_are_refused(changes, message):
         (
             {"proportions": {"a": 0.5, "x": 0.5}},
             {},
-            r"data\.mixture\.proportions: .*lacks b, c;.*has x besides",
+            r"data\.mixture\.proportions=.*lacks b, c;.*has x besides",
         ),
-        ({"references": {"a": 1.0, "b": 1.0}}, {}, r"data\.mixture\.references: .*lacks c"),
+        ({"references": {"a": 1.0, "b": 1.0}}, {}, r"data\.mixture\.references=.*lacks c"),
         ({"update_every_steps": 7}, {}, r"max_steps=100 is no multiple.*=7.*max_steps=98"),
-        ({"minimum": {"x": 0.0}}, {}, r"data\.mixture\.minimum names x"),
-        ({"maximum": {"x": 1.0}}, {}, r"data\.mixture\.maximum names x"),
-        ({"max_epochs": {"x": 1}}, {}, r"data\.mixture\.max_epochs names x"),
+        ({"minimum": {"x": 0.0}}, {}, r"data\.mixture\.minimum=.* names x"),
+        ({"maximum": {"x": 1.0}}, {}, r"data\.mixture\.maximum=.* names x"),
+        ({"max_epochs": {"x": 1}}, {}, r"data\.mixture\.max_epochs=.* names x"),
         ({"proportions": "nowhere"}, {}, r"data\.mixture\.proportions='nowhere' cannot be read"),
         ({}, {"global_batch": 9}, r"data\.global_batch=9"),
         ({}, {"split": "nothing"}, r"data\.split='nothing'"),
@@ -235,7 +235,7 @@ def test_domain_without_text_is_legal_where_it_has_no_weight(prepared):
     assert module.epochs["b"] == 0 == module.update_mixture(torch.tensor([2.5, math.nan, 1.0]))["b"]
     with pytest.raises(DataError, match=r"'b' has no validation sequence.*proportion of 0"):
         without_text(data(prepared), "b").check(world_size=2, max_steps=100)
-    with pytest.raises(DataError, match=r"b: 0\.5: the domain has no sequence"):
+    with pytest.raises(DataError, match=r"b: 0\.5\}: the domain has no sequence"):
         without_text(data(prepared, mixture(rule="static")), "b").check(world_size=2, max_steps=100)
 
 

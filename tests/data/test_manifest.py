@@ -63,7 +63,9 @@ def test_chunk_that_leads_out_of_the_folder_is_refused_and_nothing_is_touched(co
     content = json.loads((copied / "manifest.json").read_text())
     content["domains"]["a"]["splits"]["prune"]["chunks"][0][key] = value
     (copied / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"a/prune lists a chunk with .*64 hexadecimal digits") as refused:
+    with pytest.raises(
+        DataError, match=r"a[./](splits.)?prune.* (is expected|hexadecimal digits|no chunk)"
+    ) as refused:
         read_manifest(copied)
     assert "\n" not in str(refused.value)
     assert (tmp_path / "outside.bin").read_text() == "mine"
@@ -74,7 +76,7 @@ def test_split_that_leads_out_of_the_folder_is_refused(copied):
     splits = content["domains"]["a"]["splits"]
     splits["../b/prune"] = splits.pop("prune")
     (copied / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"a/\.\./b/prune lists a chunk"):
+    with pytest.raises(DataError, match=r"a has the split '\.\./b/prune'"):
         read_manifest(copied)
 
 
@@ -123,5 +125,7 @@ def test_another_tokenizer_is_refused(prepared):
 
 def test_domains_that_differ_are_all_named():
     check_same_domains(["a", "b"], ["b", "a"], "key", "the data")
-    with pytest.raises(DataError, match=r"key: .*it lacks a, c; it has x, y besides;.*Correct key"):
+    with pytest.raises(
+        DataError, match=r"key=\{b, x, y\}: .*it lacks a, c; it has x, y besides;.*Correct it"
+    ):
         check_same_domains(["a", "b", "c"], ["b", "y", "x"], "key", "the data")

@@ -42,7 +42,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
 
 
 def test_losses_for_other_domains_are_refused():
-    with pytest.raises(DataError, match=r"data\.mixture\.references: .*lacks c;.*has a besides"):
+    with pytest.raises(DataError, match=r"data\.mixture\.references=.*lacks c;.*has a besides"):
         REFERENCES.for_domains(("b", "c"), "the data")
 
 

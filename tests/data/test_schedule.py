@@ -321,7 +321,7 @@ def test_a_domain_without_a_sequence_has_no_weight():
     plan = schedule(sizes)
     state = served(plan, plan.start([0.0, 1.0]), 10)[1]
     assert plan.epochs(state) == {"none": 0, "some": 80 / 30}
-    with pytest.raises(DataError, match=r"none: 0\.5: .*no sequence"):
+    with pytest.raises(DataError, match=r"none: 0\.5\}: .*no sequence"):
         plan.start([0.5, 0.5])
 
 

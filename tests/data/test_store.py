@@ -76,7 +76,7 @@ def test_flipped_byte_stops_a_run_with_workers(copied):
 
 def test_without_verification_the_flipped_byte_would_be_read(copied, monkeypatch):
     """What the tests above hold back."""
-    monkeypatch.setattr(chunks_module, "content_problem", lambda path, chunk: None)
+    monkeypatch.setattr(chunks_module, "content_problem", lambda *_: None)
     flip(copied / "b" / "prune" / "chunk-0-3.bin", -1)
     assert SequenceStore(copied, "prune")[1, 19]["tokens"].tolist() == [[1, 19, 0, 256]]
 
@@ -84,7 +84,9 @@ def test_without_verification_the_flipped_byte_would_be_read(copied, monkeypatch
 def test_each_chunk_is_verified_once(copied, monkeypatch):
     seen = []
     whole = chunks_module.content_problem
-    monkeypatch.setattr(chunks_module, "content_problem", lambda p, c: seen.append(p.name) or whole(p, c))
+    monkeypatch.setattr(
+        chunks_module, "content_problem", lambda p, *rest: seen.append(p.name) or whole(p, *rest)
+    )
     store = SequenceStore(copied, "prune")
     for _ in range(3):
         for sequence in range(40):

@@ -39,8 +39,9 @@ def boundary_of(manifest: Manifest, directory: str) -> DocumentBoundary:
     begin = manifest.tokenizer.bos_id if manifest.prepend_bos else None
     if end is None and begin is None:
         raise DataError(
-            f"data.cross_document_attention=false: the documents in {directory!r} were packed without EOS and without "
-            "BOS: nothing tells where one begins. Prepare the data with append_eos=true, or let attention cross them."
+            f"false: the documents in {directory!r} were packed without EOS and without "
+            "BOS: nothing tells where one begins. Prepare the data with append_eos=true, or let attention cross them.",
+            key="data.cross_document_attention",
         )
     return DocumentBoundary(end=end, begin=begin)
 

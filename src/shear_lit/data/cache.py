@@ -6,6 +6,7 @@ nothing, and takes data on the hub to be Parquet.
 """
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,14 @@ from filelock import FileLock, Timeout
 from shear_lit.data.chunks import content_problem
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import ChunkRecord
+from shear_lit.disk.names import expanded
+
+CACHE_BYTES, CACHE_DIRECTORY = "data.remote.cache_bytes", "data.remote.cache_directory"
+"""The keys of its settings, as ``fit`` calls them."""
 
 _CHUNK, _PARTIAL = ".bin", ".partial"
+# The directory is the user's choice: what lies there under other names is somebody else's, and is not touched.
+_CHUNK_NAME, _PARTIAL_NAME = re.compile(r"[0-9a-f]{64}\.bin"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.partial")
 _POLL_SECONDS = 0.1
 
 
@@ -26,7 +33,7 @@ class ChunkCache:
     """Keeps the chunks that were read last. Whoever holds a chunk open can read it to the end, removed or not."""
 
     def __init__(self, directory: str | Path, max_bytes: int) -> None:
-        self._folder, self._max_bytes = Path(directory).expanduser(), max_bytes
+        self._folder, self._max_bytes = expanded(directory), max_bytes
         self._verified: set[str] = set()
 
     def open(self, chunk: ChunkRecord, download: Callable[[Path], None]) -> int:
@@ -40,7 +47,9 @@ class ChunkCache:
         path = self._folder / f"{chunk.sha256}{_CHUNK}"
         while True:
             try:
-                descriptor = os.open(path, os.O_RDONLY)
+                descriptor = os.open(
+                    path, os.O_RDONLY | os.O_NONBLOCK
+                )  # a pipe of that name is not waited at
             except FileNotFoundError:
                 found = self._downloaded(chunk, path, download)
                 if found is None:  # another process has just brought it
@@ -100,7 +109,7 @@ class ChunkCache:
     def _reserve(self, partial: Path, needed: int) -> bool:
         with FileLock(self._folder / "room.lock"):
             self._remove_left_overs(partial)
-            waiting = sum(int(place.stem.rpartition("-")[2]) for place in self._folder.glob(f"*{_PARTIAL}"))
+            waiting = sum(size for _, size in self._downloads())
             chunks = sorted(self._chunks())
             total = waiting + sum(size for _, size, _ in chunks)
             for _, size, path in chunks:
@@ -117,7 +126,7 @@ class ChunkCache:
 
     def _remove_left_overs(self, own: Path) -> None:
         """Remove downloads of processes that are gone: nobody holds their lock, or this process does."""
-        for partial in self._folder.glob(f"*{_PARTIAL}"):
+        for partial, _ in self._downloads():
             if self._lock(partial.name) == self._lock(own.name):
                 shutil.rmtree(partial, ignore_errors=True)
                 continue
@@ -127,11 +136,19 @@ class ChunkCache:
     def _lock(self, name: str) -> Path:
         return self._folder / f"{name[:2]}.lock"  # few locks, which may stay
 
+    def _downloads(self) -> Iterator[tuple[Path, int]]:
+        """The folders of downloads that are under way or were left, and the bytes that each was to take."""
+        for path in self._folder.glob(f"*{_PARTIAL}"):
+            if (named := _PARTIAL_NAME.fullmatch(path.name)) and not path.is_symlink():
+                yield path, int(named[1])
+
     def _chunks(self) -> Iterator[tuple[int, int, Path]]:
         """When each chunk was last read, its size, and its file."""
         for path in self._folder.glob(f"*{_CHUNK}"):
+            if not _CHUNK_NAME.fullmatch(path.name):
+                continue
             try:
-                found = path.stat()
+                found = path.lstat()
             except FileNotFoundError:
                 continue  # another process removed it
             yield found.st_mtime_ns, found.st_size, path
@@ -141,13 +158,15 @@ class ChunkCache:
 
     def _not_writable(self, why: str) -> DataError:
         return DataError(
-            f"remote.cache_directory={str(self._folder)!r} cannot be written to ({why}): downloaded chunks are kept "
-            "there. Name another directory."
+            f"{str(self._folder)!r} cannot be written to ({why}): downloaded chunks are kept there. "
+            "Name another directory.",
+            key=CACHE_DIRECTORY,
         )
 
     def _too_small(self, needed: int) -> DataError:
         return DataError(
-            f"remote.cache_bytes={self._max_bytes}, remote.cache_directory={str(self._folder)!r}: a chunk of "
+            f"{self._max_bytes}, cache_directory={str(self._folder)!r}: a chunk of "
             f"{needed:,} bytes does not fit, and {self._disk_free():,} bytes are free on that disk. "
-            "Raise cache_bytes, make space, or name a directory on another disk, and resume the run."
+            "Raise cache_bytes, make space, or name a directory on another disk, and resume the run.",
+            key=CACHE_BYTES,
         )

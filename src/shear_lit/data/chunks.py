@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shear_lit.data.errors import DamagedData
-from shear_lit.data.manifest import ChunkRecord, size_problem
+from shear_lit.data.manifest import ChunkRecord, damaged, size_problem
 from shear_lit.data.preparation.packing import file_hash
+from shear_lit.disk.names import expanded
 
 ENDS_EARLY = "the chunk was cut off after it was opened"
 """What a short read means."""
@@ -40,7 +41,7 @@ class LocalChunks:
     """The chunks of a local directory, read in place; a few of them stay open."""
 
     def __init__(self, directory: str | Path) -> None:
-        self._root = Path(directory)
+        self._directory, self._root = str(directory), expanded(directory)
         self._verified: set[tuple[str, str]] = set()
         self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
 
@@ -54,13 +55,13 @@ class LocalChunks:
         self._open.move_to_end(key)
         data = os.pread(self._open[key], size, offset)
         if len(data) != size:
-            raise DamagedData(damage(f"{self._root / folder / chunk.file}: {ENDS_EARLY}"))
+            raise damaged(self._directory, f"{self._root / folder / chunk.file}: {ENDS_EARLY}", DamagedData)
         return data
 
     def problem(self, folder: str, chunk: ChunkRecord) -> str | None:
         """As in ``Chunks``."""
         path = self._root / folder / chunk.file
-        what = content_problem(path, chunk)
+        what = content_problem(path, chunk, self._root)
         return None if what is None else f"{path}: {what}"
 
     def check_room(self, domains: Sequence[Sequence[ChunkRecord]]) -> None:
@@ -69,7 +70,7 @@ class LocalChunks:
     def _opened(self, folder: str, chunk: ChunkRecord) -> int:
         if (folder, chunk.file) not in self._verified:
             if (what := self.problem(folder, chunk)) is not None:
-                raise DamagedData(damage(what))
+                raise damaged(self._directory, what, DamagedData)
             self._verified.add((folder, chunk.file))
         return os.open(self._root / folder / chunk.file, os.O_RDONLY)
 
@@ -81,18 +82,14 @@ class LocalChunks:
             os.close(descriptor)
 
 
-def content_problem(path: Path, chunk: ChunkRecord) -> str | None:
-    """What tells against a file's being ``chunk``: its presence, size or SHA-256; nothing if nothing does."""
-    if (what := size_problem(path, chunk)) is not None:
+def content_problem(path: Path, chunk: ChunkRecord, root: Path | None = None) -> str | None:
+    """What tells against a file's being ``chunk``: its place, presence, size or SHA-256; nothing if nothing does."""
+    if (what := size_problem(path, chunk, root)) is not None:
         return what
-    if (found := file_hash(path)) != chunk.sha256:
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        return f"the chunk cannot be read ({error.strerror or error})"
+    if found != chunk.sha256:
         return f"the chunk's content changed (SHA-256 {found[:12]}… instead of {chunk.sha256[:12]}…)"
     return None
-
-
-def damage(what: str) -> str:
-    """The message about a damaged file, which ``what`` names."""
-    return (
-        f"data.directory: {what}: the prepared data is damaged or half-copied. "
-        "Copy the file again, or run `shear-lit prepare` again; `shear-lit prepare --check` names every such file."
-    )

@@ -13,8 +13,9 @@ from torch import Tensor
 from shear_lit.data.boundaries import DocumentBoundary, boundary_of
 from shear_lit.data.errors import DataError
 from shear_lit.data.loader import MixtureLoader, ValidationLoader, accumulation_of
-from shear_lit.data.manifest import Manifest, check_same_domains
+from shear_lit.data.manifest import Manifest, check_same_domains, listed_names
 from shear_lit.data.mixture import MixtureSettings
+from shear_lit.data.ranges import Count, CountFrom0
 from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
@@ -32,11 +33,11 @@ class DomainData(LightningDataModule):
         directory: str,
         mixture: MixtureSettings,
         split: Literal["prune", "pretrain"] = "prune",
-        global_batch: int = 32,
-        micro_batch: int = 4,
-        validation_sequences: int = 128,
-        validation_micro_batch: int = 4,
-        workers: int = 0,
+        global_batch: Count = 32,
+        micro_batch: Count = 4,
+        validation_sequences: Count = 128,
+        validation_micro_batch: Count = 4,
+        workers: CountFrom0 = 0,
         seed: int = 17,
         cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
         remote: RemoteSettings = REMOTE,
@@ -59,9 +60,13 @@ class DomainData(LightningDataModule):
         """
         super().__init__()
         self.directory, self.mixture, self.split = directory, mixture, split
-        self.global_batch, self.micro_batch = global_batch, micro_batch
-        self.validation_sequences, self.validation_micro_batch = validation_sequences, validation_micro_batch
-        self.workers, self.seed, self.remote = workers, seed, remote
+        # Plain numbers, which checkpoints hold: those of the parser are of types of its own.
+        self.global_batch, self.micro_batch = int(global_batch), int(micro_batch)
+        self.validation_sequences, self.validation_micro_batch = (
+            int(validation_sequences),
+            int(validation_micro_batch),
+        )
+        self.workers, self.seed, self.remote = int(workers), int(seed), remote
         self.cross_document_attention = cross_document_attention
         self._loader: MixtureLoader | None = None
         self._restored: Mapping[str, Any] | None = None
@@ -124,16 +129,19 @@ class DomainData(LightningDataModule):
         if max_steps < 1 or max_steps % every:
             better = max(1, round(max_steps / every)) * every
             raise DataError(
-                f"trainer.max_steps={max_steps} is no multiple of data.mixture.update_every_steps={every}: "
-                f"the run would end between two updates. Use trainer.max_steps={better}, or another interval."
+                f"{max_steps} is no multiple of data.mixture.update_every_steps={every}: "
+                f"the run would end between two updates. Use trainer.max_steps={better}, or another interval.",
+                key="trainer.max_steps",
             )
 
     def check_data(self) -> None:
-        """Refuse data that is not whole, and domains that differ between data, proportions and references.
+        """Refuse what cannot be read: data that is not whole, no text to validate on, or domains that differ.
 
         Raises:
-            DataError: so it is.
+            DataError: one of these, or a number that is out of its range.
         """
+        if self.workers < 0:
+            raise DataError(f"{self.workers}: use 0 or more processes.", key="data.workers")
         where = f"the data in {self.directory}"
         check_same_domains(self.domains, self.proportions, "data.mixture.proportions", where)
         self._check_names("minimum", self.mixture.minimum)
@@ -144,6 +152,7 @@ class DomainData(LightningDataModule):
         self._store("validation")
         self._check_validation()
         _ = self.references, self.boundary
+        self.validation_loader()  # which refuses what it cannot work with
 
     # What Lightning calls
 
@@ -322,16 +331,18 @@ class DomainData(LightningDataModule):
         for name, chunks in self.manifest.chunk_sizes("validation").items():
             if self.mixture.rule != "static" and self.proportions[name] > 0 and not sum(chunks):
                 raise DataError(
-                    f"data.mixture.rule={self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
+                    f"{self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
                     "tells the loss that its weight follows. Prepare more validation text of it, give it a proportion "
-                    "of 0, or use data.mixture.rule=static."
+                    "of 0, or use data.mixture.rule=static.",
+                    key="data.mixture.rule",
                 )
 
     def _check_names(self, key: str, named: Mapping[str, float]) -> None:
         if unknown := sorted(set(named) - set(self.domains)):
             raise DataError(
-                f"data.mixture.{key} names {', '.join(unknown)}: the data in {self.directory} has "
-                f"{', '.join(self.domains)}. Correct the name."
+                f"{dict(named)} names {listed_names(unknown)}: the data in {self.directory} has "
+                f"{', '.join(self.domains)}. Correct the name.",
+                key=f"data.mixture.{key}",
             )
 
     def _loss_vector(self, losses: Mapping[str, float] | Tensor, reference: Tensor) -> Tensor:
@@ -349,7 +360,8 @@ class DomainData(LightningDataModule):
     def _check_restored(self, state: Mapping[str, Any]) -> None:
         if state["data"] != self.manifest.fingerprint:
             raise DataError(
-                f"data.directory={self.directory!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
+                f"{self.directory!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
                 f"the checkpoint ({state['data'][:12]}): its place in the data would mean other text. "
-                "Use the checkpoint's data, or start a new run without --ckpt_path."
+                "Use the checkpoint's data, or start a new run without --ckpt_path.",
+                key="data.directory",
             )

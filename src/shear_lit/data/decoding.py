@@ -19,13 +19,15 @@ def decoder_of(manifest: Manifest, tokenizer: str | None = None) -> Callable[[li
         loaded = load_tokenizer(name)
     except DataError as error:
         raise DataError(
-            f"the data's tokenizer: {error} Without it there is no text: name a directory that holds it with "
-            "--tokenizer, or leave --sequences out."
+            f"{error.args[0]} It made the data, and without it there is no text: name a directory that holds it with "
+            "--tokenizer, or leave --sequences out.",
+            key="tokenizer",
         ) from error
     if (found := tokenizer_fingerprint(loaded)) != manifest.tokenizer.fingerprint:
         raise DataError(
-            f"tokenizer={name!r} is another one (fingerprint {found[:12]}) than made the tokens "
+            f"{name!r} is another one (fingerprint {found[:12]}) than made the tokens "
             f"({manifest.tokenizer.name!r}, {manifest.tokenizer.fingerprint[:12]}): they would give other text. "
-            "Name a directory that holds that one with --tokenizer."
+            "Name a directory that holds that one with --tokenizer.",
+            key="tokenizer",
         )
     return lambda tokens: cast(str, loaded.decode(tokens))

@@ -16,7 +16,8 @@ def described(manifest: Manifest) -> str:
     """What made the data, a row for each domain and split, and what was left out."""
     tokenizer = manifest.tokenizer
     head = [
-        f"tokenizer {tokenizer.name} (fingerprint {tokenizer.fingerprint[:12]}, {tokenizer.vocabulary:,} entries)",
+        f"tokenizer {printable(tokenizer.name)} (fingerprint {tokenizer.fingerprint[:12]}, "
+        f"{tokenizer.vocabulary:,} entries)",
         f"sequences of {manifest.sequence_length:,} tokens as {manifest.token_type}; "
         f"BOS {_said(manifest.prepend_bos)}, EOS {_said(manifest.append_eos)}; data {manifest.fingerprint[:12]}",
     ]
@@ -26,6 +27,11 @@ def described(manifest: Manifest) -> str:
         for split, record in domain.splits.items()
     ]
     return "\n".join([*head, "", table(rows), *_left_out(manifest)])
+
+
+def printable(text: str) -> str:
+    """``text`` with what would steer a terminal written out; line ends and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _said(added: bool) -> str:  # noqa: FBT001 (it is the thing said)
@@ -42,7 +48,9 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
     for name, domain in manifest.domains.items():
         counts = {**domain.rejected, **({"in no split": domain.unused} if domain.unused else {})}
         if counts:
-            yield f"{name}: left out: " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+            yield f"{name}: left out: " + ", ".join(
+                f"{count:,} {printable(reason)}" for reason, count in counts.items()
+            )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -76,8 +84,9 @@ def shown_text(
     """
     if sequences < 1 or characters < 0:
         raise DataError(
-            f"sequences={sequences}, characters={characters}: at least one sequence and no negative number of "
-            "characters can be shown. Correct it; characters=0 shows whole sequences."
+            f"{sequences}, characters={characters}: at least one sequence and no negative number of "
+            "characters can be shown. Correct it; characters=0 shows whole sequences.",
+            key="sequences",
         )
     parts = []
     for index, name in enumerate(store.domains):
@@ -85,9 +94,11 @@ def shown_text(
         wanted = min(sequences, there)
         for number in (there * k // wanted for k in range(wanted)):
             text = decode(store[index, number]["tokens"][0].tolist())
-            shown = text if characters == 0 else text[:characters]
+            shown = printable(text if characters == 0 else text[:characters])
             more = (
-                f" (the first {len(shown):,} of {len(text):,} characters)" if len(shown) < len(text) else ""
+                f" (the first {characters:,} of {len(text):,} characters)"
+                if 0 < characters < len(text)
+                else ""
             )
             parts.append(f"{name}, sequence {number:,} of {there:,}{more}\n{indent(shown, '    ')}")
     return "\n\n".join(parts)

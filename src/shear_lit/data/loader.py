@@ -30,9 +30,10 @@ def accumulation_of(global_batch: int, micro_batch: int, world_size: int) -> int
     if global_batch < 1 or micro_batch < 1 or global_batch % together:
         better = max(1, round(global_batch / max(1, together))) * max(1, together)
         raise DataError(
-            f"data.global_batch={global_batch} cannot be dealt to {world_size} processes in micro-batches of "
+            f"{global_batch} cannot be dealt to {world_size} processes in micro-batches of "
             f"data.micro_batch={micro_batch}: it must be a multiple of {together}. "
-            f"Use data.global_batch={better}, or another micro-batch."
+            f"Use data.global_batch={better}, or another micro-batch.",
+            key="data.global_batch",
         )
     return global_batch // together
 
@@ -240,9 +241,10 @@ class MixtureLoader:
         restored = self._schedule.restored(state)
         if state["position"] % self._segments.together:
             raise DataError(
-                f"data.micro_batch={self._segments.micro_batch}: the checkpoint stands {state['position']} sequences "
+                f"{self._segments.micro_batch}: the checkpoint stands {state['position']} sequences "
                 f"into a global batch, which processes that together take {self._segments.together} at a time cannot "
-                "reach. Use the micro-batch and processes of the checkpoint, or a checkpoint taken between steps."
+                "reach. Use the micro-batch and processes of the checkpoint, or a checkpoint taken between steps.",
+                key="data.micro_batch",
             )
         self._segments.state, self._segments.position = restored, state["position"]
         if names := self._schedule.held_back(restored):
@@ -275,8 +277,8 @@ class ValidationLoader:
         """
         if sequences < 1 or micro_batch < 1:
             raise DataError(
-                f"data.validation_sequences={sequences}, data.validation_micro_batch={micro_batch}: "
-                "both must be at least 1."
+                f"{sequences}, data.validation_micro_batch={micro_batch}: both must be at least 1.",
+                key="data.validation_sequences",
             )
         self._store, self._micro, self._rank, self._world = store, micro_batch, rank, world_size
         self._boundary = boundary
@@ -287,8 +289,9 @@ class ValidationLoader:
         ]
         if not self._keys:
             raise DataError(
-                "data.directory: no domain has a sequence in this split: there is nothing to measure losses on. "
-                "Prepare more text."
+                f"{store.directory!r}: no domain has a sequence in this split: there is nothing to measure losses on. "
+                "Prepare more text.",
+                key="data.directory",
             )
         domain, sequence = self._keys[-1]
         missing = -len(self._keys) % (micro_batch * world_size)

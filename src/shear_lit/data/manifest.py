@@ -7,23 +7,36 @@ after those that it has: what the manifest says is there all the time. ``<direct
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.records import STORED, parse_values, read_values, record_of, shown
 from shear_lit.data.splits import SPLITS as SPLITS
 from shear_lit.data.splits import Bounds
+from shear_lit.disk.names import expanded, is_plain_name, is_sha256, leads_outside
+from shear_lit.disk.reading import read_small
+from shear_lit.disk.writing import write_file
 
 FORMAT = 2
 """The version of the layout that this package writes; 1, which has fewer facts, can be read as well."""
 MANIFEST, INDEX = "manifest.json", "index.json"
 
+TOKEN_TYPES = ("uint16", "uint32")
+"""How tokens are stored."""
+KEY = "data.directory"
+"""The key of the directory of prepared data, as ``fit`` calls it."""
+MOST_CHUNK_BYTES = 1 << 32
+"""A chunk is smaller: the offsets in it have 32 bits."""
+MOST_CHUNK_SEQUENCES = 1 << 24
+"""A chunk has at most so many sequences, which are shuffled in memory."""
+
+Error = TypeVar("Error", bound=DataError)
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +142,8 @@ class Manifest:
     """SHA-256 over all that decides what a model is trained on: the tokenizer, the length and the chunks."""
     format: int = field(default=FORMAT)
     """The version of the layout."""
+    place: str = field(default="", compare=False, repr=False, metadata={STORED: False})
+    """The directory or address that it was read from."""
 
     def chunk_sizes(self, split: str) -> dict[str, tuple[int, ...]]:
         """Sequences of each chunk of ``split``, by domain.
@@ -139,8 +154,9 @@ class Manifest:
         for name, domain in self.domains.items():
             if split not in domain.splits:
                 raise DataError(
-                    f"data.split={split!r}: domain {name!r} was prepared with {', '.join(domain.splits)} only. "
-                    f"Choose one of these, or run `shear-lit prepare` again with a share for {split!r}."
+                    f"{split!r}: domain {name!r} was prepared with {', '.join(domain.splits)} only. "
+                    f"Choose one of these, or run `shear-lit prepare` again with a share for {split!r}.",
+                    key="data.split",
                 )
         return {name: tuple(c.sequences for c in d.splits[split].chunks) for name, d in self.domains.items()}
 
@@ -152,10 +168,11 @@ class Manifest:
         """
         if fingerprint != self.tokenizer.fingerprint:
             raise DataError(
-                f"data.directory: the data was tokenised by {self.tokenizer.name!r} "
+                f"{self.place!r}: the data was tokenised by {self.tokenizer.name!r} "
                 f"(fingerprint {self.tokenizer.fingerprint[:12]}), the model's tokenizer {name!r} is another one "
                 f"({fingerprint[:12]}): its token ids mean other texts. "
-                f"Run `shear-lit prepare --tokenizer {name}`, or choose data made for this model."
+                f"Run `shear-lit prepare --tokenizer {name}`, or choose data made for this model.",
+                key=KEY,
             )
 
 
@@ -168,140 +185,211 @@ def content_fingerprint(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def is_domain_name(name: object) -> bool:
+    """Whether ``name`` can be a domain: 1 to 100 letters, digits, ``_``, ``-``, ``.``; the first no ``-`` or ``.``."""
+    return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None
+
+
 def check_domain_name(name: str) -> None:
     """Refuse a domain name that is no safe folder name.
 
     Raises:
         DataError: it has characters other than letters, digits, ``_``, ``-`` and ``.``, or begins with ``-`` or ``.``.
     """
-    if not _SAFE_NAME.fullmatch(name):
+    if not is_domain_name(name):
         raise DataError(
-            f"domains: {name!r} is no safe folder name: use 1 to 100 letters, digits, '_', '-' or '.', "
-            "and begin with a letter, digit or '_'. Rename the domain."
+            f"{shown(name)} is no safe folder name: use 1 to 100 letters, digits, '_', '-' or '.', "
+            "and begin with a letter, digit or '_'. Rename the domain.",
+            key="domains",
         )
+
+
+def listed_names(names: Iterable[object]) -> str:
+    """Names of domains in a message; what is no such name is quoted, so that it stays on its line."""
+    return ", ".join(str(name) if is_domain_name(name) else shown(name) for name in names)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` to ``path``, wholly or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_file(path, json.dumps(content, indent=1, sort_keys=True))
 
 
 def write_manifest(directory: str | Path, manifest: Manifest) -> None:
     """Write the manifest of ``directory``, wholly or not at all."""
-    write_json(Path(directory) / MANIFEST, asdict(manifest))
+    content = asdict(manifest)
+    del content["place"]
+    write_json(Path(directory) / MANIFEST, content)
 
 
 def read_manifest(directory: str | Path) -> Manifest:
     """Read the manifest of ``directory`` and hold the files against it: presence and sizes, not contents.
 
     Raises:
-        DataError: something is missing, half-written, or not what the manifest says.
+        DataError: something is missing, half-written, outside of the directory, or not what the manifest says.
     """
-    path = Path(directory)
-    if not path.is_dir():
-        raise DataError(
-            f"data.directory={str(directory)!r} is no directory: prepared data is expected there. "
-            "Correct the path, or make it with `shear-lit prepare`."
-        )
-    manifest = _parsed(path)
+    manifest = manifest_alone(directory)
+    root = expanded(directory)
     for name, domain in manifest.domains.items():
         for split, record in domain.splits.items():
-            _check_split(path / name / split, record, manifest.sequence_length)
+            if (
+                problem := _split_problem(root, f"{name}/{split}", record, manifest.sequence_length)
+            ) is not None:
+                raise damaged(directory, f"{problem[0]}: {problem[1]}")
     return manifest
 
 
-def _parsed(directory: Path) -> Manifest:
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise DataError(
-            f"data.directory={str(directory)!r} has no {MANIFEST}: it is half-written or was not prepared. "
-            "Run `shear-lit prepare` again."
-        )
-    return parsed_manifest(path.read_bytes(), str(path))
-
-
-def parsed_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest that the file ``where`` holds; the files that it lists are not looked at.
+def manifest_alone(directory: str | Path) -> Manifest:
+    """Read the manifest of a local ``directory``; the files that it lists are not looked at.
 
     Raises:
-        DataError: it is no manifest of this version, or names a domain that is no safe folder name.
+        DataError: there is none, or none that can be read.
+    """
+    path = expanded(directory)
+    if not path.is_dir():
+        raise DataError(
+            f"{str(directory)!r} is no directory: prepared data is expected there. "
+            "Correct the path, or make it with `shear-lit prepare`.",
+            key=KEY,
+        )
+    try:
+        content = read_small(path / MANIFEST)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{str(directory)!r} has no {MANIFEST}: it is half-written or was not prepared. "
+            "Run `shear-lit prepare` again.",
+            key=KEY,
+        ) from error
+    except OSError as error:
+        raise _no_manifest(str(directory), str(path / MANIFEST), error.strerror or str(error)) from error
+    return parsed_manifest(content, str(path / MANIFEST), place=str(directory))
+
+
+def parsed_manifest(content: bytes, where: str, *, place: str) -> Manifest:
+    """The manifest that the file ``where`` of ``place`` holds; the files that it lists are not looked at.
+
+    Raises:
+        DataError: it is no manifest of this version, or names what leads out of its directory.
     """
     try:
-        parsed = json.loads(content)
-        if parsed.get("format") not in range(1, FORMAT + 1):
+        parsed = parse_values(content)
+        found = parsed.get("format") if isinstance(parsed, dict) else None
+        if type(found) is not int or found not in range(1, FORMAT + 1):
             raise DataError(
-                f"{where}: format {parsed.get('format')!r}, this version reads 1 to {FORMAT}. "
-                "Run `shear-lit prepare` again with this version."
+                f"{place!r}: {where}: format {shown(found)}, this version reads 1 to {FORMAT}. "
+                "Run `shear-lit prepare` again with this version.",
+                key=KEY,
             )
-        manifest = _manifest_of(parsed)
-    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"{where} cannot be read as a manifest ({error!r}): it was changed or damaged. "
-            "Run `shear-lit prepare` again."
-        ) from error
+        manifest = record_of(Manifest, parsed)
+        _check_manifest(manifest)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise _no_manifest(place, where, str(error)) from error
+    return replace(manifest, place=place)
+
+
+def _no_manifest(place: str, where: str, what: str) -> DataError:
+    return DataError(
+        f"{place!r}: {where} cannot be read as a manifest ({what}): it was changed or damaged. "
+        "Run `shear-lit prepare` again.",
+        key=KEY,
+    )
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """Refuse, by a ``ValueError``, what no run of `prepare` writes: above all names that lead out of the directory."""
+    tokenizer = manifest.tokenizer
+    if manifest.token_type not in TOKEN_TYPES:
+        raise ValueError(
+            f"token_type is {shown(manifest.token_type)}: {' or '.join(TOKEN_TYPES)} is expected"
+        )
+    if not 2 <= manifest.sequence_length < MOST_CHUNK_BYTES:
+        raise ValueError(f"sequence_length is {manifest.sequence_length}: 2 or more is expected")
+    if not 1 <= tokenizer.vocabulary <= 1 << 32:
+        raise ValueError(f"tokenizer.vocabulary is {tokenizer.vocabulary}: 1 to 2^32 is expected")
+    for name, token in (("bos_id", tokenizer.bos_id), ("eos_id", tokenizer.eos_id)):
+        if token is not None and token >= tokenizer.vocabulary:
+            raise ValueError(
+                f"tokenizer.{name} is {token}, and the vocabulary has {tokenizer.vocabulary} entries"
+            )
+    for hashed in (tokenizer.fingerprint, *([manifest.fingerprint] if manifest.fingerprint else [])):
+        if not is_sha256(hashed):
+            raise ValueError(f"the fingerprint {shown(hashed)} is none: 64 hexadecimal digits are expected")
+    if not manifest.domains:
+        raise ValueError("it has no domain")
     for name, domain in manifest.domains.items():
-        check_domain_name(name)
+        if not is_domain_name(name):
+            raise ValueError(f"the domain {shown(name)} is no safe folder name")
         for split, record in domain.splits.items():
+            if split not in SPLITS:
+                raise ValueError(f"{name} has the split {shown(split)}: {', '.join(SPLITS)} are known")
             for chunk in record.chunks:
-                _check_chunk(chunk, split, f"{where}: {name}/{split}")
-    return manifest
+                _check_chunk(chunk, manifest, f"{name}/{split}")
+        if any(not 0 <= low <= high <= 1 for low, high in domain.bounds.values()):
+            raise ValueError(f"{name}.bounds are {shown(domain.bounds)}: places from 0 to 1 are expected")
 
 
-def _check_chunk(chunk: ChunkRecord, split: str, where: str) -> None:
+def _check_chunk(chunk: ChunkRecord, manifest: Manifest, where: str) -> None:
     """Refuse what would lead out of the folder, or out of a cache: names become paths, and hashes do."""
-    safe_names = all(isinstance(name, str) and _SAFE_NAME.fullmatch(name) for name in (split, chunk.file))
-    hashed = isinstance(chunk.sha256, str) and _SHA256.fullmatch(chunk.sha256)
-    counted = all(type(count) is int and count >= 0 for count in (chunk.bytes, chunk.sequences))
-    if not safe_names or not hashed or not counted:
-        raise DataError(
-            f"{where} lists a chunk with file={chunk.file!r}, sha256={chunk.sha256!r}, bytes={chunk.bytes!r} and "
-            f"sequences={chunk.sequences!r}: a plain file name, 64 hexadecimal digits and counts are expected. It was "
-            f"changed; run `shear-lit prepare` again."
+    if not _SAFE_NAME.fullmatch(chunk.file) or not is_sha256(chunk.sha256):
+        raise ValueError(
+            f"{where} lists a chunk with file={shown(chunk.file)} and sha256={shown(chunk.sha256)}: a plain file name "
+            "and 64 hexadecimal digits are expected"
+        )
+    tokens = chunk.sequences * manifest.sequence_length
+    if (
+        not tokens * int(manifest.token_type.removeprefix("uint")) // 8 <= chunk.bytes <= MOST_CHUNK_BYTES
+        or chunk.sequences > MOST_CHUNK_SEQUENCES
+    ):
+        raise ValueError(
+            f"{where} lists {chunk.file} with {chunk.bytes:,} bytes and {chunk.sequences:,} sequences, "
+            f"{tokens:,} tokens of {manifest.token_type}: no chunk is like that"
         )
 
 
-def _manifest_of(content: dict[str, Any]) -> Manifest:
-    domains = {}
-    for name, domain in content["domains"].items():
-        splits = {
-            split: SplitRecord(**{**record, "chunks": tuple(ChunkRecord(**c) for c in record["chunks"])})
-            for split, record in domain["splits"].items()
-        }
-        bounds = {split: (low, high) for split, (low, high) in domain.get("bounds", {}).items()}
-        domains[name] = DomainRecord(**{**domain, "splits": splits, "bounds": bounds})
-    return Manifest(**{**content, "tokenizer": TokenizerRecord(**content["tokenizer"]), "domains": domains})
-
-
-def _check_split(folder: Path, record: SplitRecord, sequence_length: int) -> None:
-    if (problem := index_problem(folder, record, sequence_length)) is not None:
-        raise _damaged(*problem)
+def _split_problem(
+    root: Path, folder: str, record: SplitRecord, sequence_length: int
+) -> tuple[Path, str] | None:
+    if (problem := index_problem(root, folder, record, sequence_length)) is not None:
+        return problem
     for chunk in record.chunks:
-        if (what := size_problem(folder / chunk.file, chunk)) is not None:
-            raise _damaged(folder / chunk.file, what)
-
-
-def index_problem(folder: Path, record: SplitRecord, sequence_length: int) -> tuple[Path, str] | None:
-    """What is wrong with the folder of a split or with its index, and which of the two; nothing if all is well."""
-    if not folder.is_dir():
-        return folder, "the folder is missing"
-    try:
-        chunks = json.loads((folder / INDEX).read_text(encoding="utf-8"))["chunks"]
-        indexed = [(c["filename"], c["chunk_bytes"], c["dim"]) for c in chunks]
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        return folder / INDEX, f"the index cannot be read ({error!r})"
-    expected = [(c.file, c.bytes, c.sequences * sequence_length) for c in record.chunks]
-    if indexed[: len(expected)] != expected:  # more are there while files are being added
-        return folder / INDEX, f"the index does not list the chunks of {MANIFEST}"
+        path = root / folder / chunk.file
+        if (what := size_problem(path, chunk, root)) is not None:
+            return path, what
     return None
 
 
-def size_problem(path: Path, chunk: ChunkRecord) -> str | None:
-    """What the presence and the size of a file tell against its being ``chunk``; nothing if nothing."""
+def index_problem(
+    root: Path, folder: str, record: SplitRecord, sequence_length: int
+) -> tuple[Path, str] | None:
+    """What is wrong with the ``folder`` of a split or with its index, and which of the two; nothing if all is well."""
+    path = root / folder
+    if not path.is_dir():
+        return path, "the folder is missing"
+    index = path / INDEX
+    for place in (path, index):
+        if (what := _outside(place, root, parents=True)) is not None:
+            return place, what
+    try:
+        found = read_values(index)
+        indexed = [(c["filename"], c["chunk_bytes"], c["dim"]) for c in found["chunks"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return index, f"the index cannot be read ({error!r})"
+    if not all(is_plain_name(name) for name, _, _ in indexed):
+        return index, "the index names a file that is not in its folder"
+    expected = [(c.file, c.bytes, c.sequences * sequence_length) for c in record.chunks]
+    if indexed[: len(expected)] != expected:  # more are there while files are being added
+        return index, f"the index does not list the chunks of {MANIFEST}"
+    return None
+
+
+def size_problem(path: Path, chunk: ChunkRecord, root: Path | None = None) -> str | None:
+    """What the presence and the size of a file tell against its being ``chunk``; nothing if nothing.
+
+    With ``root``, the file must lie in that directory.
+    """
+    if root is not None and (what := _outside(path, root)) is not None:
+        return what
     if not path.is_file():
         return "the chunk is missing"
     if (found := path.stat().st_size) != chunk.bytes:
@@ -309,24 +397,45 @@ def size_problem(path: Path, chunk: ChunkRecord) -> str | None:
     return None
 
 
-def _damaged(path: Path, what: str) -> DataError:
-    return DataError(
-        f"data.directory: {path}: {what}: the prepared data is damaged or half-copied. "
-        "Copy it again, or run `shear-lit prepare` again."
+def _outside(path: Path, root: Path, *, parents: bool = False) -> str | None:
+    """What tells against a link: it may not lead out of ``root``, but for the store of a download from the hub."""
+    if (parents or path.is_symlink()) and leads_outside(path, root, also=_hub_store(root)):
+        return f"it is a link to {str(path.resolve())!r}, outside of the directory"
+    return None
+
+
+def _hub_store(root: Path) -> list[Path]:
+    """Where the files of ``.../snapshots/<revision>`` lie: beside it, under their hashes."""
+    real = root.resolve()
+    return [real.parent.parent / "blobs"] if real.parent.name == "snapshots" else []
+
+
+def damaged(directory: str | Path, what: str, kind: type[Error] = DataError) -> Error:  # type: ignore[assignment]
+    """The error about a damaged file of ``directory``, which ``what`` names."""
+    return kind(
+        f"{str(directory)!r}: {what}: the prepared data is damaged or half-copied. "
+        "Copy the file again, or run `shear-lit prepare` again; `shear-lit prepare --check` names every such file.",
+        key=KEY,
     )
 
 
-def check_same_domains(expected: Iterable[str], found: Iterable[str], key: str, where: str) -> None:
+def check_same_domains(
+    expected: Iterable[str], found: Iterable[str], key: str, where: str, *, value: str = ""
+) -> None:
     """Refuse two lists of domains that differ, naming each that is missing or unknown.
 
+    ``value`` is what the user gave for ``key``, where it is not the list itself.
+
     Raises:
-        DataError: ``key``, as the user types it, does not name the domains that ``where`` has.
+        DataError: ``key``, as ``fit`` calls it, does not name the domains that ``where`` has.
     """
     wanted, named = set(expected), set(found)
     if wanted != named:
-        missing = f" it lacks {', '.join(sorted(wanted - named))};" if wanted - named else ""
-        unknown = f" it has {', '.join(sorted(named - wanted))} besides;" if named - wanted else ""
+        lacks, besides = (listed_names(sorted(some)) for some in (wanted - named, named - wanted))
+        missing = f" it lacks {lacks};" if lacks else ""
+        unknown = f" it has {besides} besides;" if besides else ""
         raise DataError(
-            f"{key}: the domains differ from those of {where} ({', '.join(sorted(wanted))}):{missing}{unknown} "
-            f"both must name the same domains. Correct {key}."
+            f"{value or f'{{{listed_names(sorted(named))}}}'}: the domains differ from those of {where} "
+            f"({listed_names(sorted(wanted))}):{missing}{unknown} both must name the same domains. Correct it.",
+            key=key,
         )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.mixture_log import read_mixture_log
+from shear_lit.data.ranges import Count, Fraction, PositiveFraction, PositiveNumber
 from shear_lit.data.references import References, read_references
 from shear_lit.theory.mixture import MixtureRule
 
@@ -25,17 +26,17 @@ class MixtureSettings:
     """`paper`: w exp(max(0, loss - reference)); `release`: w exp(loss - reference) and a floor; `static`: w."""
     floor: float | Literal["rule"] = "rule"
     """Fraction of the uniform mixture that each update mixes in; `rule`: 0 for `paper`, 1e-4 for `release`."""
-    minimum: dict[str, float] = field(default_factory=dict)
+    minimum: dict[str, Fraction] = field(default_factory=dict)
     """Smallest weight that an update may leave a domain, by domain; those not named have none."""
-    maximum: dict[str, float] = field(default_factory=dict)
+    maximum: dict[str, Fraction] = field(default_factory=dict)
     """Largest weight that an update may give a domain, by domain; those not named have none."""
-    largest_change: float | None = None
+    largest_change: PositiveFraction | None = None
     """Most that one update may add to a weight or take from it; `null`: no limit."""
-    update_every_steps: int = 50
+    update_every_steps: Count = 50
     """Optimizer steps between two validations, each of which moves the mixture."""
     update_at_start: bool = False
     """Whether to validate and move the mixture before the first step, too."""
-    max_epochs: float | dict[str, float] | None = None
+    max_epochs: PositiveNumber | dict[str, PositiveNumber] | None = None
     """How often a domain may be read, each or by domain: then its share goes to the others; `null`: without end."""
 
     def __post_init__(self) -> None:
@@ -47,13 +48,14 @@ class MixtureSettings:
             self._check_start(self.proportions)
         if self.update_every_steps < 1:
             raise DataError(
-                f"data.mixture.update_every_steps={self.update_every_steps}: use at least 1 step."
+                f"{self.update_every_steps}: use at least 1 step.", key="data.mixture.update_every_steps"
             )
         caps = self.max_epochs if isinstance(self.max_epochs, dict) else {"": self.max_epochs}
         if any(cap is not None and not cap > 0 for cap in caps.values()):
             raise DataError(
-                f"data.mixture.max_epochs={self.max_epochs}: use more than 0, or null for no cap; "
-                "a domain that is never to be read has a proportion of 0."
+                f"{self.max_epochs}: use more than 0, or null for no cap; "
+                "a domain that is never to be read has a proportion of 0.",
+                key="data.mixture.max_epochs",
             )
 
     @property
@@ -94,17 +96,20 @@ class MixtureSettings:
         if self.rule not in list(MixtureRule):
             rules = ", ".join(MixtureRule)
             raise DataError(
-                f"data.mixture.rule={self.rule!r} is no rule: the rules are {rules}. Choose one of them."
+                f"{self.rule!r} is no rule: the rules are {rules}. Choose one of them.",
+                key="data.mixture.rule",
             )
         if self.references is None and self.rule != "static":
             raise DataError(
-                f"data.mixture.references is missing: rule {self.rule!r} compares losses with it. "
-                "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static."
+                f"null: rule {self.rule!r} compares losses with references, and there are none. "
+                "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static.",
+                key="data.mixture.references",
             )
         if self.floor != "rule" and (self.rule == "static" or not 0 <= float(self.floor) < 1):
             raise DataError(
-                f"data.mixture.floor={self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
-                "has no effect on a static mixture. Correct it, or leave it out."
+                f"{self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
+                "has no effect on a static mixture. Correct it, or leave it out.",
+                key="data.mixture.floor",
             )
 
     def _check_limits(self) -> None:
@@ -131,8 +136,9 @@ class MixtureSettings:
             )
         if self.largest_change is not None and not 0 < self.largest_change <= 1:
             raise DataError(
-                f"data.mixture.largest_change={self.largest_change}: a change of weight is above 0 and at most 1. "
-                "Correct it, or use null for no limit; a mixture that does not move has data.mixture.rule=static."
+                f"{self.largest_change}: a change of weight is above 0 and at most 1. "
+                "Correct it, or use null for no limit; a mixture that does not move has data.mixture.rule=static.",
+                key="data.mixture.largest_change",
             )
 
     def _check_start(self, weights: Mapping[str, float]) -> None:
@@ -150,8 +156,8 @@ class MixtureSettings:
     def _check_proportions(shares: Mapping[str, float]) -> None:
         if not shares or not all(math.isfinite(share) and share >= 0 for share in shares.values()):
             raise DataError(
-                f"data.mixture.proportions={dict(shares)}: each domain's fraction must be finite and at least 0. "
-                "Correct it."
+                f"{dict(shares)}: each domain's fraction must be finite and at least 0. Correct it.",
+                key="data.mixture.proportions",
             )
         total = math.fsum(shares.values())
         if abs(total - 1) > 1e-6:

@@ -5,16 +5,16 @@
 settings of the run, these weights give its order of sequences again.
 """
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import write_json
+from shear_lit.data.manifest import is_domain_name, write_json
+from shear_lit.data.records import read_values, record_of, shown
+from shear_lit.disk.names import expanded
 
 FORMAT = 1
 """The version of the file that this package writes."""
@@ -65,7 +65,6 @@ class MixtureLog:
 def write_mixture_log(path: str | Path, log: MixtureLog) -> None:
     """Write ``log``, wholly or not at all."""
     content = asdict(log) | {"format": FORMAT, "updates": [_entry(change) for change in log.updates]}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(path), content)
 
 
@@ -75,20 +74,22 @@ def read_mixture_log(path: str | Path, key: str = "data.mixture.proportions") ->
     Raises:
         DataError: there is none, or it is not of the format that ``write_mixture_log`` writes; it names ``key``.
     """
-    file = Path(path) / MIXTURE_LOG if Path(path).is_dir() else Path(path)
+    file = expanded(path)
+    file = file / MIXTURE_LOG if file.is_dir() else file
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return _log_of(read_values(file))
     except OSError as error:
         raise DataError(
-            f"{key}={str(path)!r} cannot be read ({error.strerror}): the {MIXTURE_LOG} of a run is expected there. "
-            "Correct the path, or write the fraction of each domain."
+            f"{str(path)!r} cannot be read ({error.strerror or error}): the {MIXTURE_LOG} of a run is expected there. "
+            "Correct the path, or write the fraction of each domain.",
+            key=key,
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise _malformed(key, file, f"it is no JSON ({error})") from error
-    try:
-        return _log_of(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _malformed(key, file, f"{error!r}") from error
+    except ValueError as error:
+        raise DataError(
+            f"{str(file)!r}: {error}: it is no {MIXTURE_LOG} of a run. "
+            "Name that of another run, or write the fraction of each domain.",
+            key=key,
+        ) from error
 
 
 def _entry(change: MixtureChange) -> dict[str, Any]:
@@ -98,30 +99,48 @@ def _entry(change: MixtureChange) -> dict[str, Any]:
     return {"step": change.step, "weights": change.weights, "losses": losses}
 
 
-def _log_of(content: Mapping[str, Any]) -> MixtureLog:
-    if content["format"] != FORMAT:
-        raise ValueError(f"format {content['format']!r}, this version reads {FORMAT}")
-    domains = tuple(str(name) for name in content["domains"])
-    updates = tuple(_change_of(entry, domains) for entry in content["updates"])
-    steps = [change.step for change in updates]
+@dataclass(frozen=True, kw_only=True)
+class _Update:
+    step: int
+    weights: dict[str, float]
+    losses: dict[str, float | None] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Log:
+    format: int
+    domains: list[str]
+    global_batch: int
+    sequence_length: int
+    updates: list[_Update]
+
+
+def _log_of(content: Any) -> MixtureLog:
+    log = record_of(_Log, content)
+    if log.format != FORMAT:
+        raise ValueError(f"format {log.format}, this version reads {FORMAT}")
+    if not log.domains or not all(is_domain_name(name) for name in log.domains):
+        raise ValueError(f"its domains are {shown(log.domains)}, which are no names of domains")
+    steps = [update.step for update in log.updates]
     if not steps or any(later <= earlier for earlier, later in pairwise(steps)):
-        raise ValueError(f"the updates are of steps {steps}, which must be there and rise")
-    sizes = {name: int(content[name]) for name in ("global_batch", "sequence_length")}
-    return MixtureLog(domains=domains, updates=updates, **sizes)
-
-
-def _change_of(entry: Mapping[str, Any], domains: tuple[str, ...]) -> MixtureChange:
-    weights = {name: float(weight) for name, weight in entry["weights"].items()}
-    if set(weights) != set(domains) or abs(math.fsum(weights.values()) - 1) > 1e-6:
-        raise ValueError(f"the weights of step {entry['step']} are not one mixture of its domains")
-    losses = entry["losses"]
-    if losses is not None:
-        losses = {name: math.nan if loss is None else float(loss) for name, loss in losses.items()}
-    return MixtureChange(step=int(entry["step"]), weights=weights, losses=losses)
-
-
-def _malformed(key: str, file: Path, what: str) -> DataError:
-    return DataError(
-        f"{key}={str(file)!r}: {what}: it is no {MIXTURE_LOG} of a run. "
-        "Name that of another run, or write the fraction of each domain."
+        raise ValueError(f"the updates are of steps {shown(steps)}, which must be there and rise")
+    if not log.global_batch or not log.sequence_length:
+        raise ValueError("global_batch and sequence_length are at least 1")
+    return MixtureLog(
+        domains=tuple(log.domains),
+        global_batch=log.global_batch,
+        sequence_length=log.sequence_length,
+        updates=tuple(_change_of(update, set(log.domains)) for update in log.updates),
     )
+
+
+def _change_of(update: _Update, domains: set[str]) -> MixtureChange:
+    weights = {name: float(weight) for name, weight in update.weights.items()}
+    whole = set(weights) == domains and abs(math.fsum(weights.values()) - 1) <= 1e-6
+    if not whole or min(weights.values()) < 0:
+        raise ValueError(f"the weights of step {update.step} are not one mixture of its domains")
+    losses = update.losses
+    if losses is not None and set(losses) != domains:
+        raise ValueError(f"the losses of step {update.step} are not those of its domains")
+    read = None if losses is None else {n: math.nan if v is None else float(v) for n, v in losses.items()}
+    return MixtureChange(step=update.step, weights=weights, losses=read)

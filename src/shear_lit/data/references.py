@@ -1,7 +1,6 @@
 """Reference losses by domain, on disk: what the losses of a good model of the target's size would be."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +9,18 @@ from typing import Any
 import yaml
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import check_same_domains
+from shear_lit.data.manifest import check_same_domains, is_domain_name
+from shear_lit.data.records import shown
+from shear_lit.disk.names import expanded
+from shear_lit.disk.reading import read_yaml
+from shear_lit.disk.writing import write_file
 
 FORMAT = 1
 """The version of the file that this package writes."""
+
+_KEY = "data.mixture.references"
+_LARGEST = 1e300
+_MOST_BYTES = 1 << 20  # some ten thousand domains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +42,13 @@ class References:
         Raises:
             DataError: they are for other domains, or one is no finite number.
         """
-        check_same_domains(domains, self.losses, "data.mixture.references", where)
+        check_same_domains(domains, self.losses, _KEY, where)
         for name, loss in self.losses.items():
             if not (math.isfinite(loss) and loss >= 0):
                 raise DataError(
-                    f"data.mixture.references: the loss of {name!r} is {loss}: nats per token are finite and at least "
-                    "0. Measure it again with `shear-lit reference measure`, or correct the number."
+                    f"{{{name}: {loss}}}: the loss of {name!r} is {loss}: nats per token are finite and at least "
+                    "0. Measure it again with `shear-lit reference measure`, or correct the number.",
+                    key=_KEY,
                 )
         return [float(self.losses[name]) for name in domains]
 
@@ -52,9 +60,10 @@ class References:
         """
         if self.tokenizer and self.tokenizer != fingerprint:
             raise DataError(
-                f"data.mixture.references: measured with tokenizer {self.tokenizer[:12]} on {self.source!r}, the data "
-                f"was made by tokenizer {fingerprint[:12]}: losses per token of two tokenizers cannot be compared. "
-                "Run `shear-lit reference measure` on this data."
+                f"{self.source!r}: the losses were measured with tokenizer {self.tokenizer[:12]!r}, the data was made "
+                f"by tokenizer {fingerprint[:12]}: losses per token of two tokenizers cannot be compared. "
+                "Run `shear-lit reference measure` on this data.",
+                key=_KEY,
             )
 
     def check_attention(self, *, cross_document: bool) -> None:
@@ -66,23 +75,18 @@ class References:
         if self.cross_document_attention not in (None, cross_document):
             said, wanted = (str(value).lower() for value in (self.cross_document_attention, cross_document))
             raise DataError(
-                f"data.mixture.references: measured on {self.source!r} with cross_document_attention={said}, and the "
-                f"run has data.cross_document_attention={wanted}: losses of documents read alone and together cannot "
-                f"be compared. Run `shear-lit reference measure --cross_document_attention {wanted}`, "
-                "or change the run's key."
+                f"{self.source!r}: the losses were measured with cross_document_attention={said}, and the run has "
+                f"data.cross_document_attention={wanted}: losses of documents read alone and together cannot be "
+                f"compared. Run `shear-lit reference measure --cross_document_attention {wanted}`, "
+                "or change the run's key.",
+                key=_KEY,
             )
 
 
 def write_references(path: str | Path, references: References) -> None:
     """Write a references file, wholly or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        yaml.safe_dump({"format": FORMAT, **asdict(references)}, file, sort_keys=False, allow_unicode=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    content = yaml.safe_dump({"format": FORMAT, **asdict(references)}, sort_keys=False, allow_unicode=True)
+    write_file(expanded(path), content)
 
 
 def read_references(path: str | Path) -> References:
@@ -92,13 +96,14 @@ def read_references(path: str | Path) -> References:
         DataError: there is none, or it is not of the format that ``write_references`` writes.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = read_yaml(expanded(path), limit=_MOST_BYTES)
     except OSError as error:
         raise DataError(
-            f"data.mixture.references={str(path)!r} cannot be read ({error.strerror}): a file of reference losses is "
-            "expected there. Correct the path, or make it with `shear-lit reference measure`."
+            f"{str(path)!r} cannot be read ({error.strerror or error}): a file of reference losses is expected there. "
+            "Correct the path, or make it with `shear-lit reference measure`.",
+            key=_KEY,
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise _malformed(path, f"it is no YAML ({error})") from error
     return _references_of(path, content)
 
@@ -110,22 +115,30 @@ def _references_of(path: str | Path, content: Any) -> References:
     if not isinstance(losses, Mapping) or not losses:
         raise _malformed(path, "the key `losses` must map domains to nats per token")
     for name, loss in losses.items():
-        if isinstance(loss, bool) or not isinstance(loss, int | float):
-            raise _malformed(path, f"the loss of {name!r} is {loss!r}, no number")
+        if not is_domain_name(name):
+            raise _malformed(path, f"{shown(name)} is no name of a domain")
+        if isinstance(loss, bool) or not isinstance(loss, int | float) or not -_LARGEST <= loss <= _LARGEST:
+            raise _malformed(path, f"the loss of {name!r} is {shown(loss)}, no finite number")
     crosses = content.get("cross_document_attention")
     if not isinstance(crosses, bool | None):
-        raise _malformed(path, f"`cross_document_attention` is {crosses!r}, neither true nor false")
+        raise _malformed(path, f"`cross_document_attention` is {shown(crosses)}, neither true nor false")
+    source, tokenizer = content.get("source", ""), content.get("tokenizer", "")
+    if not isinstance(source, str) or not isinstance(tokenizer, str):
+        raise _malformed(
+            path, f"`source` and `tokenizer` are {shown(source)} and {shown(tokenizer)}, not both text"
+        )
     return References(
-        source=str(content.get("source", "")),
-        tokenizer=str(content.get("tokenizer", "")),
-        losses={str(name): float(loss) for name, loss in losses.items()},
+        source=source,
+        tokenizer=tokenizer,
+        losses={name: float(loss) for name, loss in losses.items()},
         cross_document_attention=crosses,
     )
 
 
 def _malformed(path: str | Path, what: str) -> DataError:
     return DataError(
-        f"data.mixture.references={str(path)!r}: {what}: it is no file of reference losses. "
+        f"{str(path)!r}: {what}: it is no file of reference losses. "
         "Make it with `shear-lit reference measure`, or write "
-        "`{format: 1, source: ..., tokenizer: '', losses: {domain: nats}}`."
+        "`{format: 1, source: ..., tokenizer: '', losses: {domain: nats}}`.",
+        key=_KEY,
     )

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from shear_lit.data.cache import ChunkCache
-from shear_lit.data.chunks import ENDS_EARLY, Chunks, LocalChunks, damage
+from shear_lit.data.cache import CACHE_BYTES, ChunkCache
+from shear_lit.data.chunks import ENDS_EARLY, Chunks, LocalChunks
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.manifest import ChunkRecord
+from shear_lit.data.manifest import ChunkRecord, damaged
 from shear_lit.data.order import WINDOW_CHUNKS
 from shear_lit.data.remote import RemoteDirectory, RemoteError, RemoteSettings, is_remote
 
@@ -23,7 +23,7 @@ class RemoteChunks:
     """The chunks below an address, read through a cache that holds at least one window of each domain."""
 
     def __init__(self, address: str, settings: RemoteSettings) -> None:
-        self._place = RemoteDirectory(address, settings.attempts)
+        self._address, self._place = address, RemoteDirectory(address, settings.attempts)
         self._cache = ChunkCache(settings.cache_directory, settings.cache_bytes)
         self._settings = settings
 
@@ -36,7 +36,7 @@ class RemoteChunks:
         finally:
             os.close(descriptor)
         if len(data) != size:
-            raise DamagedData(damage(f"{self._place.name_of(name)}: {ENDS_EARLY}"))
+            raise damaged(self._address, f"{self._place.name_of(name)}: {ENDS_EARLY}", DamagedData)
         return data
 
     def problem(self, folder: str, chunk: ChunkRecord) -> str | None:
@@ -45,7 +45,7 @@ class RemoteChunks:
             try:
                 self._place.fetch(f"{folder}/{chunk.file}", Path(scratch) / "chunk", chunk)
             except RemoteError as error:
-                return str(error).removeprefix("data.directory: ")
+                return str(error.args[0])
         return None
 
     def check_room(self, domains: Sequence[Sequence[ChunkRecord]]) -> None:
@@ -59,8 +59,9 @@ class RemoteChunks:
         needed = sum(sum(domain[:WINDOW_CHUNKS]) for domain in sizes) + largest
         if (free := self._cache.free()) < needed:
             raise DataError(
-                f"remote.cache_bytes={self._settings.cache_bytes}: {free:,} bytes can be used in "
-                f"remote.cache_directory={self._settings.cache_directory!r}, and the {WINDOW_CHUNKS} chunks of each "
+                f"{self._settings.cache_bytes}: {free:,} bytes can be used in "
+                f"cache_directory={self._settings.cache_directory!r}, and the {WINDOW_CHUNKS} chunks of each "
                 f"domain among which sequences are shuffled take {needed:,}. Use cache_bytes={needed} or more on a "
-                "disk that has them free, or prepare the data with a smaller chunk_bytes."
+                "disk that has them free, or prepare the data with a smaller chunk_bytes.",
+                key=CACHE_BYTES,
             )

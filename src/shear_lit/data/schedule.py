@@ -155,8 +155,9 @@ class MixtureSchedule:
         for name, weight, order in zip(self.domains, weights, self._orders, strict=True):
             if weight > 0 and not order.sequences:
                 raise DataError(
-                    f"data.mixture.proportions: {name}: {weight}: the domain has no sequence to draw in this split. "
-                    "Give it a proportion of 0, or prepare more text of it."
+                    f"{{{name}: {weight}}}: the domain has no sequence to draw in this split. "
+                    "Give it a proportion of 0, or prepare more text of it.",
+                    key="data.mixture.proportions",
                 )
         count = len(self.domains)
         return ScheduleState(normalised(weights), (0,) * count, (0,) * count, (False,) * count, 0)
@@ -231,9 +232,10 @@ class MixtureSchedule:
         for name, here in self._identity().items():
             if saved.get(name) != here:
                 raise DataError(
-                    f"{_KEYS[name]}: the checkpoint was made with {saved.get(name)!r}, this run has {here!r}: "
+                    f"{here!r}: the checkpoint was made with {saved.get(name)!r}: "
                     "the order of sequences depends on it and could not go on. "
-                    "Use the checkpoint's, or start a new run without --ckpt_path."
+                    "Use the checkpoint's, or start a new run without --ckpt_path.",
+                    key=_KEYS[name],
                 )
         return ScheduleState(
             weights=tuple(saved["weights"]),

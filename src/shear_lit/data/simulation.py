@@ -1,21 +1,24 @@
 """What each domain would supply to a run whose mixture moved as it is written down: sequences, tokens and epochs."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.inspection import table
 from shear_lit.data.manifest import Manifest, check_same_domains
 from shear_lit.data.mixture_log import FORMAT, MIXTURE_LOG
+from shear_lit.data.records import read_values, record_of, shown
 from shear_lit.data.schedule import MixtureSchedule, normalised
+from shear_lit.disk.names import expanded
 
 EXACT_SEQUENCES = 2_000_000
 """Up to so many the schedule itself is run; a longer run is computed from the weights."""
+
+
+_KEY = "data.mixture.proportions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,9 @@ def simulate(
     batch = history.global_batch if global_batch is None else global_batch
     if batch is None or batch < 1 or steps < 1:
         raise DataError(
-            f"steps={steps}, global_batch={batch}: both must be at least 1 to simulate a run. Give --steps, and "
-            "--global_batch where the file does not say it."
+            f"{steps}, global_batch={batch}: both must be at least 1 to simulate a run. Give --steps, and "
+            "--global_batch where the file does not say it.",
+            key="steps",
         )
     sizes = manifest.chunk_sizes(split)
     exact = steps * batch <= EXACT_SEQUENCES
@@ -122,42 +126,56 @@ def read_history(path: str | Path, domains: Sequence[str], where: str) -> Mixtur
     Raises:
         DataError: there is none, it is of another kind, or it is of other domains.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     file = file / MIXTURE_LOG if file.is_dir() else file
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content.get("format", FORMAT) != FORMAT:
-            raise DataError(
-                f"simulate={str(file)!r}: format {content['format']!r}, this version reads {FORMAT}. Convert it."
-            )
-        updates = [(int(update["step"]), dict(update["weights"])) for update in content["updates"]]
-        batch = content.get("global_batch")
-        return _checked(updates, None if batch is None else int(batch), domains, str(file), where)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+        content = read_values(file)
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"format {shown(content['format'])}, this version reads {FORMAT}")
+        wanted = {name: content[name] for name in ("updates", "global_batch") if name in content}
+        history = record_of(_History, wanted)
+        return _checked(history, domains, str(file), where)
+    except DataError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
         raise DataError(
-            f"simulate={str(file)!r} cannot be read ({error!r}): expected is a run's {MIXTURE_LOG}, or "
-            '{"updates": [{"step": 0, "weights": {"wiki": 0.5, "code": 0.5}}, …]}. Correct it.'
+            f"{str(file)!r} cannot be read ({getattr(error, 'strerror', None) or error}): expected is a run's "
+            f'{MIXTURE_LOG}, or {{"updates": [{{"step": 0, "weights": {{"wiki": 1}}}}, …]}}. Correct it.',
+            key=_KEY,
         ) from error
 
 
-def _checked(
-    updates: list[tuple[int, dict[str, Any]]],
-    global_batch: int | None,
-    domains: Sequence[str],
-    file: str,
-    where: str,
-) -> MixtureHistory:
-    steps = [step for step, _ in updates]
+@dataclass(frozen=True, kw_only=True)
+class _Update:
+    step: int
+    weights: dict[str, float]
+    losses: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _History:
+    updates: list[_Update]
+    global_batch: int | None = None
+
+
+def _checked(history: _History, domains: Sequence[str], file: str, where: str) -> MixtureHistory:
+    steps = [update.step for update in history.updates]
     if not steps or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)):
         raise DataError(
-            f"simulate={file!r}: the steps of its updates are {steps}: the first must be 0, and they must grow. "
-            "Correct them."
+            f"{file!r}: the steps of its updates are {shown(steps)}: the first must be 0, and they must grow. "
+            "Correct them.",
+            key=_KEY,
         )
-    for step, weights in updates:
-        check_same_domains(domains, weights, f"simulate={file!r}, step {step}", where)
+    for update in history.updates:
+        check_same_domains(domains, update.weights, _KEY, where, value=f"{file!r}, step {update.step}")
+        if min(update.weights.values()) < 0 or not 0 < math.fsum(update.weights.values()) < math.inf:
+            raise DataError(
+                f"{file!r}: the weights of step {update.step} are no mixture: each is at least 0, and one is above 0. "
+                "Correct them.",
+                key=_KEY,
+            )
     ordered = tuple(
-        (step, normalised([float(weights[name]) for name in domains])) for step, weights in updates
+        (update.step, normalised([float(update.weights[name]) for name in domains]))
+        for update in history.updates
     )
-    return MixtureHistory(updates=ordered, global_batch=global_batch)
+    return MixtureHistory(updates=ordered, global_batch=history.global_batch)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparation.documents import PLACES, place_of
+from shear_lit.data.ranges import CountFrom0, Fraction
 
 SPLITS = ("prune", "pretrain", "validation")
 """The splits of a prepared data set; no document is in two of them."""
@@ -25,19 +26,20 @@ class SplitShares:
     in proportion to these fractions.
     """
 
-    prune: float = 0.2
+    prune: Fraction = 0.2
     """Fraction for stage 1, learning what to keep."""
-    pretrain: float = 0.75
+    pretrain: Fraction = 0.75
     """Fraction for stage 2, continued pre-training."""
-    validation: float = 0.05
+    validation: Fraction = 0.05
     """Fraction held out for the losses that move the mixture."""
 
     def __post_init__(self) -> None:
         shares = asdict(self)
         if not all(0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
             raise DataError(
-                f"shares={shares} sum to {sum(shares.values()):g}: each must be 0 to 1 and the sum must be 1. "
-                "Correct one of them; 0 leaves a split out."
+                f"{shares} sum to {sum(shares.values()):g}: each must be 0 to 1 and the sum must be 1. "
+                "Correct one of them; 0 leaves a split out.",
+                key="shares",
             )
 
     def split_of(self, text: str) -> str:
@@ -54,18 +56,19 @@ class SplitTokens:
     With all splits sized in tokens, what is left of the text is not used; the manifest counts it.
     """
 
-    prune: int = 0
+    prune: CountFrom0 = 0
     """Tokens per domain for stage 1."""
-    pretrain: int = 0
+    pretrain: CountFrom0 = 0
     """Tokens per domain for stage 2."""
-    validation: int = 0
+    validation: CountFrom0 = 0
     """Tokens per domain held out; the paper's is 2 million."""
 
     def __post_init__(self) -> None:
         for name, tokens in asdict(self).items():
             if tokens < 0:
                 raise DataError(
-                    f"tokens.{name}={tokens}: a split has 0 or more tokens. Correct it; 0 sizes it by its share."
+                    f"{tokens}: a split has 0 or more tokens. Correct it; 0 sizes it by its share.",
+                    key=f"tokens.{name}",
                 )
 
 

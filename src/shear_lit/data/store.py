@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shear_lit.data.manifest import Manifest
+from shear_lit.data.errors import DamagedData
+from shear_lit.data.manifest import Manifest, damaged
 from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.remote_chunks import open_chunks
 
@@ -61,6 +62,9 @@ class SequenceStore(Dataset[DomainBatch]):
         """The domains' names; their indices are those in a batch."""
         self.sequence_length = manifest.sequence_length
         """Tokens of one sequence."""
+        self.directory = str(directory)
+        """Where the data lies."""
+        self._vocabulary = manifest.tokenizer.vocabulary
         self._type = np.dtype(manifest.token_type)
         self._bytes = self.sequence_length * self._type.itemsize
         self._folders = [f"{name}/{split}" for name in self.domains]
@@ -83,7 +87,18 @@ class SequenceStore(Dataset[DomainBatch]):
         for row, (domain, sequence) in enumerate(keys):
             domains[row] = max(domain, PADDING_DOMAIN)
             tokens[row] = self._read(domain if domain >= 0 else PADDING_DOMAIN - domain, int(sequence))
+        if len(keys) and (largest := int(tokens.max())) >= self._vocabulary:
+            raise self._unknown_token(keys[int(tokens.max(axis=1).argmax())], largest)
         return {"tokens": torch.from_numpy(tokens), "domain": torch.from_numpy(domains), "micro_batch": 0}
+
+    def _unknown_token(self, key: Key, token: int) -> DamagedData:
+        domain = key[0] if key[0] >= 0 else PADDING_DOMAIN - key[0]
+        where = f"{self._folders[domain]}, sequence {key[1]}"
+        return damaged(
+            self.directory,
+            f"{where}: it holds the token {token}, and the tokenizer has {self._vocabulary} entries",
+            DamagedData,
+        )
 
     def _read(self, domain: int, sequence: int) -> NDArray[np.unsignedinteger]:
         ends, records = self._ends[domain], self._records[domain]

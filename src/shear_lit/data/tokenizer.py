@@ -11,8 +11,23 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import TokenizerRecord
+from shear_lit.data.records import one_line
+from shear_lit.disk.names import expanded
 
 _SPACE = "\u2581"  # what SentencePiece writes for a space
+_MOST_BYTES = 1 << 28  # the largest of any known model has an eighth of that
+_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "merges.txt",
+    "vocab.json",
+    "vocab.txt",
+)
 _PROBES = (
     "The quick brown fox, 3.14 times.",
     "  two  spaces\tand a tab\n\n    indented = {x: [1, 2]}\n",
@@ -26,20 +41,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         DataError: there is none, or none that is fast.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
+        _check_files(path)
         is_model = path.suffix == ".model" and path.is_file()
         tokenizer = _from_sentencepiece(path) if is_model else _from_directory(path)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # each library that reads one has errors of its own
         raise DataError(
-            f"tokenizer={name!r} cannot be loaded ({error}): a Hugging Face directory or name, or a SentencePiece "
-            "`.model` file is expected. Correct it."
+            f"{name!r} cannot be loaded ({one_line(error)}): a Hugging Face directory or name, or a SentencePiece "
+            "`.model` file is expected. Correct it.",
+            key="tokenizer",
         ) from error
     if not tokenizer.is_fast:
         raise DataError(
-            f"tokenizer={name!r} has no fast version, which is needed here. Convert it to tokenizer.json."
+            f"{name!r} has no fast version, which is needed here. Convert it to tokenizer.json.",
+            key="tokenizer",
         )
     return tokenizer
 
@@ -49,7 +67,7 @@ def tokenizer_record(name: str, tokenizer: PreTrainedTokenizerBase) -> Tokenizer
     return TokenizerRecord(
         name=name,
         fingerprint=tokenizer_fingerprint(tokenizer),
-        vocabulary=max(tokenizer.get_vocab().values()) + 1,
+        vocabulary=max(tokenizer.get_vocab().values(), default=-1) + 1,
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
     )
@@ -74,12 +92,21 @@ def tokenizer_fingerprint_of(source: str) -> str:
         DataError: there is none that can be loaded.
     """
     try:
-        return tokenizer_fingerprint(_from_directory(Path(source).expanduser()))
-    except (OSError, ValueError, KeyError) as error:
+        _check_files(expanded(source))
+        return tokenizer_fingerprint(_from_directory(expanded(source)))
+    except Exception as error:  # as above
         raise DataError(
-            f"model.source={source!r} has no tokenizer that can be loaded ({error}), so that nothing tells whether the "
-            f"data suits the model. Copy the model's tokenizer files into its directory."
+            f"{source!r} has no tokenizer that can be loaded ({one_line(error)}), so that nothing tells whether the "
+            f"data suits the model. Copy the model's tokenizer files into its directory.",
+            key="model.source",
         ) from error
+
+
+def _check_files(path: Path) -> None:
+    """Refuse files that would be waited at for ever, or fill the memory, before a library opens them."""
+    for file in [path, *(path / name for name in _FILES)]:
+        if file.exists() and not file.is_dir() and (not file.is_file() or file.stat().st_size > _MOST_BYTES):
+            raise OSError(f"{str(file)!r} is no file of at most {_MOST_BYTES:,} bytes")
 
 
 def _from_directory(path: Path) -> PreTrainedTokenizerBase:
@@ -98,14 +125,15 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     except ModuleNotFoundError as error:
         raise DataError(
-            f"tokenizer={str(path)!r} is read with the package {error.name!r}, which is not installed. "
-            "Install it with `pip install 'shear-lit[corpus]'`."
+            f"{str(path)!r} is read with the package {error.name!r}, which is not installed. "
+            "Install it with `pip install 'shear-lit[corpus]'`.",
+            key="tokenizer",
         ) from error
     try:
         processor = SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:
         raise DataError(
-            f"tokenizer={str(path)!r} is no SentencePiece model ({error}). Correct the path."
+            f"{str(path)!r} is no SentencePiece model ({error}). Correct the path.", key="tokenizer"
         ) from error
     # The module makes its classes when it is imported: no type checker sees them.
     model = vars(sentencepiece_model_pb2)["ModelProto"].FromString(processor.serialized_model_proto())
@@ -113,8 +141,9 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
     for probe in _PROBES:
         if tokenizer(probe, add_special_tokens=False)["input_ids"] != processor.encode(probe):
             raise DataError(
-                f"tokenizer={str(path)!r}: converted to a fast tokenizer, it gives other tokens than SentencePiece "
-                f"(of {probe!r}). Name the Hugging Face directory of its model instead."
+                f"{str(path)!r}: converted to a fast tokenizer, it gives other tokens than SentencePiece "
+                f"(of {probe!r}). Name the Hugging Face directory of its model instead.",
+                key="tokenizer",
             )
     return tokenizer
 

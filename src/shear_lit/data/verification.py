@@ -8,9 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.manifest import MANIFEST, ChunkRecord, Manifest, index_problem, parsed_manifest
+from shear_lit.data.manifest import KEY, MANIFEST, ChunkRecord, Manifest, index_problem, manifest_alone
 from shear_lit.data.remote import REMOTE, RemoteSettings, is_remote, read_prepared
 from shear_lit.data.remote_chunks import open_chunks
+from shear_lit.disk.names import expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,9 @@ def verify(directory: str, *, workers: int = 4, remote: RemoteSettings = REMOTE)
         DataError: there is no manifest that can be read.
     """
     if workers < 1:
-        raise DataError(f"workers={workers}: at least 1 is needed. Correct it.")
+        raise DataError(f"{workers}: at least 1 is needed. Correct it.", key="workers")
     manifest = _manifest(directory, remote)
-    problems = [] if is_remote(directory) else list(_index_problems(Path(directory), manifest))
+    problems = [] if is_remote(directory) else list(_index_problems(expanded(directory), manifest))
     chunks, everything = open_chunks(directory, remote), list(_every_chunk(manifest))
 
     with ThreadPoolExecutor(workers) as pool:
@@ -53,22 +54,19 @@ def verify(directory: str, *, workers: int = 4, remote: RemoteSettings = REMOTE)
         )
         problems += [what for what in found if what is not None]
     if problems:
-        raise DamagedData(_report(directory, problems))
+        raise DamagedData(_report(directory, problems), key=KEY)
     return Verified(directory=directory, chunks=len(everything), bytes=sum(c.bytes for _, c in everything))
 
 
 def _manifest(directory: str, remote: RemoteSettings) -> Manifest:
     """The manifest alone: what it says of the files is looked at later, all of it."""
-    path = Path(directory) / MANIFEST
-    if is_remote(directory) or not path.is_file():
-        return read_prepared(directory, remote)
-    return parsed_manifest(path.read_bytes(), str(path))
+    return read_prepared(directory, remote) if is_remote(directory) else manifest_alone(directory)
 
 
 def _index_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
     for name, domain in manifest.domains.items():
         for split, record in domain.splits.items():
-            problem = index_problem(directory / name / split, record, manifest.sequence_length)
+            problem = index_problem(directory, f"{name}/{split}", record, manifest.sequence_length)
             if problem is not None:
                 yield f"{problem[0]}: {problem[1]}"
 
@@ -83,6 +81,6 @@ def _every_chunk(manifest: Manifest) -> Iterator[tuple[str, ChunkRecord]]:
 def _report(directory: str, problems: list[str]) -> str:
     lines = "\n".join(f"  {what}" for what in problems)
     return (
-        f"{directory}: {len(problems)} of its files are not what {MANIFEST} says:\n{lines}\n"
+        f"{directory!r}: {len(problems)} of its files are not what {MANIFEST} says:\n{lines}\n"
         "Copy these again from where they are whole, or run `shear-lit prepare` again."
     )

@@ -1,5 +1,6 @@
 """Names and hashes in files from elsewhere, held to what they may be before anything is looked up by them."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,3 +27,8 @@ def leads_outside(path: Path, directory: Path, also: Sequence[Path] = ()) -> boo
     """Whether ``path``, with its symbolic links followed, lies neither in ``directory`` nor in one of ``also``."""
     real = path.resolve()
     return not any(real.is_relative_to(place.resolve()) for place in (directory, *also))
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """``path`` with ``~`` or ``~user`` at its beginning as that home directory; a user who is not there stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path's own raises where there is no such user)

@@ -20,6 +20,7 @@ from shear_lit.data.mixture_log import (
     read_mixture_log,
     write_mixture_log,
 )
+from shear_lit.disk.writing import free_path
 from shear_lit.training.module import ShearingModule
 
 _log = logging.getLogger(__name__)
@@ -94,9 +95,7 @@ def _begin_log(trainer: L.Trainer) -> None:
     known = written.up_to(max(written.updates[0].step, data.updated_at_step))
     if known == written:
         return
-    number = 2
-    while (kept := path.with_name(f"mixture-{number}.json")).exists():
-        number += 1
+    kept = free_path(path)
     write_mixture_log(kept, written)
     write_mixture_log(path, known)
     _log.info("%s goes back to step %d; what followed is kept in %s", path, data.updated_at_step, kept)

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from shear_lit.disk.writing import write_file
+from shear_lit.disk.writing import free_path, write_file
 from shear_lit.pruning.artefact import gates_file
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.pruning.scores import LEARNED, Origin
@@ -143,11 +143,6 @@ class Provenance(Callback):
         if not trainer.is_global_zero:
             return
         module, folder = cast(ShearingModule, pl_module), Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        number, path = 1, folder / "provenance.json"
-        while path.exists():
-            number += 1
-            path = folder / f"provenance-{number}.json"
         facts = {
             "packages": {name: _version(name) for name in _PACKAGES},
             "python": platform.python_version(),
@@ -158,7 +153,7 @@ class Provenance(Callback):
             "strategy": type(trainer.strategy).__name__,
             "from_step": trainer.global_step,
         }
-        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_file(free_path(folder / "provenance.json"), json.dumps(facts, indent=2) + "\n")
 
 
 def checkpoint_folder(trainer: L.Trainer) -> Path:
@@ -201,12 +196,9 @@ def is_complete(path: Path) -> bool:
 def _free_path(trainer: L.Trainer) -> Path:
     """The checkpoint's name; a step that was saved before, by a run that was then resumed from earlier, stays."""
     sharded = isinstance(trainer.strategy, FSDP2Strategy) and trainer.strategy.saves_shards
-    stem, suffix = f"step={trainer.global_step:06d}", "" if sharded else ".ckpt"
-    path, number = checkpoint_folder(trainer) / f"{stem}{suffix}", 1
-    while path.exists():
-        number += 1
-        path = checkpoint_folder(trainer) / f"{stem}-{number}{suffix}"
-    return path
+    return free_path(
+        checkpoint_folder(trainer) / f"step={trainer.global_step:06d}{'' if sharded else '.ckpt'}"
+    )
 
 
 def _remove(path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_hub_data_set_gives_the_bytes_of_plain_lines(plain, settings, hub, tmp
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
 def test_a_hub_data_set_that_is_not_there_is_named(settings, hub):
-    with pytest.raises(DataError, match=r"domains\.web: 'hf://.*::nothing' cannot be loaded"):
+    with pytest.raises(DataError, match=r"domains\.web='hf://.*::nothing' cannot be loaded"):
         prepare(settings({"web": f"{hub}::nothing"}))
 
 

@@ -214,7 +214,7 @@ def test_damaged_compression_is_named(tmp_path):
     folder = write_mds(tmp_path / "mds", [sample(0, 1)], how="gz")
     edit_index(folder, lambda s: s["zip_data"].update(hashes={}))
     flip(folder / "shard.00000.mds.gz")
-    with pytest.raises(MdsError, match=r"mds\.gz: it cannot be decompressed"):
+    with pytest.raises(MdsError, match=r"mds\.gz': it cannot be decompressed"):
         [list(shard) for shard in mds_shards(folder)]
     edit_index(folder, lambda s: s.update(compression="br"))
     with pytest.raises(MdsError, match="compressed with 'br'; zstd, gz and bz2 are read"):
@@ -246,7 +246,7 @@ def test_what_does_not_fit_together_is_refused(published, tokenizer_directory, t
     shutil.rmtree(published / "for_ft" / "b")
     refuse("from_mds.pretrain has no sample of b")
     write_mds(published / "for_ft" / "b", [{"tokens": sample(1, 1)["tokens"], "set": "../b"}])
-    refuse("is no safe folder name")
+    refuse(r"has the domain '\.\./b'")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(DataError, match="nothing is ever overwritten"):

@@ -110,7 +110,7 @@ def test_a_file_that_has_changed_is_refused_and_one_that_was_moved_is_known(firs
     assert tree(first.output) == before
     with Path(first.domains["web"]).open("w") as file:
         file.write('{"text": "another text"}\n')
-    with pytest.raises(DataError, match=r"domains\.web: .*one\.jsonl' has changed since it was prepared"):
+    with pytest.raises(DataError, match=r"domains\.web=.*one\.jsonl' has changed since it was prepared"):
         prepare(first)
     assert tree(first.output) == before
 

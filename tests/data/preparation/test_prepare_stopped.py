@@ -199,12 +199,13 @@ def test_two_runs_into_one_output_keep_out_of_each_others_way(options):
     prepare(options)
 
 
-def test_what_an_earlier_version_left_behind_is_removed(options):
-    left = Path(options.output + ".partial", "web", "prune")
-    left.mkdir(parents=True)
-    (left / "chunk-0-0.bin").write_bytes(b"half")
-    prepare(options)
-    assert not Path(options.output + ".partial").exists()
+def test_a_directory_that_is_no_run_s_is_neither_worked_in_nor_cleared(options):
+    theirs = Path(options.output + ".partial", "web", "prune")
+    theirs.mkdir(parents=True)
+    (theirs / "chunk-0-0.bin").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"output='.*\.partial/web' is not of this command.*Move it away"):
+        prepare(options)
+    assert (theirs / "chunk-0-0.bin").read_bytes() == b"mine"
 
 
 def test_a_spool_file_that_was_damaged_is_made_anew(options, monkeypatch, tmp_path):

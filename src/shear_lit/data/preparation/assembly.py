@@ -86,9 +86,10 @@ def check_rejected(domain: str, spooled: Spooled, max_rejected_fraction: float) 
         _log.warning("domain %s: %d of %d documents rejected: %s", domain, count, seen, listed(rejected))
         if count > max_rejected_fraction * seen:
             raise DataError(
-                f"max_rejected_fraction={max_rejected_fraction}: {count} of {seen} documents of domain {domain!r} "
+                f"{max_rejected_fraction}: {count} of {seen} documents of domain {domain!r} "
                 f"cannot be used ({listed(rejected)}). The first: {'; '.join(first[:REPORTED])}. "
-                "Repair the files, correct text_field, or raise max_rejected_fraction."
+                "Repair the files, correct text_field, or raise max_rejected_fraction.",
+                key="max_rejected_fraction",
             )
     return rejected
 
@@ -145,8 +146,9 @@ class DomainPacker:
             found, there = place_below(kept, top, tokens)
             if there < tokens:
                 raise DataError(
-                    f"tokens.{split}={tokens}: domain {self._domain!r} has {there:,} tokens left for this split. "
-                    f"Lower tokens.{split}, add text, or set it to 0 and use shares.{split}."
+                    f"{tokens}: domain {self._domain!r} has {there:,} tokens left for this split. "
+                    f"Lower tokens.{split}, add text, or set it to 0 and use shares.{split}.",
+                    key=f"tokens.{split}",
                 )
             return found
 
@@ -190,8 +192,9 @@ class DomainPacker:
         wanted = getattr(self._packing.tokens, split)
         key = f"tokens.{split}" if wanted else f"shares.{split}"
         raise DataError(
-            f"{key}={wanted or getattr(self._packing.shares, split)}: domain {self._domain!r} has {record.documents} "
+            f"{wanted or getattr(self._packing.shares, split)}: domain {self._domain!r} has {record.documents} "
             f"documents with {record.tokens} tokens in this split, less than one sequence of "
             f"sequence_length={self._packing.sequence_length}. Raise {key}, lower sequence_length, add text, or set "
-            f"{'the share' if not wanted else 'it and the share'} to 0 to leave the split out."
+            f"{'the share' if not wanted else 'it and the share'} to 0 to leave the split out.",
+            key=key,
         )

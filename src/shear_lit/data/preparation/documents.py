@@ -31,7 +31,7 @@ def text_of_record(line: bytes, text_field: str) -> tuple[str, str]:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         return "", INVALID
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # the first also for a number of thousands of digits
         return "", MALFORMED
     text = record.get(text_field) if isinstance(record, dict) else None
     return checked(text, missing(text_field))

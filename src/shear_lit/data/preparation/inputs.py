@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.records import one_line
+from shear_lit.disk.names import expanded
 
 HUB = "hf://"
 """What the name of a data set of the Hugging Face hub begins with: ``hf://name[:configuration[:split]]``."""
@@ -75,8 +77,8 @@ def find_sources(domains: Mapping[str, str | Sequence[str]]) -> list[Source]:
     for domain in sorted(domains):
         patterns = domains[domain]
         found = _sources_of(domain, [patterns] if isinstance(patterns, str) else patterns)
-        for kind in {source.kind for source in found}:
-            _check_package(domain, kind)
+        for kind, name in {source.kind: source.name for source in found}.items():
+            _check_package(domain, kind, name)
         sources += found
     return sources
 
@@ -94,8 +96,9 @@ def open_hub(source: Source) -> Any:
         return datasets.load_dataset(name, configuration or None, split=split or "train")
     except Exception as error:  # each of its builders has exceptions of its own
         raise DataError(
-            f"domains.{source.domain}: {source.name!r} cannot be loaded ({type(error).__name__}: {error}): "
-            f"{HUB}name[:configuration[:split]] of a Hugging Face data set is expected. Correct it."
+            f"{source.name!r} cannot be loaded ({one_line(error)}): "
+            f"{HUB}name[:configuration[:split]] of a Hugging Face data set is expected. Correct it.",
+            key=f"domains.{source.domain}",
         ) from error
 
 
@@ -108,18 +111,35 @@ def _sources_of(domain: str, patterns: Sequence[str]) -> list[Source]:
             found |= {str(p): found.get(str(p)) or _file_source(domain, p) for p in _files(domain, pattern)}
     if not found:
         raise DataError(
-            f"domains.{domain} is an empty list: each domain needs text. Name a file, or leave it out."
+            "[] is an empty list: each domain needs text. Name a file, or leave it out.",
+            key=f"domains.{domain}",
         )
     return list(found.values())
 
 
 def _files(domain: str, pattern: str) -> Iterator[Path]:
-    matching = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 (absolute patterns)
-    files = [Path(pattern)] if Path(pattern).is_file() else [p for p in matching if p.is_file()]
+    path = expanded(pattern)
+    try:
+        matching = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (absolute patterns)
+        files = [path] if path.is_file() else [p for p in matching if p.is_file()]
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # the second: a zero byte, or a pattern that no expression can be made of
+        raise DataError(
+            f"{pattern!r} cannot be looked for ({one_line(error)}). Correct it.", key=f"domains.{domain}"
+        ) from error
+    waiting = [p for p in matching if p.exists() and not p.is_file() and not p.is_dir()]
+    if waiting:
+        raise DataError(
+            f"{str(waiting[0])!r} is a pipe or a device, which may never end. Write what comes from it into a file.",
+            key=f"domains.{domain}",
+        )
     if not files:
         raise DataError(
-            f"domains.{domain}: no file matches {pattern!r}: a path, a glob, or {HUB}name is expected. "
-            "Correct it; a directory is written as 'directory/*.jsonl'."
+            f"{pattern!r} matches no file: a path, a glob, or {HUB}name is expected. "
+            "Correct it; a directory is written as 'directory/*.jsonl'.",
+            key=f"domains.{domain}",
         )
     yield from files
 
@@ -138,7 +158,7 @@ def _file_source(domain: str, path: Path) -> Source:
 
 
 def _hub_source(domain: str, name: str) -> Source:
-    _check_package(domain, Kind.HUB)
+    _check_package(domain, Kind.HUB, name)
     source = Source(domain=domain, name=name, kind=Kind.HUB, bytes=0)
     loaded = open_hub(source)
     fingerprint = hashlib.sha256(loaded._fingerprint.encode()).hexdigest()
@@ -151,17 +171,19 @@ def _kind_of(domain: str, path: Path) -> Kind:
         if kind := _KINDS.get(end):
             return kind
     raise DataError(
-        f"domains.{domain}: {str(path)!r} is of no kind that is read: .jsonl, .jsonl.gz, .jsonl.zst and .parquet have "
-        "many documents each; .txt, .md and source files are one document. Convert it, or narrow the glob."
+        f"{str(path)!r} is of no kind that is read: .jsonl, .jsonl.gz, .jsonl.zst and .parquet have "
+        "many documents each; .txt, .md and source files are one document. Convert it, or narrow the glob.",
+        key=f"domains.{domain}",
     )
 
 
-def _check_package(domain: str, kind: Kind) -> None:
+def _check_package(domain: str, kind: Kind, name: str) -> None:
     package = _NEEDS.get(kind)
     if package and importlib.util.find_spec(package) is None:
         raise DataError(
-            f"domains.{domain}: {kind.value} is read with the package {package!r}, which is not installed. "
-            "Install it with `pip install 'shear-lit[corpus]'`."
+            f"{name!r}: {kind.value} is read with the package {package!r}, which is not installed. "
+            "Install it with `pip install 'shear-lit[corpus]'`.",
+            key=f"domains.{domain}",
         )
 
 
@@ -176,6 +198,7 @@ def _sampled(domain: str, path: Path, size: int) -> str:
                 digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
         raise DataError(
-            f"domains.{domain}: {str(path)!r} cannot be read ({error.strerror}). Correct its permissions, or the list."
+            f"{str(path)!r} cannot be read ({error.strerror}). Correct its permissions, or the list.",
+            key=f"domains.{domain}",
         ) from error
     return digest.hexdigest()

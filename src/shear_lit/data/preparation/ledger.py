@@ -5,17 +5,24 @@ whatever is half-written belongs to no run yet.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import Manifest, write_json
 from shear_lit.data.preparation.inputs import Source
+from shear_lit.data.records import parse_values, read_values, record_of, shown
+from shear_lit.disk.names import leads_outside
+from shear_lit.disk.reading import read_small
+from shear_lit.disk.writing import write_file
 
 LEDGER = ".ledger"
 _DOCUMENTS, _INPUTS, _TAILS = "documents.bin", "inputs.jsonl", "tails.json"
+
+_LINE: Any = tuple[str, str, int, str]
+_MOST_BYTES = 1 << 28  # a million inputs
 
 Tails = dict[str, dict[str, list[int]]]
 """The tokens that filled no sequence, by domain and split."""
@@ -45,20 +52,17 @@ class Ledger:
 
     def inputs(self) -> list[Input]:
         """The inputs of all runs so far, in order."""
-        with (self.folder / _INPUTS).open(encoding="utf-8") as lines:
-            return [Input(*json.loads(line)) for line in lines]
+        lines = read_small(self.folder / _INPUTS, limit=_MOST_BYTES).splitlines()
+        return [Input(*record_of(_LINE, parse_values(line))) for line in lines]
 
     def tails(self) -> Tails:
         """The tokens left over."""
-        return json.loads((self.folder / _TAILS).read_text(encoding="utf-8"))
+        return record_of(Tails, read_values(self.folder / _TAILS, limit=_MOST_BYTES))
 
     def write(self, inputs: Iterable[Input], tails: Tails) -> None:
         """Write all but the hashes."""
-        with (self.folder / _INPUTS).open("w", encoding="utf-8") as file:
-            for item in inputs:
-                file.write(json.dumps([item.domain, item.name, item.bytes, item.fingerprint]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        lines = (json.dumps([one.domain, one.name, one.bytes, one.fingerprint]) + "\n" for one in inputs)
+        write_file(self.folder / _INPUTS, "".join(lines))
         write_json(self.folder / _TAILS, tails)
 
 
@@ -71,17 +75,24 @@ def ledger_of(directory: Path, manifest: Manifest) -> Ledger:
     ledger = Ledger(directory, manifest.runs)
     if not manifest.runs:
         raise DataError(
-            f"output={str(directory)!r} was prepared without a ledger of its documents (by an earlier version, or from "
-            "tokens): files cannot be added to it. Prepare all files into another directory."
+            f"{str(directory)!r} was prepared without a ledger of its documents (by an earlier version, or from "
+            "tokens): files cannot be added to it. Prepare all files into another directory.",
+            key="output",
         )
     expected = sum(domain.documents + domain.unused for domain in manifest.domains.values())
     try:
-        ledger.inputs(), ledger.tails()
+        if any(leads_outside(ledger.folder / name, directory) for name in (_INPUTS, _TAILS, _DOCUMENTS)):
+            raise ValueError("it is a link that leads out of the data")
+        ledger.inputs()
+        tails = ledger.tails()
         found = ledger.documents.stat().st_size // 16
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(directory, str(error)) from error
-    if found != expected:
+    if not ledger.documents.is_file() or found != expected:
         raise _damaged(directory, f"{found:,} document hashes instead of {expected:,}")
+    for split in (tokens for domain in tails.values() for tokens in domain.values()):
+        if len(split) >= manifest.sequence_length or max(split, default=0) >= manifest.tokenizer.vocabulary:
+            raise _damaged(directory, f"the left-over tokens {shown(split)}")
     return ledger
 
 
@@ -97,14 +108,16 @@ def new_sources(sources: list[Source], known: list[Input]) -> list[Source]:
     for source in new:
         if (source.domain, source.name) in names:
             raise DataError(
-                f"domains.{source.domain}: {source.name!r} has changed since it was prepared, and what was prepared is "
-                "never changed. Put what is new into a file of its own, or prepare into another directory."
+                f"{source.name!r} has changed since it was prepared, and what was prepared is "
+                "never changed. Put what is new into a file of its own, or prepare into another directory.",
+                key=f"domains.{source.domain}",
             )
     return new
 
 
 def _damaged(directory: Path, what: str) -> DataError:
     return DataError(
-        f"output={str(directory)!r}: its ledger ({LEDGER}) is damaged or was not copied with it ({what}): training is "
-        "not affected, but files cannot be added. Copy it again, or prepare all files into another directory."
+        f"{str(directory)!r}: its ledger ({LEDGER}) is damaged or was not copied with it ({what}): training is "
+        "not affected, but files cannot be added. Copy it again, or prepare all files into another directory.",
+        key="output",
     )

@@ -1,7 +1,6 @@
 """From LLM-Shearing's MDS folders to prepared data: the same packed sequences, in our chunks, with a manifest."""
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +14,18 @@ from shear_lit.data.manifest import (
     Manifest,
     SplitRecord,
     TokenizerRecord,
-    check_domain_name,
     content_fingerprint,
+    is_domain_name,
     write_manifest,
 )
+from shear_lit.data.preparation.commit import clear_work, commit, locked, output_place
 from shear_lit.data.preparation.mds import MERGED, MdsError, MdsShard, PackedSample, mds_shards
 from shear_lit.data.preparation.packing import CHUNK_BYTES, SplitWriter
+from shear_lit.data.preparation.workers import disk_error
+from shear_lit.data.ranges import ChunkBytes
+from shear_lit.data.records import shown
 from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
+from shear_lit.disk.names import expanded
 
 _PUBLISHED = {
     "prune": ("for_prune",),
@@ -30,6 +34,7 @@ _PUBLISHED = {
 }
 """Where LLM-Shearing's scripts put each split."""
 _TYPE = "uint16"
+_MOST_WRITERS = 500  # each has a file open
 _log = logging.getLogger(__name__)
 
 
@@ -47,13 +52,13 @@ class MdsImport:
     """Whether each document ends with EOS, which LLM-Shearing's scripts add; only written into the manifest."""
     prepend_bos: bool = True
     """Whether each document begins with BOS, which LLM-Shearing's scripts add; only written into the manifest."""
-    chunk_bytes: int = CHUNK_BYTES
+    chunk_bytes: ChunkBytes = CHUNK_BYTES
     """Size in bytes that each file of packed sequences aims at."""
 
     def __post_init__(self) -> None:
         if self.chunk_bytes < 1:
             raise DataError(
-                f"chunk_bytes={self.chunk_bytes} is no size: use 1 or more, for example {CHUNK_BYTES}."
+                f"{self.chunk_bytes} is no size: use 1 or more, for example {CHUNK_BYTES}.", key="chunk_bytes"
             )
 
     def folders(self) -> dict[str, list[str]]:
@@ -63,7 +68,7 @@ class MdsImport:
             MdsError: a split has another name than ours, or a directory holds none of LLM-Shearing's folders.
         """
         if isinstance(self.from_mds, str):
-            return _published(Path(self.from_mds).expanduser())
+            return _published(expanded(self.from_mds))
         if not self.from_mds or not set(self.from_mds) <= set(SPLITS):
             raise MdsError(
                 f"from_mds names the splits {sorted(self.from_mds)}: there must be one, and they are "
@@ -82,27 +87,29 @@ def import_mds(settings: MdsImport) -> Manifest:
             does not know, or a domain is missing in one of the splits.
         DataError: another setting cannot be met.
     """
-    output = Path(settings.output).expanduser()
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    output = output_place(settings.output)
+    if output.exists() and any(output.iterdir()):
         raise DataError(
-            f"output={str(output)!r} is not an empty directory: nothing is ever overwritten. "
-            "Choose another directory, or remove it."
+            f"{settings.output!r} is not an empty directory: nothing is ever overwritten. "
+            "Choose another directory, or remove it.",
+            key="output",
         )
     shards = {split: [s for f in fs for s in mds_shards(f)] for split, fs in settings.folders().items()}
     tokenizer = tokenizer_record(settings.tokenizer, load_tokenizer(settings.tokenizer))
     _check_disk(output, shards)
     partial = output.with_name(f"{output.name}.partial")
-    if partial.exists():
-        _log.warning("removing %s, left by a run that was stopped", partial)
-        shutil.rmtree(partial)
+    packed = partial / "packed"
     try:
-        partial.mkdir(parents=True)
-        manifest = _Import(settings, partial, tokenizer).run(shards)
-        write_manifest(partial, manifest)
-        os.replace(partial, output)  # noqa: PTH105 (the standard's word for "atomic"; an empty directory may be there)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        with locked(partial):
+            clear_work(partial)  # of a run that was stopped
+            try:
+                manifest = _Import(settings, packed, tokenizer).run(shards)
+                write_manifest(packed, manifest)
+                commit(packed, output)
+            finally:
+                clear_work(partial)
+    except OSError as error:
+        raise disk_error(partial, error) from error
     return manifest
 
 
@@ -136,7 +143,13 @@ class _Import:
         self._check(sample, shard)
         key = (sample.domain, split)
         if key not in self._writers:
-            check_domain_name(sample.domain)
+            if not is_domain_name(sample.domain) or len(self._writers) >= _MOST_WRITERS:
+                raise MdsError(
+                    f"{str(shard.raw.path)!r} has the domain {shown(sample.domain)}: a domain is called "
+                    "by 1 to 100 letters, digits, '_', '-' or '.', and there are at most "
+                    f"{_MOST_WRITERS} of them in all splits. Write the data again with other names.",
+                    key="from_mds",
+                )
             self._writers[key] = SplitWriter(
                 self._folder / sample.domain / split,
                 sequence_length=self._length,
@@ -149,14 +162,16 @@ class _Import:
         self._length = self._length or len(sample.tokens)
         if len(sample.tokens) != self._length or self._length < 2:
             raise MdsError(
-                f"from_mds: {shard.raw.path} holds a sequence of {len(sample.tokens)} tokens, the first one has "
+                f"{str(shard.raw.path)!r} holds a sequence of {len(sample.tokens)} tokens, the first one has "
                 f"{self._length}: all must have the same number, 2 or more. Import the lengths into directories of "
-                "their own."
+                "their own.",
+                key="from_mds",
             )
         if (largest := int(sample.tokens.max())) >= self._tokenizer.vocabulary:
             raise MdsError(
-                f"from_mds: {shard.raw.path} holds token {largest}, and tokenizer={self._settings.tokenizer!r} has "
-                f"{self._tokenizer.vocabulary} entries: another one made the tokens. Name that one."
+                f"{str(shard.raw.path)!r} holds token {largest}, and tokenizer={self._settings.tokenizer!r} has "
+                f"{self._tokenizer.vocabulary} entries: another one made the tokens. Name that one.",
+                key="from_mds",
             )
 
     def _domain(self, splits: dict[str, SplitRecord]) -> DomainRecord:
@@ -183,8 +198,9 @@ def _published(root: Path) -> dict[str, list[str]]:
     if not found:
         names = ", ".join(place for places in _PUBLISHED.values() for place in places)
         raise MdsError(
-            f"from_mds={str(root)!r} holds none of {names}: which split it is cannot be told. "
-            "Name the split: --from_mds.prune=DIR, --from_mds.pretrain=DIR, --from_mds.validation=DIR."
+            f"{str(root)!r} holds none of {names}: which split it is cannot be told. "
+            "Name the split: --from_mds.prune=DIR, --from_mds.pretrain=DIR, --from_mds.validation=DIR.",
+            key="from_mds",
         )
     return found
 
@@ -194,6 +210,7 @@ def _check_disk(output: Path, shards: dict[str, list[MdsShard]]) -> None:
     existing = next(parent for parent in output.absolute().parents if parent.exists())
     if (free := shutil.disk_usage(existing).free) < needed:
         raise DataError(
-            f"output={str(output)!r}: {free / 1e9:.2f} GB are free there, and {needed / 1e9:.2f} GB will be written. "
-            "Make space, or choose a directory on another disk."
+            f"{str(output)!r}: {free / 1e9:.2f} GB are free there, and {needed / 1e9:.2f} GB will be written. "
+            "Make space, or choose a directory on another disk.",
+            key="output",
         )

@@ -14,9 +14,16 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import MANIFEST, Manifest, TokenizerRecord, check_domain_name, read_manifest
+from shear_lit.data.manifest import (
+    MANIFEST,
+    MOST_CHUNK_SEQUENCES,
+    Manifest,
+    TokenizerRecord,
+    check_domain_name,
+    read_manifest,
+)
 from shear_lit.data.preparation.assembly import Packing
-from shear_lit.data.preparation.commit import clear, clear_work, commit, locked
+from shear_lit.data.preparation.commit import clear, clear_work, commit, locked, output_place
 from shear_lit.data.preparation.inputs import Kind, Source, find_sources
 from shear_lit.data.preparation.ledger import ledger_of, new_sources
 from shear_lit.data.preparation.packing import CHUNK_BYTES
@@ -24,6 +31,7 @@ from shear_lit.data.preparation.run import Before, Plan, run
 from shear_lit.data.preparation.tokenising import Tokenising
 from shear_lit.data.preparation.units import Cutting
 from shear_lit.data.preparation.workers import disk_error
+from shear_lit.data.ranges import ChunkBytes, CountFrom2, Fraction, UnitBytes, WorkerCount
 from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
 from shear_lit.data.tokenizer import tokenizer_fingerprint as tokenizer_fingerprint
@@ -52,7 +60,7 @@ class PrepareSettings:
     """Hugging Face directory or name of the source model's tokenizer, or a SentencePiece `.model` file."""
     output: str
     """Directory to write. If it holds prepared data, the files that are not in it yet are added."""
-    sequence_length: int = 4096
+    sequence_length: CountFrom2 = 4096
     """Tokens per packed sequence."""
     text_field: str = "text"
     """Field of each JSON object, or column of each table, that holds the document."""
@@ -64,15 +72,15 @@ class PrepareSettings:
     """Whether each document ends with the tokenizer's EOS token."""
     prepend_bos: bool = False
     """Whether each document begins with the tokenizer's BOS token."""
-    max_rejected_fraction: float = 0.01
+    max_rejected_fraction: Fraction = 0.01
     """Fraction of a domain's documents that may be unusable (malformed, empty, invalid UTF-8) before it is refused."""
-    max_document_bytes: int = 16 << 20
+    max_document_bytes: UnitBytes = 16 << 20
     """Larger documents are unusable: a document is tokenised as a whole, in a hundred times its size of memory."""
-    chunk_bytes: int = CHUNK_BYTES
+    chunk_bytes: ChunkBytes = CHUNK_BYTES
     """Size in bytes that each file of packed sequences aims at."""
-    unit_bytes: int = UNIT_BYTES
+    unit_bytes: UnitBytes = UNIT_BYTES
     """Bytes of raw text that a process tokenises at once: what it loses at most when it is stopped."""
-    workers: int = field(default_factory=available_cores)
+    workers: WorkerCount = field(default_factory=available_cores)
     """Processes that tokenise, by default one for each core; the output does not depend on it."""
 
     def __post_init__(self) -> None:
@@ -84,12 +92,20 @@ class PrepareSettings:
             check_domain_name(name)
         if self.sequence_length < 2:
             raise DataError(
-                f"sequence_length={self.sequence_length}: a sequence needs a token to predict from and one to predict. "
-                "Use 2 or more."
+                f"{self.sequence_length}: a sequence needs a token to predict from and one to predict. "
+                "Use 2 or more.",
+                key="sequence_length",
             )
         if not 0 <= self.max_rejected_fraction <= 1:
             raise DataError(
-                f"max_rejected_fraction={self.max_rejected_fraction} is no fraction: use a number between 0 and 1."
+                f"{self.max_rejected_fraction} is no fraction: use a number between 0 and 1.",
+                key="max_rejected_fraction",
+            )
+        if self.chunk_bytes > (most := MOST_CHUNK_SEQUENCES * 2 * self.sequence_length):
+            raise DataError(
+                f"{self.chunk_bytes}: a chunk of sequence_length={self.sequence_length} would hold more than "
+                f"{MOST_CHUNK_SEQUENCES:,} sequences. Use chunk_bytes={most}.",
+                key="chunk_bytes",
             )
         for key, most, default in (
             ("chunk_bytes", _MOST_CHUNK_BYTES, CHUNK_BYTES),
@@ -97,9 +113,9 @@ class PrepareSettings:
             ("max_document_bytes", 1 << 30, 16 << 20),
             ("workers", 1024, available_cores()),
         ):
-            if not 1 <= (value := getattr(self, key)) <= most:
+            if type(value := getattr(self, key)) is bool or not 1 <= value <= most:
                 raise DataError(
-                    f"{key}={value} is not in range: use 1 to {most:,}; the default is {default:,}."
+                    f"{value} is not in range: use 1 to {most:,}; the default is {default:,}.", key=key
                 )
 
 
@@ -113,7 +129,7 @@ def prepare(settings: PrepareSettings) -> Manifest:
     Raises:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
-    output = Path(settings.output)
+    output = output_place(settings.output)
     _earlier(output)  # what cannot be written to is refused before anything is made beside it
     partial = output.with_name(f"{output.name}.partial")
     try:
@@ -187,11 +203,16 @@ def _plan(
 def _earlier(output: Path) -> Manifest | None:
     """The manifest of the data that is there already, if there is any."""
     if (output / MANIFEST).is_file():
-        return read_manifest(output)
+        try:
+            return read_manifest(output)
+        except DataError as error:
+            error.key = "output"
+            raise
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise DataError(
-            f"output={str(output)!r} is not an empty directory, nor does it hold prepared data to which files could "
-            "be added: nothing is ever overwritten. Choose another directory, or remove it."
+            f"{str(output)!r} is not an empty directory, nor does it hold prepared data to which files could "
+            "be added: nothing is ever overwritten. Choose another directory, or remove it.",
+            key="output",
         )
     return None
 
@@ -200,17 +221,19 @@ def _check_same_settings(earlier: Manifest, settings: PrepareSettings, record: T
     """Refuse to add to data that was made differently."""
     if earlier.tokenizer.fingerprint != record.fingerprint:
         raise DataError(
-            f"tokenizer={settings.tokenizer!r} (fingerprint {record.fingerprint[:12]}) is not the one that made what "
+            f"{settings.tokenizer!r} (fingerprint {record.fingerprint[:12]}) is not the one that made what "
             f"is in output={settings.output!r}: {earlier.tokenizer.name!r} ({earlier.tokenizer.fingerprint[:12]}). "
-            "Use that one, or prepare into another directory."
+            "Use that one, or prepare into another directory.",
+            key="tokenizer",
         )
     for key in ("sequence_length", "prepend_bos", "append_eos", "text_field", "shares", "tokens"):
         asked, found = getattr(settings, key), getattr(earlier, key)
         asked = asdict(asked) if key in ("shares", "tokens") else asked
         if asked != found and (found or key not in ("text_field", "shares", "tokens")):
             raise DataError(
-                f"{key}={asked!r}: what is in output={settings.output!r} was prepared with {found!r}, and files "
-                f"can only be added in the same way. Use {key}={found!r}, or prepare into another directory."
+                f"{asked!r}: what is in output={settings.output!r} was prepared with {found!r}, and files "
+                f"can only be added in the same way. Use {key}={found!r}, or prepare into another directory.",
+                key=key,
             )
 
 
@@ -221,7 +244,7 @@ def _check_special_tokens(settings: PrepareSettings, tokenizer: PreTrainedTokeni
     ):
         if wanted and token is None:
             raise DataError(
-                f"{key}=true: tokenizer {settings.tokenizer!r} has no such token. Use --{key} false."
+                f"true: tokenizer {settings.tokenizer!r} has no such token. Use --{key} false.", key=key
             )
 
 
@@ -232,6 +255,7 @@ def _check_disk(output: Path, partial: Path, sources: list[Source], token_bytes:
     free = shutil.disk_usage(partial).free
     if free < needed:
         raise DataError(
-            f"output={str(output)!r}: {free / 1e9:.2f} GB are free there, and {text / 1e9:.2f} GB of text may take "
-            f"{needed / 1e9:.2f} GB while it is prepared. Make space, or choose a directory on another disk."
+            f"{str(output)!r}: {free / 1e9:.2f} GB are free there, and {text / 1e9:.2f} GB of text may take "
+            f"{needed / 1e9:.2f} GB while it is prepared. Make space, or choose a directory on another disk.",
+            key="output",
         )

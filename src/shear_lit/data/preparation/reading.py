@@ -3,6 +3,7 @@
 Worker processes import this module: it needs the standard library, and pyarrow where a table is read.
 """
 
+import errno
 import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -13,7 +14,20 @@ from shear_lit.data.preparation.documents import TOO_LARGE, checked, missing, te
 BLANK = "blank"
 """The reason given for a line of white space, which is no document and nobody's mistake."""
 
+MOST_LINE_BYTES = 1 << 30
+"""A longer line is no document: a compressed file of a few megabytes may hold one that takes hours to skip."""
+
 _ROWS = 64  # read at once
+
+
+class EndlessLineError(OSError):
+    """A line that is too long even to be skipped."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            errno.EFBIG,
+            f"the line at byte {position:,} of what it holds has more than {MOST_LINE_BYTES:,} bytes, which is no text",
+        )
 
 
 class Found(NamedTuple):
@@ -59,24 +73,31 @@ def unreadable(path: object, error: Exception) -> DataError:
     """What to say of an input that cannot be read."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return DataError(
-        f"domains: {str(path)!r} cannot be read ({reason}): it is truncated, damaged, or not what its name says. "
-        "Copy it again, or take it out of the list; what has been tokenised is kept for the next run."
+        f"{str(path)!r} cannot be read ({reason}): it is truncated, damaged, or not what its name says. "
+        "Copy it again, or take it out of the list; what has been tokenised is kept for the next run.",
+        key="domains",
     )
 
 
-def bounded_lines(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes]]:
-    """The lines from here on, with the bytes that each takes in the file.
+def bounded_lines(file: BinaryIO, limit: int, position: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The lines from ``position``, which is here, on, with the bytes that each takes in the file.
 
     A line of more than ``limit`` bytes is cut after one byte more, so that memory is bounded whatever the file holds.
+
+    Raises:
+        EndlessLineError: a line has more than ``MOST_LINE_BYTES``.
     """
     while line := file.readline(limit + 1):
         size = len(line)
         if size > limit and not line.endswith(b"\n"):
             while rest := file.readline(1 << 20):
                 size += len(rest)
+                if size > MOST_LINE_BYTES:
+                    raise EndlessLineError(position)
                 if rest.endswith(b"\n"):
                     break
         yield size, line
+        position += size
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
@@ -88,7 +109,7 @@ def _lines_of_range(file: BinaryIO, start: int, end: int, limit: int) -> Iterato
     """The lines that begin in [start, end): every line of a file is in one range of it."""
     position = max(0, start - 1)
     file.seek(position)
-    lines = bounded_lines(file, limit)
+    lines = bounded_lines(file, limit, position)
     if start:
         position += next(lines, (end, b""))[0]  # the end of the line before, or only its newline
     for size, line in lines if position < end else ():

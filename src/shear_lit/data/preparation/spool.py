@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shear_lit.data.records import parse_values, record_of
+
+_LINE_BYTES = 1 << 16
 HASHES, LENGTHS = np.dtype("<u8"), np.dtype("<u4")
 
 
@@ -61,15 +64,15 @@ class Spool:
         """Open ``path``.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: it is not there, or no whole spool file.
+            OSError, ValueError: it is not there, or no whole spool file.
         """
         self.path = path
         with path.open("rb") as file:
-            line = file.readline()
-            content = json.loads(line)
-            first = [(number, reason) for number, reason in content.pop("first")]
-            self.record = SpoolRecord(**content, first=first)
+            line = file.readline(_LINE_BYTES)
+            self.record = record_of(SpoolRecord, parse_values(line))
             self._start, size = len(line), os.fstat(file.fileno()).st_size
+        if self.record.token_type not in ("uint16", "uint32"):
+            raise ValueError(f"{path} has tokens of {self.record.token_type!r}")
         self._type = np.dtype(self.record.token_type).newbyteorder("<")
         if size != self._tokens_start + self.record.tokens * self._type.itemsize:
             raise ValueError(f"{path} has {size} bytes")
@@ -93,5 +96,5 @@ def finished(path: Path) -> Spool | None:
     """The spool file at ``path``, or ``None`` if that piece of work is still to be done."""
     try:
         return Spool(path)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None

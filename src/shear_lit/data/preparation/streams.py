@@ -14,6 +14,8 @@ from shear_lit.data.preparation.inputs import Kind, Source, open_hub
 from shear_lit.data.preparation.reading import bounded_lines, unreadable
 
 _ROWS = 256
+_MOST_WINDOW_BYTES = 1 << 29  # what a frame asks for to be decompressed
+_FED_BYTES = 1 << 12  # which may stand for thirty thousand times as much
 
 
 class Block(NamedTuple):
@@ -105,8 +107,9 @@ def check_fields(name: str, text_field: str, fields: Iterable[str]) -> None:
     """
     if text_field not in (found := list(fields)):
         raise DataError(
-            f"text_field={text_field!r}: {name!r} has no such field; it has {', '.join(map(repr, found)) or 'none'}. "
-            "Use the one that holds the documents."
+            f"{text_field!r}: {name!r} has no such field; it has {', '.join(map(repr, found)) or 'none'}. "
+            "Use the one that holds the documents.",
+            key="text_field",
         )
 
 
@@ -117,9 +120,9 @@ class _Zstandard(io.RawIOBase):
         import zstandard  # wanted for this kind of input alone
 
         self._file, self._error = file, zstandard.ZstdError
-        self._frames = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._frames = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
         self._frame: Any = None
-        self._pending = b""
+        self._pending = memoryview(b"")  # of which a part is taken without copying the rest
         self._left = b""
 
     def readable(self) -> bool:
@@ -134,7 +137,7 @@ class _Zstandard(io.RawIOBase):
 
     def _more(self) -> bool:
         """Decompress a little more; whether there was any."""
-        content = self._left or self._file.read(1 << 14)
+        content = self._left or self._file.read(_FED_BYTES)
         self._left = b""
         if not content:
             if self._frame is not None:
@@ -142,7 +145,7 @@ class _Zstandard(io.RawIOBase):
             return False
         self._frame = self._frame or self._frames.decompressobj()
         try:
-            self._pending = self._frame.decompress(content)
+            self._pending = memoryview(self._frame.decompress(content))
         except self._error as error:
             raise EOFError(str(error)) from error
         if self._frame.eof:

@@ -19,6 +19,8 @@ from shear_lit.data.preparation.inputs import Kind, Source
 from shear_lit.data.preparation.reading import bounded_lines, unreadable
 from shear_lit.data.preparation.spool import finished
 from shear_lit.data.preparation.streams import blocks, check_fields, opened_lines
+from shear_lit.data.records import parse_values, record_of
+from shear_lit.disk.reading import read_small
 
 _TEXTS = 1024  # files that go together at most
 _LOOKED_AT = 100  # lines
@@ -116,7 +118,7 @@ def _check_records(source: Source, cutting: Cutting) -> None:
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -179,8 +181,9 @@ def _row_group_sizes(source: Source, text_field: str) -> list[int]:
             check_fields(source.name, text_field, schema.names)
             if not _is_text(schema.field(text_field).type):
                 raise DataError(
-                    f"text_field={text_field!r}: the field of {source.name!r} holds {schema.field(text_field).type}, "
-                    "no text. Use the one that holds the documents."
+                    f"{text_field!r}: the field of {source.name!r} holds {schema.field(text_field).type}, "
+                    "no text. Use the one that holds the documents.",
+                    key="text_field",
                 )
             groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
             return [_column_bytes(group, text_field) for group in groups]
@@ -231,6 +234,6 @@ def _block(source: Source, cutting: Cutting, number: int, lines: bytes = b"", si
 
 def _count(end: Path) -> int | None:
     try:
-        return int(json.loads(end.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return record_of(int, parse_values(read_small(end, limit=100)))
+    except (OSError, ValueError):
         return None

@@ -23,7 +23,7 @@ from shear_lit.data.preparation.tokenising import Tokenising, UnitTokenizer
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 Answer = dict[str, Any]
-"""``{"record": …}`` of a spool file that was written, or why there is none: ``data``, ``disk`` or ``crash``."""
+"""``{"record": …}`` of a spool file, or why there is none: ``data`` and its ``key``, ``disk`` or ``crash``."""
 
 
 def answer(tokenizer: UnitTokenizer, request: Mapping[str, Any], block: bytes) -> Answer:
@@ -31,7 +31,7 @@ def answer(tokenizer: UnitTokenizer, request: Mapping[str, Any], block: bytes) -
     try:
         return {"record": asdict(tokenizer.write(request["task"], block, Path(request["spool"])))}
     except DataError as error:
-        return {"data": str(error)}
+        return {"data": str(error.args[0]), "key": error.key}
     except OSError as error:
         return {"disk": error.errno, "message": error.strerror or str(error)}
     except ModuleNotFoundError as error:

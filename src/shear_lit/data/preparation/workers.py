@@ -136,8 +136,9 @@ def _asked(process: subprocess.Popen[bytes], unit: Unit, workers: int) -> Answer
     if line:
         return json.loads(line)
     raise _Died(
-        f"workers={workers}: a worker process ended by itself (exit code {process.wait()}) at {unit.name!r}; -9 is "
-        "what a machine without free memory does. Lower workers, and run the same command again: it continues."
+        f"{workers}: a worker process ended by itself (exit code {process.wait()}) at {unit.name!r}; -9 is "
+        "what a machine without free memory does. Lower workers, and run the same command again: it continues.",
+        key="workers",
     )
 
 
@@ -145,7 +146,7 @@ def _record(found: Answer, unit: Unit) -> SpoolRecord:
     if "record" in found:
         return SpoolRecord(**found["record"])
     if "data" in found:
-        raise DataError(found["data"])
+        raise DataError(found["data"], key=found["key"])
     if "disk" in found:
         raise disk_error(unit.spool.parent, OSError(found["disk"], found["message"]))
     raise RuntimeError(f"a worker process failed:\n{found['crash']}")
@@ -155,6 +156,7 @@ def disk_error(place: Path, error: OSError) -> DataError:
     """What to say of a disk that cannot be written."""
     what = "its disk is full" if error.errno in FULL else f"it cannot be written ({error.strerror or error})"
     return DataError(
-        f"output: {str(place)!r}: {what}. Make space, or repair the disk, and run the same command again: it "
-        "continues where it stopped, nothing that was finished is done twice."
+        f"{str(place)!r}: {what}. Make space, or repair the disk, and run the same command again: it "
+        "continues where it stopped, nothing that was finished is done twice.",
+        key="output",
     )
