@@ -13,10 +13,11 @@ import pytest
 PACKAGE = "shear_lit"
 SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 
-EVERYWHERE = {"mistakes", "disk"}
+EVERYWHERE = {"mistakes", "disk", "ranges"}
 BELOW_TRAINING = {"theory", "models", "pruning", "data", "evaluation", "reporting"} | EVERYWHERE
 ROOMS = {
     "mistakes": set(),
+    "ranges": set(),
     "disk": {"mistakes"},
     "theory": {"mistakes"},
     "models": {"theory"} | EVERYWHERE,

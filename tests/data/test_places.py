@@ -19,7 +19,8 @@ from shear_lit.data.preparation.mds import mds_shards
 from shear_lit.data.preparation.mds_import import MdsImport, import_mds
 from shear_lit.data.preparation.prepare import prepare
 from shear_lit.data.references import References, read_references, write_references
-from shear_lit.data.remote import RemoteError, RemoteSettings, read_prepared
+from shear_lit.data.remote import RemoteError, read_prepared
+from shear_lit.data.remote_settings import RemoteSettings
 from shear_lit.data.store import SequenceStore
 from shear_lit.data.verification import verify
 from shear_lit.mistakes import Mistake

@@ -20,8 +20,9 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.loader import MixtureLoader
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.mixture import MixtureSettings
-from shear_lit.data.remote import RemoteError, RemoteSettings, is_remote, read_prepared
+from shear_lit.data.remote import RemoteError, is_remote, read_prepared
 from shear_lit.data.remote_chunks import open_chunks
+from shear_lit.data.remote_settings import RemoteSettings
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
 from tests.data.conftest import LENGTH, write_prepared

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.remote import RemoteSettings
+from shear_lit.data.remote_settings import RemoteSettings
 from shear_lit.data.verification import verify
 
 

@@ -1,10 +1,15 @@
 """``shear-lit prepare --check DIR``: whether prepared data is what its manifest says."""
 
-from shear_lit.data.remote import REMOTE, RemoteSettings
-from shear_lit.data.verification import Verified, verify
+from typing import TYPE_CHECKING
+
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
+from shear_lit.ranges import Count
+
+if TYPE_CHECKING:
+    from shear_lit.data.verification import Verified
 
 
-def check_prepared(check: str, workers: int = 4, remote: RemoteSettings = REMOTE) -> Verified:
+def check_prepared(check: str, workers: Count = 4, remote: RemoteSettings = REMOTE) -> "Verified":
     """Hold every chunk and index of prepared data against its manifest; nothing is written.
 
     Names each one that is missing or changed, and then ends with exit code 1.
@@ -14,4 +19,6 @@ def check_prepared(check: str, workers: int = 4, remote: RemoteSettings = REMOTE
         workers: Chunks that are read at a time.
         remote: How data in remote storage is read.
     """
+    from shear_lit.data.verification import verify
+
     return verify(check, workers=workers, remote=remote)

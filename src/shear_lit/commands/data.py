@@ -1,26 +1,25 @@
 """``shear-lit data DIR``: look at prepared data, and at what a run would draw from it."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from shear_lit.data.decoding import decoder_of
-from shear_lit.data.errors import DataError
-from shear_lit.data.inspection import described, shown_text
-from shear_lit.data.manifest import Manifest
-from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
-from shear_lit.data.simulation import Supply, read_history
-from shear_lit.data.simulation import simulate as simulated
-from shear_lit.data.store import SequenceStore
+from shear_lit.commands.failures import UsageError
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
+from shear_lit.ranges import Count, CountFrom0
+
+if TYPE_CHECKING:
+    from shear_lit.data.manifest import Manifest
+    from shear_lit.data.simulation import Supply
 
 
 def data(
     directory: str,
     split: Literal["prune", "pretrain", "validation"] = "prune",
-    sequences: int = 0,
-    characters: int = 600,
+    sequences: CountFrom0 = 0,
+    characters: CountFrom0 = 600,
     tokenizer: str | None = None,
     simulate: str | None = None,
-    steps: int | None = None,
-    global_batch: int | None = None,
+    steps: Count | None = None,
+    global_batch: Count | None = None,
     remote: RemoteSettings = REMOTE,
 ) -> str:
     """Show the manifest of prepared data, some of its text, and what each domain would supply to a run.
@@ -36,29 +35,38 @@ def data(
         global_batch: Sequences of one of its steps; not needed where the file says it.
         remote: How data in remote storage is read.
     """
+    if tokenizer is not None and not sequences:
+        raise UsageError(
+            f"tokenizer={tokenizer!r} has no effect without --sequences. Add it, or leave it out."
+        )
+    if simulate is None and (steps is not None or global_batch is not None):
+        raise UsageError(
+            "steps and global_batch have no effect without --simulate. Add it, or leave them out."
+        )
+    if simulate is not None and steps is None:
+        raise UsageError(f"simulate={simulate!r} needs the length of the run. Give it with --steps.")
+    from shear_lit.data.inspection import described, shown_text
+    from shear_lit.data.remote import read_prepared
+
     manifest = read_prepared(directory, remote)
     parts = [described(manifest)]
     if sequences:
+        from shear_lit.data.decoding import decoder_of
+        from shear_lit.data.store import SequenceStore
+
         store = SequenceStore(directory, split, manifest, remote)
         decode = decoder_of(manifest, tokenizer)
         parts.append(shown_text(store, decode, sequences=sequences, characters=characters))
-    elif tokenizer is not None:
-        raise DataError(
-            f"tokenizer={tokenizer!r} has no effect without --sequences. Add it, or leave it out."
-        )
     if simulate is not None:
+        assert steps is not None
         parts.append(str(_supply(manifest, directory, split, simulate, steps, global_batch)))
-    elif steps is not None or global_batch is not None:
-        raise DataError(
-            "steps and global_batch have no effect without --simulate. Add it, or leave them out."
-        )
     return "\n\n".join(parts)
 
 
 def _supply(
-    manifest: Manifest, directory: str, split: str, file: str, steps: int | None, global_batch: int | None
-) -> Supply:
-    if steps is None:
-        raise DataError(f"simulate={file!r} needs the length of the run. Give it with --steps.")
+    manifest: "Manifest", directory: str, split: str, file: str, steps: int, global_batch: int | None
+) -> "Supply":
+    from shear_lit.data.simulation import read_history, simulate
+
     history = read_history(file, tuple(manifest.domains), f"the data in {directory}")
-    return simulated(manifest, split, history, steps=steps, global_batch=global_batch)
+    return simulate(manifest, split, history, steps=steps, global_batch=global_batch)

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shear_lit.data.remote import REMOTE, RemoteSettings
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.writing import check_file, write_file
 from shear_lit.models.choices import Device, Precision
+from shear_lit.ranges import Count
 
 if TYPE_CHECKING:
     from shear_lit.commands.measuring import DomainLosses
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 def evaluate(
     model: str,
     data: str,
-    sequences_per_domain: int = 128,
-    micro_batch: int = 4,
+    sequences_per_domain: Count = 128,
+    micro_batch: Count = 4,
     dtype: Precision = "float32",
     device: Device = "auto",
     output: str | None = None,

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Literal
 
 from shear_lit.commands.failures import UsageError
 from shear_lit.models.choices import PresetName, WrittenAs
-from shear_lit.models.directories import DirectoryError, check_new_directory
-from shear_lit.theory.shape import ModelShape
+from shear_lit.models.directories import check_new_directory
+from shear_lit.ranges import OpenFraction, PositiveNumber
+from shear_lit.theory.shape import TargetShape
 
 if TYPE_CHECKING:
     from shear_lit.commands.exporting import ExportResult
@@ -16,9 +17,9 @@ def export(
     checkpoint: str | None = None,
     output: str = "",
     gates: str | None = None,
-    target: ModelShape | None = None,
-    target_parameters: float | None = None,
-    target_flops_fraction: float | None = None,
+    target: TargetShape | None = None,
+    target_parameters: PositiveNumber | None = None,
+    target_flops_fraction: OpenFraction | None = None,
     target_preset: PresetName | None = None,
     dtype: Literal["source", "float32", "bfloat16", "float16"] = "source",
     source: str | None = None,
@@ -35,7 +36,7 @@ def export(
         checkpoint: File step=NNNNNN.ckpt or directory step=NNNNNN of a run.
         output: Directory to write; it must be new or empty.
         gates: Scores of `shear-lit rank`, or the gates of an export or a run, instead of a checkpoint.
-        target: Shape to cut the source to, with `gates`.
+        target: Shape to cut the source to, with `gates`; it may name only the axes that shrink.
         target_parameters: Parameters of the shape to find, instead of `target`.
         target_flops_fraction: Share of the source's multiplications per token of the shape to find, instead.
         target_preset: Name of a published shape, instead.
@@ -48,7 +49,7 @@ def export(
             for granted (gemma2, gemma3, smollm3).
     """
     if not output:
-        raise DirectoryError("output is missing: say where to write the model. Use --output DIRECTORY.")
+        raise UsageError("output is missing: say where to write the model. Use --output DIRECTORY.")
     directory = Path(output).expanduser()
     check_new_directory(directory)
     ways = (target, target_parameters, target_flops_fraction, target_preset)

@@ -7,7 +7,7 @@ from pathlib import Path
 from shear_lit.pruning.artefact import gates_in, read_kept
 from shear_lit.pruning.carve import KeptUnits, kept_units
 from shear_lit.pruning.scores import Scores, ScoresError, ranked_gates, read_scores
-from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
+from shear_lit.theory.shape import Axis, ModelShape, TargetShape, shrinking_axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class GateTable:
         return "\n".join(lines)
 
 
-def table_of(directory: str, other: str | None, asked: ModelShape | None) -> GateTable:
+def table_of(directory: str, other: str | None, asked: TargetShape | None) -> GateTable:
     """The table of one cut or two; ``gates`` says what the arguments are."""
     scores, kept = _cut(directory, asked)
     shape = kept.shape
@@ -75,15 +75,16 @@ def table_of(directory: str, other: str | None, asked: ModelShape | None) -> Gat
     )
 
 
-def _cut(place: str, asked: ModelShape | None) -> tuple[Scores, KeptUnits]:
+def _cut(place: str, asked: TargetShape | None) -> tuple[Scores, KeptUnits]:
     """The gates at ``place``, and what they keep: as they were cut, or at the shape that is asked for."""
     path = Path(place).expanduser()
     file = str(gates_in(path)) if path.is_dir() else str(path)
     scores = read_scores(file)
     source = scores.origin.source_shape
     if asked is not None:
-        scores.check_axes(shrinking_axes(source, asked))
-        return scores, kept_units(ranked_gates(scores.importance, source, asked), source)
+        shape = asked.completed(source)
+        scores.check_axes(shrinking_axes(source, shape))
+        return scores, kept_units(ranked_gates(scores.importance, source, shape), source)
     kept = read_kept(file)
     if kept is None:
         raise ScoresError(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from shear_lit.commands.failures import UsageError
 from shear_lit.models.choices import PresetName
-from shear_lit.theory.shape import ModelShape
+from shear_lit.theory.shape import TargetShape
 
 if TYPE_CHECKING:
     from shear_lit.commands.gate_table import GateTable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def gates(
     directory: str,
     other: str | None = None,
-    target: ModelShape | None = None,
+    target: TargetShape | None = None,
     target_preset: PresetName | None = None,
 ) -> "GateTable":
     """Show which layers and heads a cut keeps, and how many units a second cut of the same source keeps as well.

@@ -5,8 +5,7 @@ from typing import Any
 
 from shear_lit.data.manifest import Manifest
 from shear_lit.data.preparation.documents import listed
-from shear_lit.data.preparation.prepare import PrepareSettings
-from shear_lit.data.preparation.prepare import prepare as prepare_data
+from shear_lit.data.preparation.settings import PrepareSettings
 
 _log = logging.getLogger(__name__)
 
@@ -19,6 +18,8 @@ def prepare(**settings: Any) -> None:
     lists.
     """
     options = PrepareSettings(**settings)
+    from shear_lit.data.preparation.prepare import prepare as prepare_data
+
     manifest = prepare_data(options)
     _log.info("%s\n%s", options.output, summary(manifest))
 

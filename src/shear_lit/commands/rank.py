@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shear_lit.commands.failures import UsageError
-from shear_lit.data.remote import REMOTE, RemoteSettings
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.writing import OutputError, check_new_file
 from shear_lit.models.choices import Criterion, Device
+from shear_lit.ranges import Count
 
 if TYPE_CHECKING:
     from shear_lit.commands.ranking import Ranking
@@ -20,8 +21,8 @@ def rank(
     criterion: Criterion = "fisher",
     data: str | None = None,
     split: Literal["prune", "pretrain"] = "prune",
-    sequences_per_domain: int = 8,
-    micro_batch: int = 4,
+    sequences_per_domain: Count = 8,
+    micro_batch: Count = 4,
     device: Device = "auto",
     seed: int = 17,
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)

@@ -13,7 +13,8 @@ from shear_lit.data.boundaries import DocumentBoundary, boundary_of, model_input
 from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.manifest import Manifest
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
-from shear_lit.data.remote import RemoteSettings, read_prepared
+from shear_lit.data.remote import read_prepared
+from shear_lit.data.remote_settings import RemoteSettings
 from shear_lit.data.store import SequenceStore
 from shear_lit.disk.writing import write_file
 from shear_lit.models.choices import Criterion, Device

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shear_lit.data.remote import REMOTE, RemoteSettings
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.writing import check_new_file
 from shear_lit.models.choices import Device, Precision
+from shear_lit.ranges import Count
 
 if TYPE_CHECKING:
     from shear_lit.commands.measuring import DomainLosses
@@ -30,8 +31,8 @@ def measure(
     model: str,
     data: str,
     output: str,
-    sequences_per_domain: int = 128,
-    micro_batch: int = 4,
+    sequences_per_domain: Count = 128,
+    micro_batch: Count = 4,
     dtype: Precision = "float32",
     device: Device = "auto",
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)

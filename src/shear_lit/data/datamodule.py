@@ -15,10 +15,11 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.loader import MixtureLoader, ValidationLoader, accumulation_of
 from shear_lit.data.manifest import Manifest, check_same_domains, listed_names
 from shear_lit.data.mixture import MixtureSettings
-from shear_lit.data.ranges import Count, CountFrom0
-from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.remote import read_prepared
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.store import SequenceStore
+from shear_lit.ranges import Count, CountFrom0
 from shear_lit.theory.mixture import MixtureRule, bounded_weights, update_weights
 
 _log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.mixture_log import read_mixture_log
-from shear_lit.data.ranges import Count, Fraction, PositiveFraction, PositiveNumber
 from shear_lit.data.references import References, read_references
+from shear_lit.ranges import Count, Fraction, PositiveFraction, PositiveNumber
 from shear_lit.theory.mixture import MixtureRule
 
 _ROUNDING = 1e-9

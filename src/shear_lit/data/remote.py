@@ -6,7 +6,6 @@ import os
 import stat
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +17,7 @@ from litdata.streaming.downloader import Downloader, get_downloader
 from shear_lit.data.chunks import content_problem
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.manifest import KEY, MANIFEST, ChunkRecord, Manifest, parsed_manifest, read_manifest
-from shear_lit.data.ranges import Count
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
 
@@ -29,30 +28,6 @@ _MOUNTED = "local:"
 _RETRIED = (408, 425, 429)  # of the statuses that blame the request: time-outs and "not so fast"
 _LONGEST_WAIT_SECONDS = 60
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteSettings:
-    """How data in remote storage is read (s3://, gs://, hf://datasets/); local directories are read in place."""
-
-    cache_directory: str = "~/.cache/shear_lit/chunks"
-    """Directory of this machine that keeps downloaded chunks; processes, runs and data sets may share it."""
-    cache_bytes: Count = 64 << 30
-    """Bytes that the cache takes at most; what was read longest ago goes first. A window of each domain must fit."""
-    attempts: Count = 8
-    """How often an object is asked for before the run stops; the waits between double from 1 second up to 60."""
-
-    def __post_init__(self) -> None:
-        if self.cache_bytes < 1 or self.attempts < 1:
-            raise DataError(
-                f"{self.cache_bytes} and remote.attempts={self.attempts} must both be at least 1. "
-                "Correct them.",
-                key="data.remote.cache_bytes",
-            )
-
-
-REMOTE = RemoteSettings()
-"""The defaults."""
 
 
 class RemoteError(DataError):

@@ -11,7 +11,8 @@ from shear_lit.data.chunks import ENDS_EARLY, Chunks, LocalChunks
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.manifest import ChunkRecord, damaged
 from shear_lit.data.order import WINDOW_CHUNKS
-from shear_lit.data.remote import RemoteDirectory, RemoteError, RemoteSettings, is_remote
+from shear_lit.data.remote import RemoteDirectory, RemoteError, is_remote
+from shear_lit.data.remote_settings import RemoteSettings
 
 
 def open_chunks(directory: str | Path, remote: RemoteSettings) -> Chunks:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparation.documents import PLACES, place_of
-from shear_lit.data.ranges import CountFrom0, Fraction
+from shear_lit.ranges import CountFrom0, Fraction
 
 SPLITS = ("prune", "pretrain", "validation")
 """The splits of a prepared data set; no document is in two of them."""

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from shear_lit.data.errors import DamagedData
 from shear_lit.data.manifest import Manifest, damaged
-from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.remote import read_prepared
 from shear_lit.data.remote_chunks import open_chunks
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 
 PADDING_DOMAIN = -1
 """The domain of a sequence that only fills a batch up: it counts nowhere."""

@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.manifest import KEY, MANIFEST, ChunkRecord, Manifest, index_problem, manifest_alone
-from shear_lit.data.remote import REMOTE, RemoteSettings, is_remote, read_prepared
+from shear_lit.data.remote import is_remote, read_prepared
 from shear_lit.data.remote_chunks import open_chunks
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 
 

@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 from shear_lit.data.boundaries import boundary_of
 from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint
-from shear_lit.data.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.remote import read_prepared
+from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.data.store import DomainBatch, SequenceStore
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer

@@ -140,7 +140,8 @@ def check_strategy(strategy: str, *, is_class: bool = False) -> None:
         )
     if not is_class and strategy not in ("auto", *StrategyRegistry.available_strategies()):
         raise StrategyError(
-            f"{strategy} is no strategy. Use auto, ddp, fsdp2 or another of Lightning's; a class is {{class_path: ...}}.",
+            f"{strategy} is no strategy. Use auto, ddp, fsdp2 or another name of Lightning's, or for a class "
+            f"trainer.strategy.class_path.",
             key="trainer.strategy",
         )
 

@@ -14,9 +14,7 @@ from litdata.streaming.writer import BinaryWriter
 from numpy.typing import NDArray
 
 from shear_lit.data.manifest import INDEX, ChunkRecord, SplitRecord, write_json
-
-CHUNK_BYTES = 1 << 26
-"""Size that a chunk file aims at: litdata's own default."""
+from shear_lit.data.preparation.settings import CHUNK_BYTES
 
 _FLUSH_TOKENS = 1 << 16
 

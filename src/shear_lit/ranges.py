@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Fraction = float
     PositiveFraction = float
     PositiveNumber = float
+    OpenFraction = float
 else:
     Count, CountFrom0 = ranges.PositiveInt, ranges.NonNegativeInt
     CountFrom2 = ranges.restricted_number_type("IntFrom2", int, (">=", 2))
@@ -24,4 +25,5 @@ else:
     ChunkBytes = ranges.restricted_number_type("IntFrom1To2GiB", int, [(">=", 1), ("<=", 1 << 31)])
     UnitBytes = ranges.restricted_number_type("IntFrom1To1GiB", int, [(">=", 1), ("<=", 1 << 30)])
     Fraction, PositiveNumber = ranges.ClosedUnitInterval, ranges.PositiveFloat
+    OpenFraction = ranges.OpenUnitInterval
     PositiveFraction = ranges.restricted_number_type("FloatAbove0To1", float, [(">", 0), ("<=", 1)])
