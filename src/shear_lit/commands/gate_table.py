@@ -56,7 +56,7 @@ def table_of(directory: str, other: str | None, asked: TargetShape | None) -> Ga
     """The table of one cut or two; ``gates`` says what the arguments are."""
     scores, kept = _cut(directory, asked)
     shape = kept.shape
-    second = None if other is None else _cut(other, asked)
+    second = None if other is None else _second_cut(other, asked)
     if second is not None and second[0].origin.source_fingerprint != scores.origin.source_fingerprint:
         raise ScoresError(
             f"other={other!r} is of {second[0].origin.source!r}, and {directory!r} of {scores.origin.source!r}: units "
@@ -75,6 +75,14 @@ def table_of(directory: str, other: str | None, asked: TargetShape | None) -> Ga
     )
 
 
+def _second_cut(place: str, asked: TargetShape | None) -> tuple[Scores, KeptUnits]:
+    try:
+        return _cut(place, asked)
+    except ScoresError as error:
+        error.key = "other" if error.key == "gates" else error.key
+        raise
+
+
 def _cut(place: str, asked: TargetShape | None) -> tuple[Scores, KeptUnits]:
     """The gates at ``place``, and what they keep: as they were cut, or at the shape that is asked for."""
     path = Path(place).expanduser()
@@ -89,7 +97,8 @@ def _cut(place: str, asked: TargetShape | None) -> tuple[Scores, KeptUnits]:
     if kept is None:
         raise ScoresError(
             f"{place!r} holds an order of units, and no cut. Say at which shape to look at it, with --target.layers "
-            f"and the other sizes, or with --target_preset."
+            f"or other sizes, or with --target_preset.",
+            key="gates",
         )
     return scores, kept
 

@@ -19,6 +19,7 @@ from shear_lit.pruning.artefact import GATES, GATES_BEFORE, gates_in
 from shear_lit.pruning.scores import LEARNED, read_scores
 from shear_lit.reporting.model_card import Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
+from shear_lit.theory.shape import ShapeError
 
 _CARD, _OURS = "README.md", "`shear_lit`"
 _ARTEFACTS = {GATES_BEFORE: GATES, "kept.safetensors": KEPT}
@@ -72,7 +73,8 @@ def _source_names(source: str | None, recorded: str | None) -> frozenset[str]:
         try:
             read_config(source)
         except SourceError as error:
-            raise SourceError(str(error).replace("model.source", "source", 1)) from error
+            error.key = "source"  # the model of ``directory`` is the one that goes without saying
+            raise
         return tensor_names(source)
     if recorded is None or not Path(recorded).expanduser().is_dir():
         return frozenset()
@@ -90,8 +92,9 @@ def _workshop(place: Path) -> Iterator[Path]:
         shop = tempfile.TemporaryDirectory(prefix=".mending-", dir=place)
     except OSError as error:
         raise DirectoryError(
-            f"directory={str(place)!r} cannot be written in ({error.strerror}): an export is mended where it lies. "
-            f"Copy it, and mend the copy."
+            f"{str(place)!r} cannot be written in ({error.strerror}): an export is mended where it lies. "
+            f"Copy it, and mend the copy.",
+            key="directory",
         ) from error
     with shop as folder:
         yield Path(folder)
@@ -102,10 +105,11 @@ def _write_card(place: Path, shop: Path, recipe: dict[str, object]) -> list[str]
     config = read_config(str(place))
     try:
         facts = facts_of(recipe, selection=_selection(place), gates=GATES, clients=clients.lines(config))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ShapeError) as error:
         raise SourceError(
-            f"directory={str(place)!r}: its {RECIPE} lacks {error}, or was changed: a card cannot be made from it. "
-            f"Restore it, or remove it to mend the rest."
+            f"{str(place)!r}: its {RECIPE} lacks {error}, or was changed: a card cannot be made from it. "
+            f"Restore it, or remove it to mend the rest.",
+            key="directory",
         ) from error
     more = {name: recipe[name] for name in ("axes", "expected_units") if name in recipe}
     (shop / RECIPE).write_text(recipe_file(facts, **more), encoding="utf-8")

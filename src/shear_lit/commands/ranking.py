@@ -21,6 +21,7 @@ from shear_lit.models.choices import Criterion, Device
 from shear_lit.models.family import Family
 from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of
+from shear_lit.models.text_check import check_text
 from shear_lit.pruning.activations import watch_activations
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.gates import keyed_uniform
@@ -70,10 +71,18 @@ def rank_units(
 ) -> Ranking:
     """Order the units of a model and write the scores; ``rank`` says what the arguments are."""
     where = chosen_device(device)
-    family = family_of(read_config(source))
+    config = read_config(source)
+    family = family_of(config)
     batches = None
     if data is not None:
         manifest = read_prepared(data, remote)
+        check_text(
+            config,
+            model=source,
+            text=data,
+            vocabulary=manifest.tokenizer.vocabulary,
+            sequence_length=manifest.sequence_length,
+        )
         manifest.check_tokenizer(tokenizer_fingerprint_of(source), source)
         batches = _Batches(
             SequenceStore(data, split, manifest, remote),

@@ -124,7 +124,8 @@ def _check_model(directory: str, key: str) -> None:
     try:
         source_fingerprint(directory)  # config and weights are there, and headers can be read
     except SourceError as error:
-        raise VerifyError(str(error).replace("model.source", key, 1)) from error
+        error.key = key
+        raise
 
 
 def _place(directory: str) -> str:

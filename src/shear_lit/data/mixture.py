@@ -40,6 +40,13 @@ class MixtureSettings:
     """How often a domain may be read, each or by domain: then its share goes to the others; `null`: without end."""
 
     def __post_init__(self) -> None:
+        for key in ("proportions", "references"):
+            if str(getattr(self, key)).startswith("{") and isinstance(getattr(self, key), str):
+                raise DataError(
+                    f"{getattr(self, key)!r} is no mapping of domains to numbers, nor a file. Write for example "
+                    f"{{code: 0.5, law: 0.5}}, with a number after each name.",
+                    key=f"data.mixture.{key}",
+                )
         if not isinstance(self.proportions, str):
             self._check_proportions(self.proportions)
         self._check_rule()

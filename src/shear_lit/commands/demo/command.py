@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shear_lit.commands.demo.cache import default_cache
+from shear_lit.disk.writing import check_folder
 
 if TYPE_CHECKING:
     from shear_lit.commands.demo.table import DemoResult
@@ -17,6 +18,9 @@ def demo(output: str = "runs/demo", cache: str = str(default_cache()), *, fast: 
         cache: Directory in which the source model and the text are kept once they are fetched.
         fast: Take only a few steps: the same path in about six minutes.
     """
+    place, kept = Path(output).expanduser(), Path(cache).expanduser()
+    check_folder(place, key="output")
+    check_folder(kept, key="cache")
     from shear_lit.commands.demo.run import run_demo
 
-    return run_demo(Path(output).expanduser(), Path(cache).expanduser(), fast=fast)
+    return run_demo(place, kept, fast=fast)
