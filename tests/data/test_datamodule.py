@@ -49,7 +49,7 @@ def test_settings_that_fit_are_accepted(prepared):
         ({"proportions": {"a": 1.5, "b": -0.5}}, "finite and at least 0"),
         ({"proportions": {"a": math.nan}}, "finite and at least 0"),
         ({"proportions": {}}, "proportions"),
-        ({"references": None}, r"references=null: .*rule=static"),
+        ({"references": None}, r"references is missing.*rule=static"),
         ({"rule": "papre"}, "no rule"),
         ({"floor": 1.0}, r"floor=1\.0"),
         ({"rule": "static", "floor": 0.1}, "no effect"),

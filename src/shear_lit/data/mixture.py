@@ -49,6 +49,13 @@ class MixtureSettings:
                 )
         if not isinstance(self.proportions, str):
             self._check_proportions(self.proportions)
+        elif self.proportions.lstrip().startswith(
+            "{"
+        ):  # which the parser took for a name, as it is no mapping
+            raise DataError(
+                f"{self.proportions!r}: each domain has a number, its fraction: {{wiki: 0.5, code: 0.5}}. Correct it.",
+                key="data.mixture.proportions",
+            )
         self._check_rule()
         self._check_limits()
         if not isinstance(self.proportions, str):
@@ -108,9 +115,8 @@ class MixtureSettings:
             )
         if self.references is None and self.rule != "static":
             raise DataError(
-                f"null: rule {self.rule!r} compares losses with references, and there are none. "
+                f"data.mixture.references is missing: rule {self.rule!r} compares losses with it. "
                 "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static.",
-                key="data.mixture.references",
             )
         if self.floor != "rule" and (self.rule == "static" or not 0 <= float(self.floor) < 1):
             raise DataError(

@@ -137,7 +137,7 @@ def _files(domain: str, pattern: str) -> Iterator[Path]:
         )
     if not files:
         raise DataError(
-            f"{pattern!r} matches no file: a path, a glob, or {HUB}name is expected. "
+            f"{pattern!r}: no file matches it: a path, a glob, or {HUB}name is expected. "
             "Correct it; a directory is written as 'directory/*.jsonl'.",
             key=f"domains.{domain}",
         )
