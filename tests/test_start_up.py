@@ -7,7 +7,7 @@ import pytest
 
 from shear_lit.commands.table import COMMANDS
 
-HEAVY = ("torch", "lightning", "transformers", "litdata", "numpy", "torchvision", "tensorboard", "botocore")
+HEAVY = ("torch", "lightning", "transformers", "litdata", "torchvision", "tensorboard", "botocore")
 _LOADED = """
 import sys
 from shear_lit import cli

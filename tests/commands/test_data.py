@@ -95,7 +95,8 @@ def test_option_without_effect_is_refused(toy, capfd, flags):
 
 @pytest.mark.parametrize("flags", [["--sequences", -1], ["--sequences", 1, "--characters", -1]], ids=str)
 def test_numbers_that_make_no_sense_are_refused(toy, capfd, flags):
-    assert "at least one sequence" in refused(capfd, "data", toy.data, *flags)
+    said = refused(capfd, "data", toy.data, *flags)
+    assert f"{flags[-2].removeprefix('--')}='-1': a whole number of at least 0 is expected" in said
 
 
 def test_help_explains_the_keys(capfd):

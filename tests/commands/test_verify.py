@@ -23,7 +23,7 @@ from shear_lit.evaluation.clients.reference import (
     unseen_window,
     with_short_window,
 )
-from shear_lit.models.huggingface import read_config
+from shear_lit.models.huggingface import SourceError, read_config
 from tests import tiny
 
 
@@ -181,12 +181,12 @@ def test_what_is_no_model_is_refused_before_weights_are_read(tmp_path, models, m
     refused_before_reading(monkeypatch)
     with pytest.raises(VerifyError, match=r"directory='/nowhere' is no directory.*Correct the path"):
         verify("/nowhere")
-    with pytest.raises(VerifyError, match=r"directory=.* has no config.json"):
+    with pytest.raises(SourceError, match=r"directory=.* has no config.json"):
         verify(str(tmp_path))
-    with pytest.raises(VerifyError, match=r"against=.* has no config.json"):
+    with pytest.raises(SourceError, match=r"against=.* has no config.json"):
         verify(str(models / "right"), against=str(tmp_path))
     shutil.copy(models / "right" / "config.json", tmp_path)
-    with pytest.raises(VerifyError, match=r"directory=.* lacks model.safetensors"):
+    with pytest.raises(SourceError, match=r"directory=.* lacks model.safetensors"):
         verify(str(tmp_path))
     with pytest.raises(SystemExit):
         cli.main(["verify", "--directory=/nowhere"])
