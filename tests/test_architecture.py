@@ -414,3 +414,17 @@ def test_rule_finds_what_breaks_it(tmp_path, rule, name, text):
 @pytest.mark.parametrize(("rule", "name", "text"), cases(GOOD))
 def test_rule_passes_what_keeps_it(tmp_path, rule, name, text):
     assert rule(write(tmp_path, name, text)) == []
+
+
+def test_shapes_are_checked_in_every_module_that_computes():
+    """The option of pytest names modules one by one, because settings have ranges that are classes of numbers."""
+    named = set(
+        (SOURCE.parents[1] / "pyproject.toml")
+        .read_text()
+        .partition("--jaxtyping-packages=")[2]
+        .split('"')[0]
+        .split(",")
+    )
+    modules = {f"shear_lit.pruning.{path.stem}" for path in (SOURCE / "pruning").glob("*.py")}
+    assert modules - named == {"shear_lit.pruning.__init__", "shear_lit.pruning.settings"}
+    assert "shear_lit.theory" in named

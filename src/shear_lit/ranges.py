@@ -3,7 +3,8 @@
 To a type checker, and where a setting is given in Python, each is a plain number.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import typing as ranges
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     PositiveFraction = float
     PositiveNumber = float
     OpenFraction = float
+    NumberFrom0 = float
+    KeptCount = int
 else:
     Count, CountFrom0 = ranges.PositiveInt, ranges.NonNegativeInt
     CountFrom2 = ranges.restricted_number_type("IntFrom2", int, (">=", 2))
@@ -25,5 +28,16 @@ else:
     ChunkBytes = ranges.restricted_number_type("IntFrom1To2GiB", int, [(">=", 1), ("<=", 1 << 31)])
     UnitBytes = ranges.restricted_number_type("IntFrom1To1GiB", int, [(">=", 1), ("<=", 1 << 30)])
     Fraction, PositiveNumber = ranges.ClosedUnitInterval, ranges.PositiveFloat
+    NumberFrom0 = ranges.NonNegativeFloat
     OpenFraction = ranges.OpenUnitInterval
     PositiveFraction = ranges.restricted_number_type("FloatAbove0To1", float, [(">", 0), ("<=", 1)])
+    KeptCount = ranges.restricted_number_type("IntFrom1OrMinus1", int, [(">=", 1), ("==", -1)], join="or")
+
+
+def as_plain_numbers(settings: Any) -> None:
+    """Make the numbers of a frozen dataclass plain again: a range is a class, and checkpoints hold no such one."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        for kind in (int, float):
+            if isinstance(value, kind) and type(value) not in (kind, bool):
+                object.__setattr__(settings, field.name, kind(value))

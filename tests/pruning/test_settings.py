@@ -19,7 +19,6 @@ SHAPE = TARGET[True]
         (dict(start_sparsity={"hidden": -0.1}), ["start_sparsity=-0.1", "[0, 1)"]),
         (dict(start_sparsity={"width": 0.1}), ["'width'", "no axis", "intermediate"]),
         (dict(exact=ExactGates(noise=0.5)), ["model.pruning.exact has no effect", "constraint=lagrangian"]),
-        (dict(write_as="qwen2"), ["model.pruning.write_as=qwen2 is none", "source or mistral"]),
         (
             dict(constraint="exact", second_multiplier_start=3.0),
             ["second_multiplier_start", "no multipliers"],

@@ -393,9 +393,10 @@ def in_words(kind: Any) -> str:
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 _RESTRICTED = {
     operator.gt: "above",
-    operator.ge: "of at least",
+    operator.ge: "at least",
     operator.lt: "below",
-    operator.le: "of at most",
+    operator.le: "at most",
+    operator.eq: "exactly",
 }
 
 
@@ -411,8 +412,10 @@ def _in_words(kind: Any) -> str:
         return f"keys below it ({', '.join(fields_of(kind))})"
     restriction = getattr(kind, "_restrictions", None)
     if restriction is not None:
-        rules = " and ".join(f"{_RESTRICTED[comparison]} {limit}" for comparison, limit in restriction)
-        return f"{_PLAIN[kind._type]} {rules}"
+        rules = f" {kind._join} ".join(
+            f"{_RESTRICTED[comparison]} {limit}" for comparison, limit in restriction
+        )
+        return f"{_PLAIN[kind._type]} {'of ' if rules.startswith('at') else ''}{rules}"
     if isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, Mapping):
         inner = next((each for each in get_args(kind) if each is not Ellipsis), None)
         return "a list" if inner is None else f"a list, each of it {in_words(inner)}"

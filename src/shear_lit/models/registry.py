@@ -4,12 +4,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from shear_lit.models.choices import WrittenAs
 from shear_lit.models.family import Family, FamilyError
 from shear_lit.models.gemma2 import gemma2
 from shear_lit.models.gemma3_text import gemma3_text
@@ -39,9 +38,6 @@ FAMILIES: dict[str, Callable[[PretrainedConfig], Family]] = {
     "phi3": phi3,
 }
 """Table builders by the ``model_type`` of the config."""
-
-WRITTEN_AS: tuple[str, ...] = get_args(WrittenAs)
-"""The model types that a carved model may be written as."""
 
 
 def family_of(config: PretrainedConfig) -> Family:

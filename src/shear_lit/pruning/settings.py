@@ -6,14 +6,21 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
+from shear_lit.models.choices import PresetName, WrittenAs
 from shear_lit.models.family import Family
-from shear_lit.models.registry import WRITTEN_AS
 from shear_lit.models.targets import TargetRequest
+from shear_lit.ranges import (
+    Count,
+    CountFrom0,
+    NumberFrom0,
+    OpenFraction,
+    PositiveFraction,
+    PositiveNumber,
+    as_plain_numbers,
+)
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape, shrinking_axes
 
-CONSTRAINTS = ("lagrangian", "exact")
-"""Ways to hold the sizes."""
 AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"]
 
 
@@ -26,17 +33,18 @@ class ExactGates:
     with a noise of 1, and sharpen to 50 or more.
     """
 
-    start_sharpness: float = 50.0
+    start_sharpness: PositiveNumber = 50.0
     """What log alpha is multiplied by at step 0. The units of a row are spread over 9.2 in the order of their
     importance; those within about 3 of the threshold, after the multiplication, are undecided."""
-    final_sharpness: float = 200.0
+    final_sharpness: PositiveNumber = 200.0
     """What it is multiplied by from ``settling_fraction`` of the run on; between the two it grows by equal ratios."""
-    settling_fraction: float = 0.8
+    settling_fraction: PositiveFraction = 0.8
     """Share of the run over which the gates sharpen; for the rest they are as good as fixed, and weights learn."""
-    noise: float = 0.2
+    noise: PositiveFraction = 0.2
     """What the noise of a draw is multiplied by; 1 is the paper's, close to 0 a gate is nearly a number."""
 
     def __post_init__(self) -> None:
+        as_plain_numbers(self)
         if not 0 < self.start_sharpness <= self.final_sharpness:
             raise ShapeError(
                 f"model.pruning.exact: start_sharpness={self.start_sharpness} and final_sharpness="
@@ -55,14 +63,14 @@ class Pruning:
 
     target: TargetShape | None = None
     """Shape of the model that remains: the axes that change. Give it, or one of the three ways below to find it."""
-    target_parameters: float | None = None
+    target_parameters: PositiveNumber | None = None
     """Parameters of the model that remains (1.3e9): the best-balanced shape of that size is proposed and written into
     the run's configuration."""
-    target_flops_fraction: float | None = None
+    target_flops_fraction: OpenFraction | None = None
     """Share of the source's multiplications per token, in (0, 1), instead: the best-balanced shape of that cost."""
-    target_preset: str | None = None
+    target_preset: PresetName | None = None
     """A published shape by name, instead."""
-    write_as: str = "source"
+    write_as: WrittenAs = "source"
     """Model type to cut to: `source`, that of the source, or `mistral` for a llama model, which computes the same and
     takes any hidden size."""
     keep_layer_period: bool = False
@@ -70,7 +78,7 @@ class Pruning:
     granted, and compute something else where it is not so. It binds at the cut, not in training."""
     axes: tuple[AxisName, ...] = ("layers", "hidden", "kv_heads", "query_heads", "intermediate")
     """Axes that may lose units. One on which source and target agree gets no gates."""
-    constraint: str = "lagrangian"
+    constraint: Literal["lagrangian", "exact"] = "lagrangian"
     """How sizes are held: `lagrangian`, by multipliers that learn (the paper), or `exact`, by one shift of every row's
     gates (deviation D13)."""
     exact: ExactGates = field(default_factory=ExactGates)
@@ -78,34 +86,26 @@ class Pruning:
     start_sparsity: float | dict[str, float] = 0.0
     """Fraction of units that every axis is asked to lose at step 0: one number, or a mapping from axes to theirs
     (axes that it does not name start at 0)."""
-    sparsity_warmup_steps: int = 640
+    sparsity_warmup_steps: CountFrom0 = 640
     """Optimizer steps over which the asked-for sparsity rises, linearly, to the target's."""
     initial_log_alpha: float = LOG_ALPHA_LIMIT
     """Where every gate starts; the default is the top of its range, all units kept (deviation D4)."""
-    initial_gap: float = 0.0
+    initial_gap: NumberFrom0 = 0.0
     """How far below the top the units beyond the target's number begin, in the order of their importance.
     0 starts all gates equal, as the paper does; 9.2 starts from the ranked cut, which training may
     revise (deviation D4). With ``constraint: exact`` gates always start in order, and this is the distance between
     the last unit that the target keeps and the first that it does not."""
     initial_scores: str | None = None
     """File of `shear-lit rank` that orders the gates; null measures squared gradients on a little training text."""
-    calibration_sequences: int = 8
+    calibration_sequences: Count = 8
     """Training sequences of each domain on which importance is measured, where gates start in its order."""
-    second_multiplier_start: float = 0.0
+    second_multiplier_start: NumberFrom0 = 0.0
     """Where the multipliers of the squared excess start. 0 is the paper's; a few hundred keeps the sizes on their
     schedule from the first step, which short runs need (deviation D12)."""
 
     def __post_init__(self) -> None:
+        as_plain_numbers(self)
         self._check_start_sparsity()
-        # Checked here: a choice among literals inside ``Pruning | None`` would be refused without its key.
-        if self.constraint not in CONSTRAINTS:
-            raise ShapeError(
-                f"model.pruning.constraint={self.constraint} is none. Use {' or '.join(CONSTRAINTS)}."
-            )
-        if self.write_as not in WRITTEN_AS:
-            raise ShapeError(
-                f"model.pruning.write_as={self.write_as} is none. Use {' or '.join(WRITTEN_AS)}."
-            )
         if self.sparsity_warmup_steps < 0:
             raise ShapeError(
                 f"model.pruning.sparsity_warmup_steps={self.sparsity_warmup_steps} is no duration. Use 0 or more."

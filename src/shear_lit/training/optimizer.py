@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from shear_lit.ranges import CountFrom0, Fraction, NumberFrom0, PositiveNumber, as_plain_numbers
 from shear_lit.training.errors import RunError
 
 
@@ -15,24 +16,25 @@ from shear_lit.training.errors import RunError
 class OptimizerSettings:
     """AdamW and its schedule; the defaults are the paper's for pruning (arXiv:2310.06694, table 7)."""
 
-    weights_learning_rate: float = 1e-4
+    weights_learning_rate: NumberFrom0 = 1e-4
     """Peak learning rate of the model's weights."""
-    gates_learning_rate: float = 1.0
+    gates_learning_rate: NumberFrom0 = 1.0
     """Peak learning rate of the gates' log alpha."""
-    multipliers_learning_rate: float = 1.0
+    multipliers_learning_rate: NumberFrom0 = 1.0
     """Peak learning rate of the Lagrange multipliers, which ascend."""
-    warmup_steps: int = 320
+    warmup_steps: CountFrom0 = 320
     """Optimizer steps of linear warm-up, for all groups."""
-    final_fraction: float = 0.1
+    final_fraction: Fraction = 0.1
     """What is left of every learning rate at the end of the cosine."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of the two moments."""
-    epsilon: float = 1e-8
+    epsilon: PositiveNumber = 1e-8
     """Added to the root of the second moment."""
-    weight_decay: float = 0.0
+    weight_decay: NumberFrom0 = 0.0
     """Decoupled weight decay, of the weights alone."""
 
     def __post_init__(self) -> None:
+        as_plain_numbers(self)
         for name in ("weights_learning_rate", "gates_learning_rate", "multipliers_learning_rate"):
             if getattr(self, name) < 0:
                 raise RunError(

@@ -21,6 +21,7 @@ from shear_lit.disk.writing import free_path, write_file
 from shear_lit.pruning.artefact import gates_file
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.pruning.scores import LEARNED, Origin
+from shear_lit.ranges import Count, KeptCount
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import CheckpointError
 from shear_lit.training.errors import RunError
@@ -49,7 +50,7 @@ class RunCheckpoints(Checkpoint):
     The last one is written after the last validation, whose losses it carries.
     """
 
-    def __init__(self, every_steps: int = 50, keep: int = 2) -> None:
+    def __init__(self, every_steps: Count = 50, keep: KeptCount = 2) -> None:
         """Say how often and how many.
 
         Args:
@@ -62,8 +63,7 @@ class RunCheckpoints(Checkpoint):
                 f"checkpoint.every_steps={every_steps} and checkpoint.keep={keep}: a run is saved every 1 or more "
                 f"steps, and keeps 1 or more checkpoints, or all with -1. Correct them."
             )
-        self.every_steps = every_steps
-        self.keep = keep
+        self.every_steps, self.keep = int(every_steps), int(keep)
         self._saved_step = -1
         self._paths: list[Path] = []
 
