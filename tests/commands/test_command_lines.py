@@ -68,3 +68,43 @@ def test_reference_without_its_word_is_told_it(capsys):
 def test_what_is_missing_is_named_with_its_meaning(capsys):
     said = refused(capsys, "evaluate", "--model=a")
     assert "data is missing. Directory that `shear-lit prepare` wrote" in said and "Use --data VALUE" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"model: [", "is no YAML in UTF-8"),
+        (b"model: x\nmodel: y\n", "the key 'model' is there twice"),
+        (b"- model\n", "holds ['model'], and keys with values are expected"),
+        (b"m\xfcdel: x\n", "is no YAML in UTF-8"),
+        (b"model: !!python/object/apply:os.getcwd []\n", "is no YAML in UTF-8"),
+        (
+            b"a: &a [x, x]\n"
+            + b"".join(b"%c: &%c [*%c, *%c]\n" % (i + 1, i + 1, i, i) for i in range(97, 122)),
+            "aliases",
+        ),
+        (b"modle: x\n", "run.yaml: modle is no key. Did you mean model?"),
+        (
+            b"micro_batch: many\n",
+            "run.yaml: micro_batch='many': a whole number above 0 is expected, such as 4",
+        ),
+        (b"micro_batch: 0\n", "run.yaml: micro_batch=0: a whole number above 0 is expected, such as 4"),
+        (b"micro_batch: true\n", "run.yaml: micro_batch=True: a whole number above 0"),
+        (b"dtype: int8\n", "run.yaml: dtype='int8': one of float32"),
+        (b"source: x\n", "run.yaml: source is now called model"),
+        (b"model: ''\n", "run.yaml: model has no value"),
+        (b"remote: {attempts: 0}\n", "run.yaml: remote.attempts=0: a whole number above 0"),
+        (b"remote: {attempt: 1}\n", "run.yaml: remote.attempt is no key. Did you mean remote.attempts?"),
+    ],
+    ids=lambda part: part[:20] if isinstance(part, bytes) else "",
+)
+def test_a_mistake_in_a_config_file_is_said_with_the_file(tmp_path, capsys, content, said):
+    (tmp_path / "run.yaml").write_bytes(content)
+    assert said in refused(capsys, "evaluate", f"--config={tmp_path / 'run.yaml'}")
+
+
+def test_what_follows_a_config_file_wins(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("model: /nowhere\ndata: /neither\nmicro_batch: 3\n")
+    assert "data='/elsewhere'" in refused(
+        capsys, "evaluate", f"--config={tmp_path / 'run.yaml'}", "--data=/elsewhere"
+    )

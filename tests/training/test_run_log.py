@@ -236,3 +236,12 @@ def test_weight_that_is_not_finite_is_never_saved(toy, tmp_path):
 def test_unchecked_save_would_be_seen(toy, tmp_path):
     _, checkpoints = refused_run(toy, tmp_path, nan_and_unchecked_saves)
     assert "step=000006.ckpt" in checkpoints
+
+
+def test_callbacks_may_watch_the_losses_of_a_validation(toy, tmp_path):
+    """EarlyStopping without patience ends at the second validation, at step 8 of 12, where nothing is 100 nats better."""
+    watch = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=loss/validation/mean"]
+    watch += ["--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
+    run(fit, tmp_path / "log", arguments=[*toy.arguments("prune", tmp_path / "run"), *watch])
+    written = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert written[-1] == "step=000008.ckpt"

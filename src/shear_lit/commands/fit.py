@@ -151,6 +151,9 @@ class ShearingCLI(LightningCLI):
         settings = self._get(self.config, "trainer")
         settings.default_root_dir = str(Path(settings.default_root_dir).expanduser())
         check_trainer(settings)
+        asked = self.config[self.subcommand]
+        if asked.get("ckpt_path") is not None:
+            asked.ckpt_path = str(Path(asked.ckpt_path).expanduser())
         for key in ("train_dataloaders", "val_dataloaders", "dataloaders"):
             if self._get(self.config, key) is not None:
                 raise RunError(f"{key} has no effect: data come from data.directory. Remove it.")
@@ -202,7 +205,10 @@ class ShearingCLI(LightningCLI):
         sharded = asked.strategy == "fsdp2" or isinstance(asked.strategy, FSDP2Strategy)
         if sharded and asked.precision in ("bf16", "bf16-mixed"):
             kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        # It says how often there is a validation, which callbacks of the user's look at when they are set up.
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, MixtureUpdate))
+        return trainer
 
     def before_fit(self) -> None:
         """Check the run."""
