@@ -47,25 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments:
         arguments = ["--help"]
     name, command = arguments[0], COMMANDS.get(arguments[0])
+    if command is not None:
+        command = _chosen(command, arguments[1:])
     try:
-        if name in ("-h", "--help", "help"):
-            print(usage(), flush=True)
-        elif command is None:
-            print(usage(), file=sys.stderr)
-            print(f"error: {name!r} is no command. {_nearest(name)}Use one of those above.", file=sys.stderr)
-            raise SystemExit(2)
-        else:
-            _quieten()
-            command = _chosen(command, arguments[1:])
-            flags = _flags(command, _after_action(name, command, arguments[1:]))
-            _run(name, command, flags)
+        try:
+            _dispatch(name, command, arguments[1:])
+        finally:
+            sys.stdout.flush()  # a reader that is gone is noticed here, also after help
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get(DEBUG, "") not in ("", "0"):
             traceback.print_exception(error)
         code, line = failure_of(error, name, command)
-        if isinstance(error, BrokenPipeError):
-            # Python flushes at its end, to a reader that is gone.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if line:
             print(line, file=sys.stderr)
         raise SystemExit(code) from error
@@ -76,13 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
+def _dispatch(name: str, command: Command | None, words: list[str]) -> None:
+    if name in ("-h", "--help", "help"):
+        print(usage())
+    elif command is None:
+        print(usage(), file=sys.stderr)
+        raise UsageError(f"{name!r} is no command. {_nearest(name)}Use one of those above.")
+    else:
+        _quieten()
+        _run(name, command, _flags(command, _after_action(name, command, words)))
+
+
 def _run(name: str, command: Command, flags: list[str]) -> None:
     from shear_lit.commands.parsing import run_function, set_up_parsing  # jsonargparse: 0.1 s
 
     set_up_parsing(flags)
     result = command.load()(name, command, flags) if command.trains else run_function(name, command, flags)
     if result is not None:
-        print(result, flush=True)
+        print(result)
     if getattr(result, "exit_code", 0):  # the command did its work, and found something wrong
         raise SystemExit(result.exit_code)
 

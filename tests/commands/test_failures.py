@@ -100,17 +100,20 @@ def test_tracebacks_are_shown_where_they_are_asked_for(ended, monkeypatch):
 def test_words_of_a_command_take_the_place_of_shared_keys():
     rank = COMMANDS["rank"]
     assert rank.word("model.source") == "source" and rank.word("data.remote.attempts") == "remote.attempts"
+    assert COMMANDS["fit"].word("checkpoint.keep") == "checkpoint.keep"
     assert rank.word("data.remotely") == "data.remotely" and rank.word("criterion") == "criterion"
     said = failure_of(WrongModel("'a' and model.source=b differ.", key="data.directory"), "rank", rank).line
     assert said == "error: data='a' and model.source=b differ."
 
 
-def test_a_closed_pipe_ends_quietly(toy):
+@pytest.mark.parametrize(
+    "words", [["data", "{data}", "--sequences=40", "--characters=0"], ["rank", "--help"]], ids=str
+)
+def test_a_closed_pipe_ends_quietly(toy, words):
     """``shear-lit data ... | head -1``: the reader goes before all is written."""
     code = "from shear_lit import cli; cli.main()"
-    flags = ["--sequences=40", "--characters=0"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "data", str(toy.data), *flags],
+        [sys.executable, "-c", code, *(word.format(data=toy.data) for word in words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

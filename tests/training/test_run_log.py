@@ -239,7 +239,7 @@ def test_unchecked_save_would_be_seen(toy, tmp_path):
 
 
 def test_callbacks_may_watch_the_losses_of_a_validation(toy, tmp_path):
-    """EarlyStopping without patience ends at the second validation, at step 8 of 12, where nothing is 100 nats better."""
+    """EarlyStopping ends the run at its second validation, at step 8 of 12: no loss is 100 nats better by then."""
     watch = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=loss/validation/mean"]
     watch += ["--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
     run(fit, tmp_path / "log", arguments=[*toy.arguments("prune", tmp_path / "run"), *watch])

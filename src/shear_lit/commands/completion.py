@@ -44,7 +44,7 @@ def _parsers(name: str, command: Command) -> Iterator[Any]:
     from shear_lit.commands.parsing import parser_of
 
     if not command.trains:
-        yield parser_of(name, command.load())
+        yield parser_of(name, command, command.load())
         return
     from shear_lit.commands.fit import training_parser
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -207,7 +207,7 @@ class ShearingCLI(LightningCLI):
             kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
         trainer = super().instantiate_trainer(**kwargs)
         # It says how often there is a validation, which callbacks of the user's look at when they are set up.
-        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, MixtureUpdate))
+        cast(Any, trainer).callbacks.sort(key=lambda callback: not isinstance(callback, MixtureUpdate))
         return trainer
 
     def before_fit(self) -> None:

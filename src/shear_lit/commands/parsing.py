@@ -72,7 +72,7 @@ def set_up_parsing(flags: Sequence[str]) -> None:
 def run_function(name: str, command: Command, flags: list[str]) -> Any:
     """Run a command that is a typed function, with the values of its flags and config files."""
     function = command.load()
-    parser = parser_of(name, function)
+    parser = parser_of(name, command, function)
     with in_words_of(name, command, flags):
         settings = parser.parse_args(flags)
     values = parser.instantiate_classes(settings)
@@ -80,9 +80,11 @@ def run_function(name: str, command: Command, flags: list[str]) -> Any:
     return function(**values)
 
 
-def parser_of(name: str, function: Callable[..., Any]) -> CommandParser:
+def parser_of(name: str, command: Command, function: Callable[..., Any]) -> CommandParser:
     """The parser of a typed function, whose docstring is its help."""
-    parser = CommandParser(prog=f"shear-lit {name}", description=_first_paragraphs(function.__doc__))
+    words = [name, command.action, *(f"[{place.upper()}]" for place in command.places)]
+    usage = " ".join(["shear-lit", *(word for word in words if word)])
+    parser = CommandParser(prog=usage, description=_first_paragraphs(function.__doc__))
     parser.add_argument(
         "--config", action="config", help="YAML file of keys; what follows it on the command line wins."
     )
