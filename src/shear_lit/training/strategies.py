@@ -1,6 +1,5 @@
 """How a run is spread over devices: FSDP2 is the sharded strategy, under the name ``fsdp2``."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -21,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from shear_lit.disk.writing import whole_file
 from shear_lit.mistakes import Mistake
 from shear_lit.training.errors import reading
 from shear_lit.training.records import check_file
@@ -138,14 +138,8 @@ class WholeFileIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
         """Write ``checkpoint`` to ``path``."""
-        final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(f"{final.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(final)
+        with whole_file(Path(path)) as partial:
+            torch.save(checkpoint, partial)
 
     def load_checkpoint(
         self,

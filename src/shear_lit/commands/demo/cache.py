@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from shear_lit.disk.reading import read_json
 from shear_lit.mistakes import Mistake
 
 PROVENANCE = "provenance.json"
@@ -64,7 +65,7 @@ def build_once(directory: Path, provenance: Mapping[str, object], build: Callabl
 
 def _checked(directory: Path, provenance: Mapping[str, object]) -> Path:
     try:
-        found = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))
+        found = read_json(directory / PROVENANCE)
     except (OSError, ValueError):
         found = None
     if found != dict(provenance):

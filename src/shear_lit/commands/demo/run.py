@@ -14,6 +14,7 @@ from shear_lit.commands.demo.steps import Steps
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel
 from shear_lit.commands.demo.texts import fetch_texts
 from shear_lit.commands.measuring import DomainLosses
+from shear_lit.disk.writing import write_file
 from shear_lit.training.checkpoints import CheckpointFacts
 
 SOURCE, PRUNED, CONTINUED, RANDOM = "source", "pruned", "pruned + continued", "random cut, same training"
@@ -65,8 +66,8 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
         warnings=cut.warnings,
         seconds=step.seconds,
     )
-    (place.path / REPORT).write_text(f"{result}\n", encoding="utf-8")
-    (place.path / RESULTS).write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_file(place.path / REPORT, f"{result}\n")
+    write_file(place.path / RESULTS, json.dumps(result.to_dict(), indent=1) + "\n")
     return result
 
 
