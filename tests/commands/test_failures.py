@@ -56,6 +56,14 @@ def test_an_error_of_a_worker_process_is_said_without_its_traceback(ended):
     assert ended(WrongModel(text)) == (2, "error: d='y' is bad. Go.\n")
 
 
+def test_a_mistake_of_a_process_that_torch_started_is_said_as_such(ended):
+    """``trainer.strategy=ddp_spawn``: what has ended a process arrives as the text of its traceback."""
+    text = f"\n\n-- Process 1 terminated:\nTraceback\n  x\n{__name__}.WrongModel: d='y' is bad. Go.\n"
+    raised = type("ProcessRaisedException", (Exception,), {})
+    assert ended(raised(text)) == (2, "error: d='y' is bad. Go.\n")
+    assert "Nobody foresaw" in ended(raised("Traceback\nKeyError: 3"))[1]
+
+
 def test_a_run_that_failed_ends_with_1(ended):
     failed = WrongModel("the loss is nan. Look at it.")
     failed.exit_code = 1

@@ -48,7 +48,7 @@ def failure_of(error: BaseException, name: str, command: Command | None) -> Fail
         return Failure(INTERRUPTED, f"error: {name}: interrupted. What was written before is whole.")
     if isinstance(error, BrokenPipeError):
         return Failure(0, "")
-    mistake = next((link for link in chain(error) if isinstance(link, Mistake)), None)
+    mistake = next((found for link in chain(error) if (found := _mistake(link)) is not None), None)
     if mistake is not None:
         return Failure(mistake.exit_code, f"error: {said(mistake, command)}")
     for link in chain(error):
@@ -78,6 +78,26 @@ def one_line(error: BaseException) -> str:
     """What an error of a library says, on one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if words.endswith((".", "!", "?")) else f"{words}."
+
+
+def _mistake(error: BaseException) -> Mistake | None:
+    """The mistake that an error is, or that one says which torch raises for a process that has ended by it."""
+    if isinstance(error, Mistake):
+        return error
+    if type(error).__name__ != "ProcessRaisedException":
+        return None
+    *_, last = str(error).strip().splitlines()
+    kind, _, message = last.partition(": ")
+    return next(
+        (known(message) for known in _kinds() if f"{known.__module__}.{known.__qualname__}" == kind), None
+    )
+
+
+def _kinds(kind: type[Mistake] = Mistake) -> Iterator[type[Mistake]]:
+    """All kinds of mistakes that have been imported."""
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
 
 
 def _without_worker(error: Mistake) -> str:
