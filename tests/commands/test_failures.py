@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ class WrongModel(Mistake):
 
 
 @pytest.fixture
-def ended(monkeypatch, capsys):
+def ended(monkeypatch, capsys, tmp_path):
     """How ``gates`` ends when it raises: exit code and what was said."""
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where tracebacks are kept
 
     def ended(error):
         def fail(directory: str) -> None:
