@@ -83,7 +83,7 @@ def check_folder(folder: Path, *, key: str, shown: Path | None = None) -> None:
     """Refuse a folder that can neither be made nor written in; nothing is made.
 
     Raises:
-        OutputError: so it is; it shows the path ``shown`` under ``key``.
+        OutputError: it cannot be written in; the message shows the path ``shown`` under ``key``.
     """
     asked = folder if shown is None else shown
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())

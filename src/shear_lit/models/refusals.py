@@ -17,7 +17,7 @@ def check_has_table(config: PretrainedConfig, families: Sequence[str]) -> None:
     """Refuse a config whose model type is not among ``families``, or with an option that no table covers.
 
     Raises:
-        FamilyError: so it is.
+        FamilyError: there is no table for it.
     """
     tables = f"Tables exist for: {', '.join(families)}."
     _refuse_towers(config, tables)

@@ -168,7 +168,7 @@ def check_place(path: Path, directory: Path, source: str, also: Sequence[Path] =
     """Refuse a file of a model that is a link to what is not the model's.
 
     Raises:
-        SourceError: so it is.
+        SourceError: it leads out of the directory.
     """
     if is_elsewhere(path, directory, also):
         raise SourceError(

@@ -29,7 +29,7 @@ def check_text(
         key: Key that names the text.
 
     Raises:
-        TextError: so it is.
+        TextError: it has tokens or lengths that the model does not know.
     """
     if vocabulary > config.vocab_size:
         raise TextError(

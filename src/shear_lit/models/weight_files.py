@@ -108,7 +108,7 @@ def refuse_other_kinds(directory: Path, source: str) -> None:
     """Refuse a directory whose weights are all in files of other kinds.
 
     Raises:
-        SourceError: so it is.
+        SourceError: there is no safetensors file, and one of another kind.
     """
     if not has_weights(directory) and _other_kind(directory) is not None:
         raise SourceError(f"{source!r} lacks {WEIGHTS}: {_instead(directory)}", key=KEY)

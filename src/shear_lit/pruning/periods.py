@@ -20,7 +20,7 @@ def check_period(config: PretrainedConfig, target: ModelShape, *, key: str) -> N
     """Refuse to keep a period that the model does not have, or that no choice of so many of its blocks has.
 
     Raises:
-        ShapeError: so it is; ``key`` is what the user asked with.
+        ShapeError: there is none to keep, or it cannot be kept; ``key`` is what the user asked with.
     """
     period = family_of(config).period
     if period is None:

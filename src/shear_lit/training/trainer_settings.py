@@ -164,7 +164,7 @@ def _check_device(accelerator: str, devices: Any) -> None:
     """Refuse an accelerator that this machine does not have, and a number of devices that it cannot give.
 
     Raises:
-        RunError: so it is.
+        RunError: the accelerator or the number is not to be had here.
     """
     known = ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
     if "." not in accelerator and accelerator not in known:
