@@ -35,6 +35,7 @@ _PREPARE = ("prepare", f"--tokenizer={_MODEL}", "--sequence_length=24", "--worke
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "fit": _FIT,
+    "fit from config": ("fit", "--config={place}/fit.yaml", *_FIT[2:]),
     "fit from file": (*_FIT, "--ckpt_path={place}/step=000002.ckpt"),
     "fit from shards": (*_FIT, *_SHARDED),
     "fit with scores": (
@@ -185,6 +186,7 @@ def write_good(place: Path, log: Path) -> None:
     recipe = json.loads((place / "old" / RECIPE).read_text())
     (place / "old" / RECIPE).write_text(json.dumps({**recipe, "format": 1}))
     (place / "config.yaml").write_text("{}\n")
+    shutil.copy(CONFIGS / "toy" / "prune.yaml", place / "fit.yaml")
 
 
 def _write_texts(toy: Path, folder: Path) -> None:

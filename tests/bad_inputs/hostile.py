@@ -123,6 +123,7 @@ FILES: dict[str, File] = {
     "references": File("references.yaml", ("fit with references",), inside=False),
     "mixture": File(MIXTURE_LOG, ("simulate", "fit with mixture"), inside=False),
     "config": File("config.yaml", ("completion with a config", *_CONFIG), inside=False),
+    "config of a run": File("fit.yaml", ("fit from config",), inside=False),
     "index of MDS": File("mds/index.json", ("from mds",)),
     "shard of MDS": File("mds/shard.00000.mds", ("from mds",)),
     "jsonl": File("text/law.jsonl", ("prepare",), inside=False),
