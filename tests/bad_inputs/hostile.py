@@ -145,6 +145,10 @@ class Kind:
     """The commands that read it, by name, the cheapest first."""
     harmless: bool = False
     """Whether a command may end well, as nothing of it is read or run."""
+    harmless_for: tuple[str, ...] = ()
+    """Commands that may end well: they do not read it, or were given it by its own name."""
+    begins: tuple[str, ...] = ()
+    """Commands that come upon it only after a run has begun, of which they leave what was written."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,10 @@ class Case:
 
     kind: Kind
     command: str
+
+    @property
+    def may_end_well(self) -> bool:
+        return self.kind.harmless or self.command in self.kind.harmless_for
 
     @property
     def name(self) -> str:
@@ -382,12 +390,14 @@ def _of_every_file() -> Iterator[Kind]:
     for name, file in FILES.items():
         if name == "SentencePiece":
             continue
+        own = file.commands if name == "shard" else ()  # what lies behind its records is not read
+        named = ("export gates", "fit with gates") if name == "gates" else ()
         yield Kind(f"pipe as {name}", fifo(file.path), file.commands)
         if name not in ("jsonl", "gzip", "zstd", "txt"):
-            yield Kind(f"terabyte as {name}", sparse(file.path), file.commands)
+            yield Kind(f"terabyte as {name}", sparse(file.path), file.commands, harmless_for=own)
         if file.inside:
             yield Kind(f"link to a secret as {name}", link(file.path), file.commands)
-            yield Kind(f"link out as {name}", moved(file.path), file.commands)
+            yield Kind(f"link out as {name}", moved(file.path), file.commands, harmless_for=named)
 
 
 _TOKENIZER_CODE = {"auto_map": {"AutoTokenizer": ["tokenization_hostile.HostileTokenizer", None]}}
@@ -453,8 +463,12 @@ HOSTILE: tuple[Kind, ...] = (
         for what, key, value in (
             ("name of a chunk", "splits__prune__chunks__0__file", "../../../outside/secret"),
             ("hash of a chunk", "splits__prune__chunks__0__sha256", "../../../outside/secret"),
-            ("hash of the inputs", "inputs_fingerprint", "../../../outside/secret"),
         )
+    ),
+    Kind(
+        "hash of the inputs that leads out",
+        json_change("data/manifest.json", domains__law__inputs_fingerprint="../../../outside/secret"),
+        _DATA, harmless=True,
     ),
     Kind("name of a domain that leads out", renamed_domain("../outside/law"), _DATA),
     Kind("name of a split that leads out", renamed_split("../../outside/law"), _DATA),
@@ -491,7 +505,7 @@ HOSTILE: tuple[Kind, ...] = (
     Kind("zeros in meta.pt", zeroed(f"{_CHECKPOINT}/{META}", lambda found, _: numbers_of(found, "data.pkl")[0]),
          _SHARDS),
     *(
-        Kind(f"zeros in {name}", zeroed(FILES[name].path, where), FILES[name].commands)
+        Kind(f"zeros in {name}", zeroed(FILES[name].path, where), FILES[name].commands, begins=("fit",))
         for name, where in (
             ("index of shards", middle), ("gates", last), ("gates of an earlier version", last), ("scores", last),
             ("chunk", middle), ("chunk of the validation", middle), ("hashes of the ledger", middle),
@@ -511,7 +525,8 @@ HOSTILE: tuple[Kind, ...] = (
         for name in ("references", "config")
     ),
     *(
-        Kind(f"nesting in {name}", content(FILES[name].path, DEEP), FILES[name].commands)
+        Kind(f"nesting in {name}", content(FILES[name].path, DEEP), FILES[name].commands,
+             harmless_for=("export scores",) if name == "tokenizer.json" else ())
         for name in ("config.json", "manifest.json", "index of chunks", "mixture", "references", "config",
                      "index of MDS", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
                      "inputs of the ledger", "tails of the ledger")
@@ -564,8 +579,9 @@ def faults(case: Case, ending: Ending, place: Path, own: int = 0) -> list[str]:
         "it asks": "[y/N]" in said,
         "it shows a traceback": "Traceback" in said or "Nobody foresaw" in said,
         f"it took {ending.memory >> 20} MiB": ending.memory > MOST_BYTES + own,
-        f"it ends with {ending.code}": ending.code not in ((0, 1, 2) if case.kind.harmless else (1, 2)),
+        f"it ends with {ending.code}": ending.code not in ((0, 1, 2) if case.may_end_well else (1, 2)),
         "it does not end with one line": ending.code > 0
+        and not (case.may_end_well and case.command.startswith("verify"))  # which compares, and ends with 1
         and not (len(ending.lines) == 1 and said.rstrip().endswith(ending.lines[0])),
     }
     return [what for what, is_so in found.items() if is_so]
@@ -574,7 +590,8 @@ def faults(case: Case, ending: Ending, place: Path, own: int = 0) -> list[str]:
 def _is_result(case: Case, ending: Ending, name: str) -> bool:
     """Whether a file is what the command is there to write, or what it mends."""
     places = {"mend": "old", "mend model": "model", "prepare more": "data"}
-    return ending.code == 0 and name.split("/")[0] in ("out", "out.yaml", places.get(case.command))
+    written = ending.code == 0 or case.command in case.kind.begins
+    return written and name.split("/")[0] in ("out", "out.yaml", places.get(case.command))
 
 
 def _tells(path: Path) -> bool:

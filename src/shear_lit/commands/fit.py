@@ -23,7 +23,13 @@ from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
 from shear_lit.training.mixture_update import MixtureUpdate
 from shear_lit.training.module import ShearingModule
-from shear_lit.training.run_directory import GateFiles, Provenance, RunCheckpoints, latest_checkpoint
+from shear_lit.training.run_directory import (
+    GateFiles,
+    Provenance,
+    RunCheckpoints,
+    latest_checkpoint,
+    nothing_left,
+)
 from shear_lit.training.run_log import MetricsFile, RunLog
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 from shear_lit.training.trainer_settings import check_trainer
@@ -200,6 +206,11 @@ class ShearingCLI(LightningCLI):
         if sharded and asked.precision in ("bf16", "bf16-mixed"):
             kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; of a run that is refused before its first step, nothing is left."""
+        with nothing_left(Path(self.trainer.default_root_dir)):
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """Check the run."""

@@ -16,7 +16,7 @@ from shear_lit.models.huggingface import SourceError, read_config, read_model, t
 from shear_lit.models.mending import check_is_model, mend_config, mend_names, mend_tokenizer
 from shear_lit.models.verification import check_same_model
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE, gates_in
-from shear_lit.pruning.scores import LEARNED, read_scores
+from shear_lit.pruning.scores import LEARNED, ScoresError, read_scores
 from shear_lit.reporting.model_card import Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
 from shear_lit.theory.shape import ShapeError
@@ -57,6 +57,8 @@ def mend_export(directory: str, source: str | None) -> Mended:
         artefacts = {old: new for old, new in _ARTEFACTS.items() if (place / old).is_file()}
         if recipe is not None and (written or artefacts or recipe.get("format") == 1):
             written += _write_card(place, shop, recipe)
+        if GATES_BEFORE in artefacts:
+            _check_gates(place / GATES_BEFORE)
         if not written and not artefacts:
             return Mended(directory=directory, files=())
         _check(place, shop, written, vocabulary=config.vocab_size)
@@ -118,6 +120,19 @@ def _write_card(place: Path, shop: Path, recipe: dict[str, object]) -> list[str]
         return [RECIPE]
     (shop / _CARD).write_text(model_card(facts), encoding="utf-8")
     return [RECIPE, _CARD]
+
+
+def _check_gates(file: Path) -> None:
+    """Refuse gates that were damaged, before they get the name that other commands read.
+
+    Raises:
+        ScoresError: so they are.
+    """
+    try:
+        read_scores(str(file))
+    except ScoresError as error:
+        error.key = "directory"
+        raise
 
 
 def _selection(place: Path) -> Selection | None:
