@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from tests.bad_inputs import hostile
@@ -45,7 +46,7 @@ _BY_ALL = ("checkpoint", "meta.pt", "index of shards", "shard", "chunk")
 """What several commands read in parts of their own."""
 _WEIGHTS = ("weights", "scores", "gates", "gates of an earlier version")
 _LEFT_OUT = ("config",)
-_RESULTS = (".safetensors", ".shear", "mixture.json", "metrics.csv")
+_NUMBERS = (".safetensors", ".shear")
 
 
 def edited(name: str, content: bytes, numbers: random.Random) -> bytes:
@@ -106,19 +107,24 @@ def edit_of(number: int, seed: int) -> tuple[str, str, random.Random]:
 
 
 def result_of(place: Path, ending: Ending) -> str:
-    """A hash of what a command computed: of what it printed, but for its progress, and of its weights and numbers."""
-    said = [
-        line
-        for line in ending.said.replace(str(place), "").splitlines()
-        if line
-        and not any(word in line for word in ("it/s", "seconds", "WARNING", "warn", "GiB", "tokens/s"))
-    ]
-    files = [
-        (name, hashlib.sha256((place / name).read_bytes()).hexdigest())
-        for name in ending.left
-        if (place / name).is_file() and (name.endswith(_RESULTS) or name == "out")
-    ]
-    return hashlib.sha256(json.dumps([said if not files else [], files]).encode()).hexdigest()
+    """A hash of what a command computed: its weights, gates, losses and mixture; or, without files, what it printed."""
+    files = {name: place / name for name in sorted(ending.left) if (place / name).is_file()}
+    parts = {name: part for name, path in files.items() if (part := _computed(path)) is not None}
+    if not files:
+        said = ending.said.replace(str(place), "").splitlines()
+        parts = {line: b"" for line in said if "it/s" not in line and "warn" not in line.lower()}
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _computed(path: Path) -> bytes | None:
+    """The numbers in a file that a command wrote, without paths and times; None where it has none."""
+    content = path.read_bytes()
+    if path.suffix in _NUMBERS or path.name == "out":
+        return content[8 + int.from_bytes(content[:8], "little") :]
+    if path.suffix == ".ckpt":
+        state = torch.load(path, weights_only=True)["state_dict"]
+        return b"".join(tensor.numpy().tobytes() for tensor in state.values())
+    return content if path.name in ("mixture.json", "out.yaml") else None
 
 
 def run_edits(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -150,6 +151,12 @@ COMMANDS |= CONFIGURED
 def command_line(name: str, place: Path) -> list[str]:
     """The words of a command in ``place``."""
     return [word.replace("{place}", str(place)) for word in COMMANDS[name]]
+
+
+def parts_of(name: str) -> list[str]:
+    """What a command reads, of the files and folders that ``write_good`` writes; a cut reads its source's tokenizer."""
+    named = re.findall(r"{place}/([^/ ]+)", " ".join(COMMANDS[name]))
+    return [part for part in dict.fromkeys(named) if part not in ("out", "out.yaml")]
 
 
 def write_good(place: Path, log: Path) -> None:
