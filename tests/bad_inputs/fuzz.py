@@ -26,7 +26,7 @@ import yaml
 from tests.bad_inputs import hostile
 from tests.bad_inputs.edits import edited_bytes, edited_value
 from tests.bad_inputs.ending import Ending, endings
-from tests.bad_inputs.good import command_line, own_growth, write_good, write_sentencepiece
+from tests.bad_inputs.good import command_line, copied, own_growth, write_good, write_sentencepiece
 from tests.bad_inputs.hostile import FILES, MOST_BYTES
 
 TOGETHER = 40
@@ -136,7 +136,7 @@ def run_edits(
         shutil.rmtree(folder, ignore_errors=True)
         for number in numbers[start : start + TOGETHER]:
             name, command, random_numbers = edit_of(number, seed)
-            place = shutil.copytree(good, folder / str(number))
+            place = copied(good, folder / str(number), command)
             path = place / FILES[name].path
             before = path.read_bytes()
             path.write_bytes(edited(name, before, random_numbers))

@@ -159,6 +159,15 @@ def parts_of(name: str) -> list[str]:
     return [part for part in dict.fromkeys(named) if part not in ("out", "out.yaml")]
 
 
+def copied(good: Path, place: Path, name: str) -> Path:
+    """A directory with what a command reads."""
+    place.mkdir(parents=True, exist_ok=True)
+    for part in parts_of(name):
+        copy = shutil.copytree if (good / part).is_dir() else shutil.copy
+        copy(good / part, place / part)
+    return place
+
+
 def write_good(place: Path, log: Path) -> None:
     """Write what the commands read into ``place``, by the commands themselves where they write such files."""
     made = place.with_name(f"{place.name}-made")
@@ -242,6 +251,6 @@ def own_growth(names: Iterable[str], good: Path, work: Path) -> dict[str, Ending
     """How commands end on good files."""
     commands = []
     for number, name in enumerate(names):
-        place = shutil.copytree(good, work / f"own-{number}")
+        place = copied(good, work / f"own-{number}", name)
         commands.append((command_line(name, place), place))
     return dict(zip(names, endings(commands, work / "own"), strict=True))

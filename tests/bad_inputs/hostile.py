@@ -34,7 +34,7 @@ from tests.bad_inputs.checkpoints import (
     rewritten,
 )
 from tests.bad_inputs.ending import Ending, endings
-from tests.bad_inputs.good import COMMANDS, CONFIGURED, command_line, parts_of
+from tests.bad_inputs.good import COMMANDS, CONFIGURED, command_line, copied
 
 SECRET = "the secret of this machine, 5f1c0d"
 MADE = "made"
@@ -565,10 +565,8 @@ def places_of(cases: Sequence[Case], good: Path, work: Path) -> Iterator[tuple[C
     """Each case with a directory of its own: the good files, what lies outside of them, and what is hostile."""
     for number, case in enumerate(cases):
         place = work / f"case-{number}"
-        (place / "outside").mkdir(parents=True)
-        for part in parts_of(case.command):
-            copy = shutil.copytree if (good / part).is_dir() else shutil.copy
-            copy(good / part, place / part)
+        copied(good, place, case.command)
+        (place / "outside").mkdir()
         (place / "outside" / "secret").write_text(SECRET)
         case.kind.write(place)
         yield case, place

@@ -228,3 +228,17 @@ def test_records_say_where_and_what():
     ):
         with pytest.raises(ValueError, match=message):
             record_of(kind, value)
+
+
+def test_hashes_of_documents_that_were_changed_are_refused(settings, write_jsonl):
+    """They are sorted; whatever is not was changed, or cut."""
+    options = settings(
+        {"web": write_jsonl("web.jsonl", [f"document {n} of some" for n in range(60)])}, workers=1
+    )
+    manifest = prepare(options)
+    path = ledger_of(Path(options.output), manifest).documents
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole + b"\0", whole[16:] + whole[:16], whole[:16] * 60, bytes(len(whole))):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"its ledger \(.ledger\) is damaged"):
+            ledger_of(Path(options.output), manifest)

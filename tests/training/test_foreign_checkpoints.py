@@ -544,3 +544,32 @@ def test_pickle_of_gigabytes_is_refused_without_the_memory(file_of, read):
     message, peak = peak_bytes(read, file_of)
     assert "data.pkl is missing, or has more than" in message
     assert peak < 150e6
+
+
+@pytest.mark.parametrize("name", [META, INDEX, SHARD])
+@pytest.mark.parametrize("read", [resume, read_checkpoint])
+def test_file_that_is_a_link_out_of_the_checkpoint_is_refused(shards_of, tmp_path, read, name):
+    (shards_of / name).rename(tmp_path / "elsewhere")
+    (shards_of / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{name} is a link that leads out of the checkpoint" in refused(read, shards_of)
+
+
+def test_shards_that_were_cut_are_refused_without_a_traceback_of_torch(shards_of, caplog, capfd):
+    os.truncate(shards_of / SHARD, 100)
+    message = refused(resume, shards_of)
+    assert f"{SHARD} has 100 bytes, and {INDEX} names records beyond them. It is damaged" in message
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_run_that_cannot_begin_leaves_nothing(toy, whole, tmp_path):
+    """Its checkpoint is read after its settings were written: the same command must work with another one."""
+    path = tmp_path / "step=000004.ckpt"
+    shutil.copy(whole("prune")[0] / "checkpoints" / "step=000004.ckpt", path)
+    start, _ = numbers_of(path.read_bytes(), "data/40")
+    flip(path, start)
+    (tmp_path / "own").mkdir()
+    for name, left in (("new", False), ("own", True)):
+        arguments = [*toy.arguments("prune", tmp_path / name), f"--ckpt_path={path}"]
+        (ends,) = run(commands_refused, tmp_path / f"log-{name}", commands=[arguments])
+        assert "checksum differs" in ends[0]
+        assert (tmp_path / name).exists() == left and not list((tmp_path / "own").iterdir())

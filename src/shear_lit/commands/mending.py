@@ -47,6 +47,8 @@ def mend_export(directory: str, source: str | None) -> Mended:
     config = read_config(str(place))
     recipe = read_recipe(place)
     names = _source_names(source, None if recipe is None else str(recipe.get("source")))
+    if gates_in(place).is_file():
+        _check_gates(gates_in(place))
     with _workshop(place) as shop:
         written = [
             *(["config.json"] if mend_config(place, shop) else []),
@@ -56,8 +58,6 @@ def mend_export(directory: str, source: str | None) -> Mended:
         artefacts = {old: new for old, new in _ARTEFACTS.items() if (place / old).is_file()}
         if recipe is not None and (written or artefacts or recipe.get("format") == 1):
             written += _write_card(place, shop, recipe)
-        if GATES_BEFORE in artefacts:
-            _check_gates(place / GATES_BEFORE)
         if not written and not artefacts:
             return Mended(directory=directory, files=())
         _check(place, shop, written, vocabulary=config.vocab_size)

@@ -22,7 +22,7 @@ from torch.futures import Future
 
 from shear_lit.disk.names import is_sha256
 from shear_lit.training.records import DamagedRecord, check_record, load_file, mapped
-from shear_lit.training.shard_index import INDEX, check_places, index_checksum, read_index
+from shear_lit.training.shard_index import INDEX, check_inside, check_places, index_checksum, read_index
 
 META = "meta.pt"
 """The file of a sharded checkpoint that is written last, with what is not sharded."""
