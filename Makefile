@@ -1,9 +1,9 @@
 # Commands that set themselves up in .venv: make demo (FAST=1: a few steps only), make test, and make nightly: what
 # takes up to an hour a target and is run before an issue is closed. make doors is a part of it: hostile files of each
 # kind on every command that reads them, and EDITS random edits of every kind of file, logged in runs/doors, so that a
-# run which was stopped goes on. make clients is a part of it: does what is
-# written load in the clients that people use? They are installed once, each in its own environment in .clients
-# (about 15 GB); CLIENTS="vllm" or the like asks only some of them, ALSO="ctranslate2" more.
+# run which was stopped goes on. make clients is a part of it, too: does what is written load in the clients that people
+# use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the like asks
+# only some of them, ALSO="ctranslate2" more.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo

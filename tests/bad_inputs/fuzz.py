@@ -3,7 +3,7 @@
     python -m tests.bad_inputs.fuzz --edits 2000 --seed 17 --work runs/doors
 
 First come the hostile files of every kind on every command (``--edits 0``: these alone). Each case and each edit is a
-line of ``cases.jsonl`` or ``edits.jsonl`` in ``--work``, and a run that was stopped goes on behind the last. Prints one
+line of a log in ``--work``, and a run of the same code that was stopped goes on behind the last. Prints one
 JSON line, and ends with 1 where a bar fails: no traceback, no hang, nothing else than one line that refuses, no more
 than 1 GiB of memory, and no changed byte taken over silently in a file that is written with a checksum.
 """
@@ -177,9 +177,11 @@ def run_cases(log: Path, good: Path, work: Path) -> Iterator[dict[str, Any]]:
     cases = [case for case in hostile.CASES if case.name not in done]
     names = sorted({case.command for case in cases})
     own = own_growth(names, good, work / "own")
-    assert all(
-        ending.code == 0 for name, ending in own.items() if "demo" not in name and "against" not in name
-    )
+    for (
+        name,
+        ending,
+    ) in own.items():  # a demo fetches its model, and what is compared with another model differs
+        assert ending.code == 0 or name.startswith(("demo", "verify against")), (name, ending.said)
     shutil.rmtree(work / "own")
     for case, place, ending in hostile.run(cases, good, work / "cases"):
         found = hostile.faults(case, ending, place, own[case.command].memory)
@@ -208,6 +210,13 @@ def kept(log: Path, found: Iterator[dict[str, Any]]) -> None:
             file.flush()
 
 
+def code() -> str:
+    """A short hash of the code that is tried, so that no log speaks for another version of it."""
+    here = Path(__file__).parent
+    files = sorted([*(here.parents[1] / "src").rglob("*.py"), *here.glob("*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edits", type=int, default=2000)
@@ -221,7 +230,7 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     write_good(work / "good", work / "made")
     write_sentencepiece(work / "good")
-    cases, edits = work / "cases.jsonl", work / f"edits-{options.seed}.jsonl"
+    cases, edits = work / f"cases-{code()}.jsonl", work / f"edits-{options.seed}-{code()}.jsonl"
     if not options.no_cases:
         kept(cases, run_cases(cases, work / "good", work / "work"))
     done = {line["number"] for line in lines_of(edits)}

@@ -216,8 +216,8 @@ def _write_texts(toy: Path, folder: Path) -> None:
     (folder / "law.jsonl.gz").write_bytes(gzip.compress(content))
     (folder / "law.jsonl.zst").write_bytes(zstandard.compress(content))
     (folder / "txt").mkdir()
-    for number, line in enumerate(lines[:30]):
-        (folder / "txt" / f"{number:02}.txt").write_text(json.loads(line)["text"])
+    for number, line in enumerate(lines):
+        (folder / "txt" / f"{number:03}.txt").write_text(json.loads(line)["text"])
 
 
 def write_sentencepiece(place: Path) -> None:

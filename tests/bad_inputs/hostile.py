@@ -129,7 +129,7 @@ FILES: dict[str, File] = {
     "jsonl": File("text/law.jsonl", ("prepare",), inside=False),
     "gzip": File("text/law.jsonl.gz", ("prepare gz",), inside=False),
     "zstd": File("text/law.jsonl.zst", ("prepare zst",), inside=False),
-    "txt": File("text/txt/07.txt", ("prepare txt",), inside=False),
+    "txt": File("text/txt/007.txt", ("prepare txt",), inside=False),
     "SentencePiece": File("text/tokenizer.model", ("prepare with sentencepiece",), inside=False),
 }
 
