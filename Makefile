@@ -1,18 +1,21 @@
 # Commands that set themselves up in .venv: make demo (FAST=1: a few steps only), make test, and make nightly: what
-# takes up to an hour a target and is run before an issue is closed. make clients is a part of it: does what is
-# written load in the clients that people use? They are installed once, each in its own environment in .clients
-# (about 15 GB); CLIENTS="vllm" or the like asks only some of them, ALSO="ctranslate2" more.
+# takes up to an hour a target and is run before an issue is closed. make doors is a part of it: hostile files of each
+# kind on every command that reads them, and EDITS random edits of every kind of file, logged in runs/doors, so that a
+# run which was stopped goes on. make clients is a part of it, too: does what is written load in the clients that people
+# use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the like asks
+# only some of them, ALSO="ctranslate2" more.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
 CLIENTS ?= transformers-4.57 vllm llama.cpp
 ALSO ?=
+EDITS ?= 2000
 RESULTS ?= benchmarks/results/clients_cpu2_2026-11.md
 MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients
+.PHONY: demo test lint nightly clients doors
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -25,7 +28,10 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients
+nightly: clients doors
+
+doors: .venv/installed-test
+	$(BIN)/python -m tests.bad_inputs.fuzz --edits $(EDITS) --work runs/doors
 
 clients: $(patsubst %,.clients/%/installed,transformers-4.57 $(filter-out transformers,$(CLIENTS) $(ALSO))) .venv/installed-test
 	$(BIN)/python benchmarks/clients.py --work runs/clients --environments .clients \

@@ -127,3 +127,9 @@ def test_undefined_loss_is_no_reference(source, data, tmp_path, monkeypatch):
     with pytest.raises(EvaluationError, match="code is not finite"):
         measure(source, data, str(tmp_path / "references.yaml"))
     assert not (tmp_path / "references.yaml").exists()
+
+
+def test_tokenizer_that_cannot_be_loaded_is_said_in_one_line(source, data):
+    (Path(source) / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"^model\.source=.* has no tokenizer that can be loaded"):
+        evaluate(str(source), str(data))

@@ -21,7 +21,7 @@ from shear_lit.models.huggingface import SourceError
 from shear_lit.models.verification import VerificationError
 from shear_lit.models.writing import WEIGHT_SUFFIXES
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE
-from shear_lit.pruning.scores import read_scores
+from shear_lit.pruning.scores import ScoresError, read_scores
 from shear_lit.reporting.recipe import RecipeError
 from tests import tiny
 from tests.toy_families import ONE_OF_EACH, model_of
@@ -246,3 +246,32 @@ def test_command_line_takes_the_directory_without_a_key(old, capsys):
         main(["mend", str(old)])
     assert end.value.code == 2
     assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+def test_gates_that_were_changed_are_not_given_their_new_name(made, old):
+    content = (old / GATES_BEFORE).read_bytes()
+    (old / GATES_BEFORE).write_bytes(content[:-100] + bytes(100))
+    before = tree(old)
+    with pytest.raises(ScoresError, match=r"^directory='.*gates\.safetensors'"):
+        mend(str(old))
+    assert tree(old) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("parameters", "many"), ("licence", 3), ("source", 1.5), ("shape", None), ("source_shape", [1])],
+)
+def test_recipe_of_other_values_is_refused(old, name, value):
+    recipe = json.loads((old / "recipe.json").read_text())
+    (old / "recipe.json").write_text(json.dumps({**recipe, name: value}))
+    before = tree(old)
+    with pytest.raises(SourceError, match=r"or was changed: a card cannot be made from it"):
+        mend(str(old))
+    assert tree(old) == before
+
+
+def test_recipe_that_is_a_pipe_is_not_waited_at(old):
+    (old / "recipe.json").unlink()
+    os.mkfifo(old / "recipe.json")
+    with pytest.raises(RecipeError, match="a pipe or a device"):
+        mend(str(old))

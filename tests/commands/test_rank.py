@@ -291,3 +291,11 @@ def test_gates_that_cannot_be_compared_are_refused(toy, tmp_path, scores):
     rank(str(toy.source("mha-untied")), str(tmp_path / "other.safetensors"), "weight")
     with pytest.raises(ScoresError, match="cannot agree"):
         gates(scores("fisher"), str(tmp_path / "other.safetensors"), target=BOTH)
+
+
+def test_gates_of_an_export_that_lie_elsewhere_are_not_read(scores, tmp_path):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "gates.shear").symlink_to(scores("fisher"))
+    with pytest.raises(ScoresError, match=r"gates\.shear' is a link that leads out of the directory"):
+        gates(str(tmp_path / "export"), target=TARGET)
+    gates(str(tmp_path / "export" / "gates.shear"), target=TARGET)

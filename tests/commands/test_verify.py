@@ -14,6 +14,7 @@ from shear_lit import cli
 from shear_lit.commands import verification as command
 from shear_lit.commands.verification import VerifyError
 from shear_lit.commands.verify import verify
+from shear_lit.data.errors import DataError
 from shear_lit.evaluation.clients.asking import Answer, ClientError, Job, ask
 from shear_lit.evaluation.clients.comparison import difference
 from shear_lit.evaluation.clients.reference import (
@@ -201,3 +202,12 @@ def test_interpreters_without_a_client_are_refused_before_weights_are_read(model
     monkeypatch.setattr(command, "installed", lambda _: {})
     with pytest.raises(ClientError, match=r"python='python3' has no client.*Install one"):
         verify(str(models / "right"), python="python3")
+
+
+def test_tokenizer_that_cannot_be_loaded_is_said_in_one_line(models):
+    from shear_lit.evaluation.clients.reference import ids_of
+
+    broken = shutil.copytree(models / "right", models / "broken")
+    (broken / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="has no tokenizer that can be loaded"):
+        ids_of(str(broken), "text")

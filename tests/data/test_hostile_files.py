@@ -28,76 +28,11 @@ from shear_lit.data.store import SequenceStore
 from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
 from shear_lit.data.verification import verify
 from shear_lit.mistakes import Mistake
+from tests.bad_inputs.edits import edited_bytes, edited_value
 from tests.data.preparation.mds_folders import sample, write_mds
 
 EDITS = int(os.environ.get("FUZZ_EDITS", "30"))
-STRANGE = (
-    None,
-    True,
-    -1,
-    0,
-    1,
-    3,
-    2**40,
-    2**63,
-    10**400,
-    1.5,
-    float("nan"),
-    "",
-    "x",
-    "../x",
-    "a\nb",
-    "\ud800",
-    [],
-    {},
-)
 DOMAINS = ("a", "b", "c")
-
-
-def places(value, place=()):
-    """Every key and index of a parsed file."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in inner:
-        yield (*place, key)
-        yield from places(part, (*place, key))
-
-
-def edited_value(content, numbers):
-    """One value is taken out, doubled, given another name, or replaced by a strange one."""
-    *above, key = numbers.choice(list(places(content)))
-    holder = content
-    for step in above:
-        holder = holder[step]
-    match numbers.randrange(5):
-        case 0:
-            del holder[key]
-        case 1 if isinstance(holder, list):
-            holder.append(holder[key])
-        case 1:
-            holder[numbers.choice(["more", "a/b", "", "place"])] = holder.pop(key)
-        case 2 if isinstance(holder[key], int | float):
-            holder[key] = holder[key] * numbers.choice([-1, 2, 1000, 1e308])
-        case _:
-            holder[key] = numbers.choice(STRANGE)
-    return content
-
-
-def edited_bytes(content, numbers):
-    """Some bytes are changed, cut off, doubled, or put in."""
-    place = numbers.randrange(len(content)) if content else 0
-    end = min(len(content), place + numbers.randrange(1, 40))
-    match numbers.randrange(5):
-        case 0:
-            return content[:place]
-        case 1:
-            return content[:end] + content[place:]
-        case 2:
-            junk = numbers.choice([b"\xff", b"\0", b"[" * 2000, b"&a *a", b"9" * 5000])
-            return content[:place] + junk + content[place:]
-        case _:
-            return (
-                content[:place] + bytes([content[place] ^ 1 << numbers.randrange(8)]) + content[place + 1 :]
-            )
 
 
 def edits(path, kind):
@@ -293,3 +228,17 @@ def test_records_say_where_and_what():
     ):
         with pytest.raises(ValueError, match=message):
             record_of(kind, value)
+
+
+def test_hashes_of_documents_that_were_changed_are_refused(settings, write_jsonl):
+    """They are sorted; whatever is not was changed, or cut."""
+    options = settings(
+        {"web": write_jsonl("web.jsonl", [f"document {n} of some" for n in range(60)])}, workers=1
+    )
+    manifest = prepare(options)
+    path = ledger_of(Path(options.output), manifest).documents
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole + b"\0", whole[16:] + whole[:16], whole[:16] * 60, bytes(len(whole))):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"its ledger \(.ledger\) is damaged"):
+            ledger_of(Path(options.output), manifest)

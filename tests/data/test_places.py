@@ -266,3 +266,19 @@ def test_numbers_show_their_ranges_on_the_command_line(tmp_path, capfd):
         cli.main(["prepare", "--help"])
     said = " ".join(capfd.readouterr().out.split())
     assert re.search(r"--workers WORKERS .{0,200}\(type: IntFrom1To1024", said)
+
+
+def test_a_manifest_that_is_a_link_out_of_its_directory_is_refused(copied, tmp_path):
+    shutil.move(copied / "manifest.json", tmp_path / "elsewhere")
+    (copied / "manifest.json").symlink_to(tmp_path / "elsewhere")
+    for look in (read_manifest, lambda place: verify(str(place))):
+        with pytest.raises(DataError, match=r"it is a link to '.*elsewhere', outside of the directory"):
+            look(copied)
+
+
+def test_an_mds_index_that_is_a_link_out_of_its_folder_is_refused(tmp_path):
+    folder = write_mds(tmp_path / "mds", [sample(0, 0)])
+    (folder / "index.json").rename(tmp_path / "elsewhere")
+    (folder / "index.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Mistake, match="is a link that leads out of its folder"):
+        mds_shards(folder)

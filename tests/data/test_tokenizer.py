@@ -134,3 +134,13 @@ def test_code_beside_a_tokenizer_would_run_where_it_is_asked_for(tokenizer_with_
     monkeypatch.setattr(tokenizer, "_from_directory", lambda path: AutoTokenizer.from_pretrained(path))
     load_tokenizer(str(tokenizer_with_code))
     assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("read", [load_tokenizer, tokenizer_fingerprint_of], ids=lambda f: f.__name__)
+def test_a_file_of_a_tokenizer_that_is_a_link_out_of_its_directory_is_refused(tmp_path, read, name):
+    tiny.tokenizer().save_pretrained(tmp_path / "own")
+    (tmp_path / "own" / name).rename(tmp_path / "elsewhere")
+    (tmp_path / "own" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="is a link that leads out of the directory"):
+        read(str(tmp_path / "own"))

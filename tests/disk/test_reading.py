@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from shear_lit.disk.names import is_plain_name, is_sha256, leads_outside
+from shear_lit.disk.names import is_elsewhere, is_plain_name, is_sha256, leads_outside
 from shear_lit.disk.reading import parse_json, read_json, read_small, read_yaml
 
 BOMB = "\n".join(["a: &a0 [x, x]", *(f"b{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))])
@@ -94,3 +94,25 @@ def test_a_link_that_leads_outside_is_found(tmp_path):
 def test_an_alias_is_what_it_stands_for(tmp_path):
     (tmp_path / "a.yaml").write_text("a: &x [1]\nb: *x")
     assert read_yaml(tmp_path / "a.yaml") == {"a": [1], "b": [1]}
+
+
+def test_the_store_of_a_hub_is_not_elsewhere(tmp_path):
+    for repository in ("models--a--b", "datasets--a--b", "other"):
+        directory = tmp_path / repository / "snapshots" / "0"
+        directory.mkdir(parents=True)
+        (tmp_path / repository / "blobs").mkdir()
+        (directory / "file").symlink_to(tmp_path / repository / "blobs" / "hash")
+        assert is_elsewhere(directory / "file", directory) == (repository == "other")
+
+
+def test_links_in_a_circle_are_elsewhere(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert is_elsewhere(tmp_path / "a", tmp_path)
+
+
+def test_half_a_character_is_no_json():
+    assert parse_json(r'{"a": "\ud83e\udd8a"}') == {"a": "🦊"}
+    for text in (r'{"a": "\ud800"}', r'{"\udfff": 1}', r'[["\ud800x"]]'):
+        with pytest.raises(ValueError, match="half of a surrogate pair"):
+            parse_json(text)

@@ -515,7 +515,7 @@ def test_names_from_files_leave_the_message_one_line_that_can_be_printed(source)
     shard(source)
     (source / WEIGHTS).unlink()
     files = json.loads((source / INDEX).read_text())["weight_map"]
-    (source / INDEX).write_text(json.dumps({"weight_map": {"a\n\ud800\u2028b": next(iter(files.values()))}}))
+    (source / INDEX).write_text(json.dumps({"weight_map": {"a\n\u2028b": next(iter(files.values()))}}))
     assert refusal(source, "would be in").isprintable()
 
 
@@ -528,3 +528,24 @@ def test_name_that_is_no_directory_is_refused(name):
         read_config(name)
     message = str(error.value)
     assert message.startswith("model.source=") and "Correct the" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [WEIGHTS, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE", "README.md"],
+)
+def test_pipe_in_the_place_of_any_file_is_refused(source, tmp_path, name):
+    (source / name).unlink(missing_ok=True)
+    os.mkfifo(source / name)
+    refusal(source, f"its {name} is a pipe or a device")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE", "vocab.json"])
+def test_terabyte_beside_the_weights_is_refused_and_not_copied(source, tmp_path, name):
+    with (source / name).open("ab") as file:
+        file.truncate(10**12)  # a hole
+    refusal(source, f"its {name} has 1,000,000,000,000 bytes")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SourceError, match="such a file has at most"):
+        copy_companions(str(source), tmp_path / "out")
+    assert not (tmp_path / "out" / name).exists()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-PRELOADED = ["tests.training.runs", "tests.bad_inputs.ending"]
+PRELOADED = ["tests.training.runs", "tests.bad_inputs.ending", "tests.bad_inputs.hostile"]
 
 
 class ForkError(AssertionError):

@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.distributed.checkpoint as sharded
 from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
     ChunkStorageMetadata,
     MetadataIndex,
     TensorProperties,
@@ -27,28 +26,32 @@ from shear_lit.commands.export import export
 from shear_lit.training import checkpoints, shards
 from shear_lit.training.checkpoints import CheckpointError, read_checkpoint
 from shear_lit.training.errors import reading
-from shear_lit.training.shard_index import INDEX, index_checksum, read_index
+from shear_lit.training.shard_index import INDEX, read_index
 from shear_lit.training.shards import CHECKSUMS, META, checksum_in, load_meta, load_shards
 from shear_lit.training.strategies import WholeFileIO
 from tests import tiny
+from tests.bad_inputs.checkpoints import (
+    SHARD,
+    append_record,
+    entry_like,
+    flip,
+    flip_in_record,
+    hostile_file,
+    hostile_legacy_file,
+    hostile_pickle,
+    index_of,
+    numbers_of,
+    point_at_code,
+    rewritten,
+    write_index,
+)
 from tests.memory import peak_bytes
 from tests.training.forks import run
 
 SHARDED = ["--trainer.strategy=fsdp2", "--trainer.devices=2", "--checkpoint.every_steps=1"]
-SHARD = "__0_0.distcp"
 RATE = "optimizer_0.param_groups.rate"
 MOMENT = "optimizer_0.state.exp_avg"
 WEIGHT = "state_dict.model.model.norm.weight"
-
-
-class RunsCode:
-    """Unpickling this makes a directory."""
-
-    def __init__(self, made):
-        self.made = str(made)
-
-    def __reduce__(self):
-        return os.mkdir, (self.made,)
 
 
 @pytest.fixture(scope="module")
@@ -74,41 +77,6 @@ def shards_of(written, tmp_path):
 @pytest.fixture
 def file_of(written, tmp_path):
     return Path(shutil.copy(written / "step=000007.ckpt", tmp_path / "step=000007.ckpt"))
-
-
-def index_of(directory):
-    return pickle.loads((directory / INDEX).read_bytes())  # noqa: S301  (our own)
-
-
-def write_index(directory, index):
-    """Write an index, and seal it as whoever makes a checkpoint can."""
-    (directory / INDEX).write_bytes(pickle.dumps(index))
-    meta = torch.load(directory / META, weights_only=True)
-    torch.save({**meta, CHECKSUMS: {INDEX: index_checksum(directory)}}, directory / META)
-
-
-def append_record(directory, value):
-    """Put ``value`` behind the shards, as ``torch.save`` does, and say where it is."""
-    record = io.BytesIO()
-    torch.save(value, record)
-    shard = directory / SHARD
-    offset = shard.stat().st_size
-    with shard.open("ab") as file:
-        file.write(record.getvalue())
-    return offset, len(record.getvalue())
-
-
-def point_at_code(directory, name, made):
-    """Make the entry ``name`` one of bytes, in a record that runs code."""
-    index = index_of(directory)
-    offset, length = append_record(directory, RunsCode(made))
-    for key in [key for key in index.storage_data if key.fqn == name]:
-        record = index.storage_data.pop(key)
-    index.storage_data[MetadataIndex(name)] = replace(
-        record, relative_path=SHARD, offset=offset, length=length
-    )
-    index.state_dict_metadata[name] = BytesStorageMetadata()
-    write_index(directory, index)
 
 
 def resume(directory):
@@ -161,20 +129,6 @@ def test_torchs_own_planner_would_run_it(shards_of, tmp_path, monkeypatch):
     assert (tmp_path / "made").exists()
 
 
-def hostile_file(path, made):
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "loops": RunsCode(made)}, path)
-
-
-def hostile_legacy_file(path, made):
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "loops": RunsCode(made)}, path, _use_new_zipfile_serialization=False)
-
-
-def hostile_pickle(path, made):
-    path.write_bytes(pickle.dumps(RunsCode(made)))
-
-
 @pytest.mark.parametrize("read", [resume_file, read_checkpoint])
 @pytest.mark.parametrize("write", [hostile_file, hostile_legacy_file, hostile_pickle])
 def test_file_that_runs_code_is_refused(file_of, tmp_path, write, read):
@@ -222,11 +176,6 @@ def of_a_run(whole, tmp_path):
     return lambda name: Path(shutil.copytree(source, tmp_path / name / "step=000004"))
 
 
-def entry_like(directory, start, end=""):
-    names = index_of(directory).state_dict_metadata
-    return next(name for name in names if name.startswith(start) and name.endswith(end))
-
-
 def test_no_command_runs_what_a_sharded_checkpoint_holds(toy, of_a_run, tmp_path):
     rates, weights = of_a_run("rates"), of_a_run("weights")
     made = tmp_path / "made"
@@ -265,34 +214,6 @@ def test_no_command_runs_what_a_file_holds_or_takes_changed_bytes(toy, whole, tm
 
 
 # Changed bytes
-
-
-def flip(path, place):
-    with path.open("r+b") as file:
-        file.seek(place)
-        byte = file.read(1)[0]
-        file.seek(place)
-        file.write(bytes([byte ^ 4]))
-
-
-def numbers_of(record, part="data/0"):
-    """Where a part's bytes begin in a zip that torch wrote, and how many there are."""
-    with zipfile.ZipFile(io.BytesIO(record)) as archive:
-        info = next(info for info in archive.infolist() if info.filename.endswith(part))
-    name, extra = struct.unpack_from("<2H", record, info.header_offset + 26)
-    return info.header_offset + 30 + name + extra, info.file_size
-
-
-def flip_in_record(directory, name, part, rank=""):
-    """Change a byte in the record of an entry, or in the piece of it that ``rank`` wrote."""
-    records = index_of(directory).storage_data.items()
-    record = next(
-        info for key, info in records if key.fqn == name and info.relative_path.startswith(f"__{rank}")
-    )
-    shard = directory / record.relative_path
-    content = shard.read_bytes()[record.offset :][: record.length]
-    start, size = numbers_of(content, part)
-    flip(shard, record.offset + start + size // 2)
 
 
 RECORDS = [(WEIGHT, "data/0"), (WEIGHT, "data.pkl"), (MOMENT, "data/0"), (RATE, "data.pkl")]
@@ -537,15 +458,6 @@ def test_index_of_a_gigabyte_is_refused_without_the_memory(shards_of):
     assert peak < 100e6
 
 
-def rewritten(path, change, compression=zipfile.ZIP_STORED):
-    """Write a zip again, with a change of its pickle, and checksums that are right."""
-    with zipfile.ZipFile(path) as archive:
-        parts = {info.filename: archive.read(info) for info in archive.infolist()}
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in parts.items():
-            archive.writestr(name, change(content) if name.endswith("data.pkl") else content)
-
-
 def test_zip_that_python_wrote_is_read(file_of):
     """So that the refusals below are of what they change."""
     rewritten(file_of, lambda content: content)
@@ -632,3 +544,32 @@ def test_pickle_of_gigabytes_is_refused_without_the_memory(file_of, read):
     message, peak = peak_bytes(read, file_of)
     assert "data.pkl is missing, or has more than" in message
     assert peak < 150e6
+
+
+@pytest.mark.parametrize("name", [META, INDEX, SHARD])
+@pytest.mark.parametrize("read", [resume, read_checkpoint])
+def test_file_that_is_a_link_out_of_the_checkpoint_is_refused(shards_of, tmp_path, read, name):
+    (shards_of / name).rename(tmp_path / "elsewhere")
+    (shards_of / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{name} is a link that leads out of the checkpoint" in refused(read, shards_of)
+
+
+def test_shards_that_were_cut_are_refused_without_a_traceback_of_torch(shards_of, caplog, capfd):
+    os.truncate(shards_of / SHARD, 100)
+    message = refused(resume, shards_of)
+    assert f"{SHARD} has 100 bytes, and {INDEX} names records beyond them. It is damaged" in message
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_run_that_cannot_begin_leaves_nothing(toy, whole, tmp_path):
+    """Its checkpoint is read after its settings were written: the same command must work with another one."""
+    path = tmp_path / "step=000004.ckpt"
+    shutil.copy(whole("prune")[0] / "checkpoints" / "step=000004.ckpt", path)
+    start, _ = numbers_of(path.read_bytes(), "data/40")
+    flip(path, start)
+    (tmp_path / "own").mkdir()
+    for name, left in (("new", False), ("own", True)):
+        arguments = [*toy.arguments("prune", tmp_path / name), f"--ckpt_path={path}"]
+        (ends,) = run(commands_refused, tmp_path / f"log-{name}", commands=[arguments])
+        assert "checksum differs" in ends[0]
+        assert (tmp_path / name).exists() == left and not list((tmp_path / "own").iterdir())

@@ -1,8 +1,6 @@
 """An index of shards is read by unpickling: it must not be able to run anything."""
 
-import os
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,19 +8,10 @@ import torch.distributed.checkpoint as sharded
 
 from shear_lit.training.checkpoints import CheckpointError, read_checkpoint, read_facts
 from shear_lit.training.shard_index import INDEX, read_index
+from tests.bad_inputs.checkpoints import RunsCode
 
 # One process is what these tests ask for.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-
-
-class RunsCode:
-    """Unpickling this makes a directory."""
-
-    def __init__(self, made: Path) -> None:
-        self.made = made
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.made),)
 
 
 @pytest.fixture

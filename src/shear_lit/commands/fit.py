@@ -23,7 +23,13 @@ from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
 from shear_lit.training.mixture_update import MixtureUpdate
 from shear_lit.training.module import ShearingModule
-from shear_lit.training.run_directory import GateFiles, Provenance, RunCheckpoints, latest_checkpoint
+from shear_lit.training.run_directory import (
+    GateFiles,
+    Provenance,
+    RunCheckpoints,
+    latest_checkpoint,
+    nothing_left,
+)
 from shear_lit.training.run_log import MetricsFile, RunLog
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 from shear_lit.training.trainer_settings import check_trainer
@@ -209,6 +215,11 @@ class ShearingCLI(LightningCLI):
         # It says how often there is a validation, which callbacks of the user's look at when they are set up.
         cast(Any, trainer).callbacks.sort(key=lambda callback: not isinstance(callback, MixtureUpdate))
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; of a run that is refused before its first step, nothing is left."""
+        with nothing_left(Path(self.trainer.default_root_dir)):
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """Check the run."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shear_lit.disk.names import is_elsewhere
 from shear_lit.pruning.artefact import gates_in, read_kept
 from shear_lit.pruning.carve import KeptUnits, kept_units
 from shear_lit.pruning.scores import Scores, ScoresError, ranked_gates, read_scores
@@ -87,6 +88,11 @@ def _cut(place: str, asked: TargetShape | None) -> tuple[Scores, KeptUnits]:
     """The gates at ``place``, and what they keep: as they were cut, or at the shape that is asked for."""
     path = Path(place).expanduser()
     file = str(gates_in(path)) if path.is_dir() else str(path)
+    if path.is_dir() and is_elsewhere(Path(file), path):
+        raise ScoresError(
+            f"{file!r} is a link that leads out of the directory. Copy the file there, or name it itself.",
+            key="gates",
+        )
     scores = read_scores(file)
     source = scores.origin.source_shape
     if asked is not None:

@@ -16,10 +16,9 @@ from shear_lit.models.huggingface import SourceError, read_config, read_model, t
 from shear_lit.models.mending import check_is_model, mend_config, mend_names, mend_tokenizer
 from shear_lit.models.verification import check_same_model
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE, gates_in
-from shear_lit.pruning.scores import LEARNED, read_scores
+from shear_lit.pruning.scores import LEARNED, ScoresError, read_scores
 from shear_lit.reporting.model_card import Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
-from shear_lit.theory.shape import ShapeError
 
 _CARD, _OURS = "README.md", "`shear_lit`"
 _ARTEFACTS = {GATES_BEFORE: GATES, "kept.safetensors": KEPT}
@@ -48,6 +47,8 @@ def mend_export(directory: str, source: str | None) -> Mended:
     config = read_config(str(place))
     recipe = read_recipe(place)
     names = _source_names(source, None if recipe is None else str(recipe.get("source")))
+    if gates_in(place).is_file():
+        _check_gates(gates_in(place))
     with _workshop(place) as shop:
         written = [
             *(["config.json"] if mend_config(place, shop) else []),
@@ -105,19 +106,35 @@ def _write_card(place: Path, shop: Path, recipe: dict[str, object]) -> list[str]
     config = read_config(str(place))
     try:
         facts = facts_of(recipe, selection=_selection(place), gates=GATES, clients=clients.lines(config))
-    except (KeyError, TypeError, ShapeError) as error:
+        more = {name: recipe[name] for name in ("axes", "expected_units") if name in recipe}
+        record, text = recipe_file(facts, **more), model_card(facts)
+    except (SourceError, ScoresError):
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of values of any other kind
         raise SourceError(
             f"{str(place)!r}: its {RECIPE} lacks {error}, or was changed: a card cannot be made from it. "
             f"Restore it, or remove it to mend the rest.",
             key="directory",
         ) from error
-    more = {name: recipe[name] for name in ("axes", "expected_units") if name in recipe}
-    (shop / RECIPE).write_text(recipe_file(facts, **more), encoding="utf-8")
+    (shop / RECIPE).write_text(record, encoding="utf-8")
     card = place / _CARD
     if card.is_file() and _OURS not in card.read_text(encoding="utf-8", errors="replace"):
         return [RECIPE]
-    (shop / _CARD).write_text(model_card(facts), encoding="utf-8")
+    (shop / _CARD).write_text(text, encoding="utf-8")
     return [RECIPE, _CARD]
+
+
+def _check_gates(file: Path) -> None:
+    """Refuse gates that were damaged, before they get the name that other commands read.
+
+    Raises:
+        ScoresError: so they are.
+    """
+    try:
+        read_scores(str(file))
+    except ScoresError as error:
+        error.key = "directory"
+        raise
 
 
 def _selection(place: Path) -> Selection | None:

@@ -17,7 +17,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.records import STORED, parse_values, read_values, record_of, shown
 from shear_lit.data.splits import SPLITS as SPLITS
 from shear_lit.data.splits import Bounds
-from shear_lit.disk.names import expanded, is_plain_name, is_sha256, leads_outside
+from shear_lit.disk.names import expanded, is_elsewhere, is_plain_name, is_sha256
 from shear_lit.disk.reading import read_small
 from shear_lit.disk.writing import write_file
 
@@ -252,6 +252,8 @@ def manifest_alone(directory: str | Path) -> Manifest:
             key=KEY,
         )
     try:
+        if (what := _outside(path / MANIFEST, path)) is not None:
+            raise _no_manifest(str(directory), str(path / MANIFEST), what)
         content = read_small(path / MANIFEST)
     except FileNotFoundError as error:
         raise DataError(
@@ -399,15 +401,9 @@ def size_problem(path: Path, chunk: ChunkRecord, root: Path | None = None) -> st
 
 def _outside(path: Path, root: Path, *, parents: bool = False) -> str | None:
     """What tells against a link: it may not lead out of ``root``, but for the store of a download from the hub."""
-    if (parents or path.is_symlink()) and leads_outside(path, root, also=_hub_store(root)):
+    if (parents or path.is_symlink()) and is_elsewhere(path, root):
         return f"it is a link to {str(path.resolve())!r}, outside of the directory"
     return None
-
-
-def _hub_store(root: Path) -> list[Path]:
-    """Where the files of ``.../snapshots/<revision>`` lie: beside it, under their hashes."""
-    real = root.resolve()
-    return [real.parent.parent / "blobs"] if real.parent.name == "snapshots" else []
 
 
 def damaged(directory: str | Path, what: str, kind: type[Error] = DataError) -> Error:  # type: ignore[assignment]

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import TokenizerRecord
 from shear_lit.data.records import one_line
-from shear_lit.disk.names import expanded
+from shear_lit.disk.names import expanded, is_elsewhere
 
 _SPACE = "\u2581"  # what SentencePiece writes for a space
 _MOST_BYTES = 1 << 28  # the largest of any known model has an eighth of that
@@ -91,9 +91,18 @@ def tokenizer_fingerprint_of(source: str) -> str:
     Raises:
         DataError: there is none that can be loaded.
     """
+    return tokenizer_fingerprint(tokenizer_of(source))
+
+
+def tokenizer_of(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model, in a local directory or on the hub.
+
+    Raises:
+        DataError: there is none that can be loaded.
+    """
     try:
         _check_files(expanded(source))
-        return tokenizer_fingerprint(_from_directory(expanded(source)))
+        return _from_directory(expanded(source))
     except Exception as error:  # as above
         raise DataError(
             f"{source!r} has no tokenizer that can be loaded ({one_line(error)}), so that nothing tells whether the "
@@ -103,8 +112,10 @@ def tokenizer_fingerprint_of(source: str) -> str:
 
 
 def _check_files(path: Path) -> None:
-    """Refuse files that would be waited at for ever, or fill the memory, before a library opens them."""
+    """Refuse files that would be waited at for ever, fill the memory, or lie elsewhere, before a library opens them."""
     for file in [path, *(path / name for name in _FILES)]:
+        if file != path and file.is_symlink() and is_elsewhere(file, path):
+            raise OSError(f"{str(file)!r} is a link that leads out of the directory")
         if file.exists() and not file.is_dir() and (not file.is_file() or file.stat().st_size > _MOST_BYTES):
             raise OSError(f"{str(file)!r} is no file of at most {_MOST_BYTES:,} bytes")
 

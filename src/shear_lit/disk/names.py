@@ -2,9 +2,12 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+# Where newer hub clients keep a file that several repositories share, in a cache that says so.
+_SHARED, _SHARED_MARKER = "blobs", ".huggingface-shared-blobs"
+_REPOSITORIES = ("models--", "datasets--")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -27,6 +30,26 @@ def leads_outside(path: Path, directory: Path, also: Sequence[Path] = ()) -> boo
     """Whether ``path``, with its symbolic links followed, lies neither in ``directory`` nor in one of ``also``."""
     real = path.resolve()
     return not any(real.is_relative_to(place.resolve()) for place in (directory, *also))
+
+
+def is_elsewhere(path: Path, directory: Path, also: Sequence[Path] = ()) -> bool:
+    """Whether a file of a directory that somebody made is a link to what does not belong to it.
+
+    The files of a hub's cache are links into the folder of blobs of their repository, or of the whole cache.
+    """
+    try:
+        return leads_outside(path, directory, (*_blobs(directory.resolve()), *also))
+    except (OSError, RuntimeError):  # links in a circle
+        return True
+
+
+def _blobs(directory: Path) -> Iterator[Path]:
+    snapshots, repository = directory.parent, directory.parent.parent
+    if snapshots.name == "snapshots" and repository.name.startswith(_REPOSITORIES):
+        yield repository / "blobs"
+        shared = repository.parent / _SHARED
+        if (shared / _SHARED_MARKER).is_file():
+            yield shared
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

@@ -62,9 +62,14 @@ def parse_json(content: bytes | str) -> Any:
     """
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
-        return json.loads(text, object_pairs_hook=_unique)
+        found = json.loads(text, object_pairs_hook=_unique)
+        if "\\u" in text:  # half of a pair stands for no character, and cannot be written again
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it has half of a surrogate pair, which is no character") from error
+    return found
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-
-from transformers import AutoTokenizer
 
 from shear_lit.data.boundaries import boundary_of
 from shear_lit.data.loader import ValidationLoader
-from shear_lit.data.preparation.prepare import tokenizer_fingerprint
+from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
 from shear_lit.data.remote import read_prepared
 from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.data.store import DomainBatch, SequenceStore
@@ -62,8 +59,7 @@ def open_validation_text(
         sequence_length=manifest.sequence_length,
     )
     if has_tokenizer(model):
-        tokenizer = AutoTokenizer.from_pretrained(Path(model).expanduser(), trust_remote_code=False)
-        manifest.check_tokenizer(tokenizer_fingerprint(tokenizer), model)
+        manifest.check_tokenizer(tokenizer_fingerprint_of(model), model)
     return ValidationText(
         domains=store.domains,
         batches=ValidationLoader(

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from shear_lit.disk.names import leads_outside
+from shear_lit.disk.names import is_elsewhere
 from shear_lit.disk.reading import parse_json, read_small
 from shear_lit.mistakes import Mistake
 
@@ -25,11 +25,11 @@ LICENCE_FILES = ("license*", "licence*", "notice*", "copying*", "use_policy*")
 _READ = (CONFIG, GENERATION, INDEX, "*.safetensors", "README.md", *TOKENIZER_FILES, *LICENCE_FILES)
 _OBJECTS = (GENERATION, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
 """Files beside the config that are JSON objects where they are there; transformers reads them whole."""
+MOST_BYTES = 1 << 28
+"""The most bytes of a file that is no file of weights; the largest tokenizer of any known model has an eighth."""
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _ADAPTER = "adapter_config.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
-# Where newer hub clients keep a file that several repositories share, in a cache that says so.
-_SHARED, _SHARED_MARKER = "blobs", ".huggingface-shared-blobs"
 
 
 class SourceError(Mistake):
@@ -165,7 +165,7 @@ def _is_called(name: str, pattern: str) -> bool:
 
 
 def check_place(path: Path, directory: Path, source: str, also: Sequence[Path] = ()) -> None:
-    """Refuse a file of a model that is a link to what is not the model's.
+    """Refuse a file of a model that is a link to what is not the model's, a pipe, or larger than any.
 
     Raises:
         SourceError: it leads out of the directory.
@@ -176,26 +176,19 @@ def check_place(path: Path, directory: Path, source: str, also: Sequence[Path] =
             f"what lies in it is read. Copy the file there, or name the directory that it lies in.",
             key=KEY,
         )
-
-
-def is_elsewhere(path: Path, directory: Path, also: Sequence[Path] = ()) -> bool:
-    """Whether a file of a model is a link to what is not the model's.
-
-    The files of a hub's cache are links into the folder of blobs of their repository, or of the whole cache.
-    """
-    try:
-        return leads_outside(path, directory, (*_blobs(directory.resolve()), *also))
-    except (OSError, RuntimeError):  # links in a circle
-        return True
-
-
-def _blobs(directory: Path) -> Iterator[Path]:
-    snapshots, repository = directory.parent, directory.parent.parent
-    if snapshots.name == "snapshots" and repository.name.startswith("models--"):
-        yield repository / "blobs"
-        shared = repository.parent / _SHARED
-        if (shared / _SHARED_MARKER).is_file():
-            yield shared
+    if not path.exists() or path.is_dir():
+        return
+    if not path.is_file():
+        raise SourceError(
+            f"{source!r}: its {path.name} is a pipe or a device, not a file. Get the file again, or remove it.",
+            key=KEY,
+        )
+    if path.suffix != ".safetensors" and (size := path.stat().st_size) > MOST_BYTES:
+        raise SourceError(
+            f"{source!r}: its {path.name} has {size:,} bytes, and such a file has at most {MOST_BYTES:,}. "
+            f"Get the file again, or remove it.",
+            key=KEY,
+        )
 
 
 def _refuse_pointer(content: bytes, name: str, source: str) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shear_lit import __version__
+from shear_lit.disk.names import is_elsewhere
 from shear_lit.disk.reading import read_json
 from shear_lit.mistakes import Mistake
-from shear_lit.models.source_files import is_elsewhere
 from shear_lit.reporting.model_card import ModelFacts, Selection
 from shear_lit.theory.shape import ModelShape
 
@@ -39,7 +39,7 @@ def read_recipe(directory: Path) -> dict[str, Any] | None:
         RecipeError: it cannot be read.
     """
     file = directory / RECIPE
-    if not file.is_file():
+    if not file.exists() and not file.is_symlink():
         return None
     try:
         if is_elsewhere(file, directory):

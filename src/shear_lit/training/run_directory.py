@@ -9,6 +9,8 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +32,9 @@ from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_log import RunLog
 from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
 
+PROVENANCE = "provenance.json"
+"""What a run writes when it begins."""
+_BEFORE_IT_BEGINS = ("config.yaml", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
 _log = logging.getLogger(__name__)
 _PACKAGES = (
     "shear-lit",
@@ -153,7 +158,27 @@ class Provenance(Callback):
             "strategy": type(trainer.strategy).__name__,
             "from_step": trainer.global_step,
         }
-        write_file(free_path(folder / "provenance.json"), json.dumps(facts, indent=2) + "\n")
+        write_file(free_path(folder / PROVENANCE), json.dumps(facts, indent=2) + "\n")
+
+
+@contextmanager
+def nothing_left(directory: Path) -> Iterator[None]:
+    """Remove what the block has written into a new directory of a run, if it fails before the run began.
+
+    A checkpoint is read after the settings were written beside it: if it is damaged, the directory is as it was, and
+    the same command can be given again with another one.
+    """
+    was_there = directory.is_dir()
+    is_new = not was_there or not any(directory.iterdir())
+    try:
+        yield
+    except Exception:
+        if is_new and directory.is_dir() and not (directory / PROVENANCE).exists():
+            for path in [path for name in _BEFORE_IT_BEGINS for path in directory.glob(name)]:
+                path.unlink(missing_ok=True)
+            if not was_there and not any(directory.iterdir()):
+                directory.rmdir()
+        raise
 
 
 def checkpoint_folder(trainer: L.Trainer) -> Path:

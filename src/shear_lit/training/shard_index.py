@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from shear_lit.disk.names import is_plain_name, leads_outside
+from shear_lit.disk.names import is_elsewhere, is_plain_name
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
 from shear_lit.training.pickles import unpickle_index
 from shear_lit.training.records import DamagedRecord
@@ -68,8 +68,7 @@ def check_places(index: Metadata, directory: Path) -> None:
         by_file.setdefault(record.relative_path, []).append((record.offset, record.offset + record.length))
     for name, places in by_file.items():
         file = directory / name
-        if leads_outside(file, directory):
-            raise DamagedRecord(f"{name} is a link that leads out of the checkpoint")
+        check_inside(file, directory)
         size = file.stat().st_size
         if any(end > size for _, end in places):
             raise DamagedRecord(f"{name} has {size:,} bytes, and {INDEX} names records beyond them")
@@ -77,7 +76,18 @@ def check_places(index: Metadata, directory: Path) -> None:
             raise DamagedRecord(f"{INDEX} names records of {name} that lie over one another")
 
 
+def check_inside(file: Path, directory: Path) -> None:
+    """Refuse a file of a checkpoint that is a link to what does not belong to it.
+
+    Raises:
+        DamagedRecord: so it is.
+    """
+    if is_elsewhere(file, directory):
+        raise DamagedRecord(f"{file.name} is a link that leads out of the checkpoint")
+
+
 def _content(directory: Path) -> bytes:
+    check_inside(directory / INDEX, directory)
     # Each entry of an index describes a record of a thousand bytes and more.
     shards = sum(file.stat().st_size for file in directory.glob("*.distcp"))
     return read_small(directory / INDEX, limit=max(SMALL_FILE_BYTES, shards // 100))

@@ -22,7 +22,7 @@ from torch.futures import Future
 
 from shear_lit.disk.names import is_sha256
 from shear_lit.training.records import DamagedRecord, check_record, load_file, mapped
-from shear_lit.training.shard_index import INDEX, check_places, index_checksum, read_index
+from shear_lit.training.shard_index import INDEX, check_inside, check_places, index_checksum, read_index
 
 META = "meta.pt"
 """The file of a sharded checkpoint that is written last, with what is not sharded."""
@@ -50,18 +50,15 @@ class PlainPlanner(sharded.DefaultLoadPlanner):
 class CheckedReader(sharded.FileSystemReader):
     """Compares every record with its checksums, and with what the index says of it, before torch reads it."""
 
-    def __init__(self, directory: Path, checksum: str | None) -> None:
+    def __init__(self, directory: Path, index: Metadata) -> None:
         super().__init__(directory)
-        self._directory, self._checksum = directory, checksum
-        self._entries: Mapping[str, Any] = {}
+        self._directory, self._index = directory, index
+        self._entries: Mapping[str, Any] = index.state_dict_metadata
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The index, of which only torch's records were built."""
-        index = read_index(self._directory, self._checksum)
-        check_places(index, self._directory)
-        index.storage_meta = StorageMeta(checkpoint_id=str(self._directory), load_id=self.load_id)
-        self._entries = index.state_dict_metadata
-        return index
+        self._index.storage_meta = StorageMeta(checkpoint_id=str(self._directory), load_id=self.load_id)
+        return self._index
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Check and read the records of this process, one after the other."""
@@ -132,10 +129,13 @@ def load_shards(
 
     Raises:
         CheckpointException: one of the processes met what it cannot read.
+        DamagedRecord, pickle.UnpicklingError and others: the index was changed, or says what is not so.
     """
+    index = read_index(directory, checksum)
+    check_places(index, directory)
     with warnings.catch_warnings():
         _expect_one_process()
-        reader = CheckedReader(directory, checksum)
+        reader = CheckedReader(directory, index)
         sharded.load(state, storage_reader=reader, planner=PlainPlanner(), no_dist=no_dist)
 
 
@@ -145,6 +145,7 @@ def load_meta(directory: Path) -> dict[str, Any]:
     Raises:
         DamagedRecord, pickle.UnpicklingError and what torch raises: it cannot be read, or was changed.
     """
+    check_inside(directory / META, directory)
     content = load_file(directory / META)
     if not isinstance(content, dict):
         raise DamagedRecord(f"{META} holds a {type(content).__name__}")

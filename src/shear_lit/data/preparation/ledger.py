@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import Manifest, write_json
 from shear_lit.data.preparation.inputs import Source
+from shear_lit.data.preparation.spool import HASHES
 from shear_lit.data.records import parse_values, read_values, record_of, shown
 from shear_lit.disk.names import leads_outside
 from shear_lit.disk.reading import read_small
@@ -21,6 +24,8 @@ from shear_lit.disk.writing import write_file
 LEDGER = ".ledger"
 _DOCUMENTS, _INPUTS, _TAILS = "documents.bin", "inputs.jsonl", "tails.json"
 
+_HASH_BYTES = 16
+_TOGETHER = 1_000_000  # hashes that are compared at a time
 _LINE: Any = tuple[str, str, int, str]
 _MOST_BYTES = 1 << 28  # a million inputs
 
@@ -85,15 +90,30 @@ def ledger_of(directory: Path, manifest: Manifest) -> Ledger:
             raise ValueError("it is a link that leads out of the data")
         ledger.inputs()
         tails = ledger.tails()
-        found = ledger.documents.stat().st_size // 16
+        size = ledger.documents.stat().st_size
     except (OSError, ValueError) as error:
         raise _damaged(directory, str(error)) from error
-    if not ledger.documents.is_file() or found != expected:
-        raise _damaged(directory, f"{found:,} document hashes instead of {expected:,}")
+    if not ledger.documents.is_file() or size != expected * _HASH_BYTES:
+        raise _damaged(directory, f"{size:,} bytes of document hashes instead of {expected * _HASH_BYTES:,}")
+    if not _is_sorted(ledger.documents):
+        raise _damaged(directory, "its document hashes are not those that were written")
     for split in (tokens for domain in tails.values() for tokens in domain.values()):
         if len(split) >= manifest.sequence_length or max(split, default=0) >= manifest.tokenizer.vocabulary:
             raise _damaged(directory, f"the left-over tokens {shown(split)}")
     return ledger
+
+
+def _is_sorted(documents: Path) -> bool:
+    """Whether each hash is larger than the one before it."""
+    if not documents.stat().st_size:
+        return True
+    hashes = np.memmap(documents, dtype=HASHES, mode="r").reshape(-1, 2)
+    for start in range(0, len(hashes), _TOGETHER):
+        part = hashes[start : start + _TOGETHER + 1]
+        high, low = part[:, 0], part[:, 1]
+        if not ((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] < low[1:]))).all():
+            return False
+    return True
 
 
 def new_sources(sources: list[Source], known: list[Input]) -> list[Source]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.records import Record, read_values, record_of, shown
-from shear_lit.disk.names import expanded, is_plain_name, leads_outside
+from shear_lit.disk.names import expanded, is_elsewhere, is_plain_name, leads_outside
 from shear_lit.disk.reading import read_small
 
 TOKENS, DOMAIN = "tokens", "set"
@@ -178,6 +178,8 @@ class _ShardEntry:
 
 
 def _shards_of(index: Path) -> list[MdsShard]:
+    if index.is_symlink() and is_elsewhere(index, index.parent):
+        raise _error(f"{str(index)!r} is a link that leads out of its folder. Copy the file there.")
     try:
         shards = read_values(index)["shards"]
         if not isinstance(shards, list):

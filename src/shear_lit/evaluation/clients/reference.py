@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig
 
+from shear_lit.data.tokenizer import tokenizer_of
 from shear_lit.evaluation.clients.comparison import Expected
 from shear_lit.models.huggingface import CONFIG, read_model
 
@@ -80,7 +81,7 @@ def _linked(directory: str) -> tuple[Path, ...]:
 
 def ids_of(directory: str, text: str) -> list[int]:
     """The ids of a text."""
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    tokenizer = tokenizer_of(str(_VIEWS.get(directory, directory)))
     return [int(token) for token in tokenizer.encode(text)]
 
 
