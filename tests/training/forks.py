@@ -109,7 +109,11 @@ def _server() -> Any:
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # Python 3.11 forgets it
     from multiprocessing.forkserver import ensure_running
 
+    offline = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported; a hub that is asked in vain costs a minute
     ensure_running()
+    if offline is None:
+        del os.environ["HF_HUB_OFFLINE"]
     if before is None:
         del os.environ["PYTHONPATH"]
     else:

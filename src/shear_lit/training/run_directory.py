@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -173,11 +173,12 @@ def nothing_left(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if is_new and directory.is_dir() and not (directory / PROVENANCE).exists():
-            for path in [path for name in _BEFORE_IT_BEGINS for path in directory.glob(name)]:
-                path.unlink(missing_ok=True)
-            if not was_there and not any(directory.iterdir()):
-                directory.rmdir()
+        if is_new and not (directory / PROVENANCE).exists():
+            with suppress(OSError):  # every rank removes, and one of them is the first
+                for path in [path for name in _BEFORE_IT_BEGINS for path in directory.glob(name)]:
+                    path.unlink(missing_ok=True)
+                if not was_there:
+                    directory.rmdir()
         raise
 
 
