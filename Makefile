@@ -31,6 +31,7 @@ lint: .venv/installed-test
 nightly: clients doors
 
 doors: .venv/installed-test
+	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
 	$(BIN)/python -m tests.bad_inputs.fuzz --edits $(EDITS) --work runs/doors
 
 clients: $(patsubst %,.clients/%/installed,transformers-4.57 $(filter-out transformers,$(CLIENTS) $(ALSO))) .venv/installed-test

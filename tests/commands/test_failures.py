@@ -117,14 +117,12 @@ def test_words_of_a_command_take_the_place_of_shared_keys():
     assert said == "error: data='a' and model.source=b differ."
 
 
-@pytest.mark.parametrize(
-    "words", [["data", "{data}", "--sequences=40", "--characters=0"], ["rank", "--help"]], ids=str
-)
-def test_a_closed_pipe_ends_quietly(toy, words):
+@pytest.mark.parametrize("words", [["--help"], ["rank", "--help"]], ids=str)
+def test_a_closed_pipe_ends_quietly(words):
     """``shear-lit data ... | head -1``: the reader goes before all is written."""
     code = "from shear_lit import cli; cli.main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *(word.format(data=toy.data) for word in words)],
+        [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
