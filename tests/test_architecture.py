@@ -428,3 +428,11 @@ def test_shapes_are_checked_in_every_module_that_computes():
     modules = {f"shear_lit.pruning.{path.stem}" for path in (SOURCE / "pruning").glob("*.py")}
     assert modules - named == {"shear_lit.pruning.__init__", "shear_lit.pruning.settings"}
     assert "shear_lit.theory" in named
+
+
+def test_the_home_directory_is_expanded_in_one_place():
+    """``Path.expanduser`` raises where there is no such user, which is a mistake of the user's like any other."""
+    found = [
+        where(path, SOURCE, 1) for path in files(SOURCE) if "expanduser" in path.read_text(encoding="utf-8")
+    ]
+    assert found == ["disk/names.py:1"]

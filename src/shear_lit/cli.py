@@ -132,7 +132,7 @@ def _chosen(command: Command, flags: list[str]) -> Command:
 def _flags(command: Command, flags: list[str]) -> list[str]:
     """Give values without a key their key, ``--fast`` alone the value true, and ``--from-mds`` its underscore."""
     places = list(itertools.takewhile(lambda word: not word.startswith("-"), flags))[: len(command.places)]
-    named = [f"--{key}={value}" for key, value in zip(command.places, places, strict=False)]
+    named = [f"--{key}={value}" for key, value in zip(command.places[: len(places)], places, strict=True)]
     flags = [*named, *flags[len(places) :]]
     return [
         f"{word}=true"

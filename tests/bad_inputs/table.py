@@ -62,6 +62,9 @@ CASES: tuple[Case, ...] = (
         ("reference measured", "'measured' is none of its words"),
         ("completion", "shell is missing"),
         ("completion fish", "shell='fish'", "one of bash, zsh, tcsh"),
+        ("demo --output=~no-such-user/x", "output='~no-such-user/x'", "no user"),
+        ("fit --config=~no-such-user/x", "config='~no-such-user/x'", "does not exist"),
+        ("data ~no-such-user/x", "directory='~no-such-user/x'", "no directory"),
         ("demo --fast=x", "fast='x'", "true or false"),
         ("demo --output={toy}", "output=", "is not an empty directory"),
         ("demo --output={toy}/law.jsonl/x", "output=", "is no directory"),
@@ -126,6 +129,11 @@ CASES: tuple[Case, ...] = (
         ("--trainer.check_val_every_n_epoch=2", "trainer.check_val_every_n_epoch=2", "Remove it"),
         ("--trainer.enable_checkpointing=false", "trainer.enable_checkpointing=false", "checkpoint.keep"),
         ("--trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler=true", "Leave it out"),
+        (
+            "--trainer.default_root_dir=~no-such-user/x",
+            "trainer.default_root_dir='~no-such-user/x'",
+            "no user",
+        ),
         ("--trainer.default_root_dir={toy}", "trainer.default_root_dir=", "is not empty"),
         ("--trainer.default_root_dir={toy}/law.jsonl", "trainer.default_root_dir=", "is no directory"),
         ("--trainer.default_root_dir={toy}/law.jsonl/x", "trainer.default_root_dir=", "is no directory"),
@@ -146,6 +154,7 @@ CASES: tuple[Case, ...] = (
         ("--model=gone.yaml", "model='gone.yaml' does not exist"),
         ("--data=gone.yaml", "data='gone.yaml' does not exist"),
         ("--trainer=3", "trainer='3'"),
+        ("--ckpt_path=~no-such-user/x", "ckpt_path='~no-such-user/x'", "does not exist"),
         ("--ckpt_path=/nowhere", "ckpt_path='/nowhere'", "does not exist"),
         ("--ckpt_path={toy}", "ckpt_path=", "meta.pt"),
         ("--ckpt_path={toy}/law.jsonl", "ckpt_path="),
@@ -407,6 +416,7 @@ CASES: tuple[Case, ...] = (
     # Measuring
     *_cases(
         REFERENCE,
+        ("--output=~no-such-user/x", "output='~no-such-user/x'", "no user"),
         ("--output={toy}", "output=", "is a directory"),
         ("--output={toy}/law.jsonl", "output=", "are not overwritten"),
         ("--output={toy}/law.jsonl/x", "output=", "is no directory"),
@@ -419,6 +429,7 @@ CASES: tuple[Case, ...] = (
     ),
     *_cases(
         EVALUATE,
+        ("--output=~no-such-user/x", "output='~no-such-user/x'", "no user"),
         ("--dtype=int8", "dtype='int8'", "one of float32"),
         ("--output={toy}", "output=", "is a directory"),
         ("--output={toy}/law.jsonl/x", "output=", "is no directory"),
@@ -439,6 +450,7 @@ CASES: tuple[Case, ...] = (
     *_cases(
         RANK,
         ("--criterion=fisher", "data", "criterion=fisher is measured on text"),
+        ("--criterion=random --output=~no-such-user/x", "output='~no-such-user/x'", "no user"),
         ("--criterion=best", "criterion='best'", "one of fisher"),
         ("--criterion=random --data={toy}/data", "data=", "has no effect"),
         ("--criterion=random --seed=x", "seed='x'", "a whole number"),
@@ -456,6 +468,12 @@ CASES: tuple[Case, ...] = (
     *_cases(
         ("export",),
         ("--checkpoint=x", "output is missing"),
+        ("--checkpoint=x --output=~no-such-user/x", "output='~no-such-user/x'", "no user"),
+        (
+            "--checkpoint=~no-such-user/x --output={work}/out",
+            "checkpoint='~no-such-user/x'",
+            "does not exist",
+        ),
         ("--output={work}/out", "checkpoint and gates: exactly one"),
         ("--output={work}/out --checkpoint=x --gates=y", "checkpoint and gates: exactly one"),
         ("--output={work}/out --checkpoint={toy}/law.jsonl", "checkpoint="),
@@ -502,6 +520,7 @@ CASES: tuple[Case, ...] = (
         ("--client=vllm", "directory is missing"),
         ("/nowhere", "directory='/nowhere'", "no directory"),
         ("{toy}/data", "directory=", "config.json"),
+        ("~no-such-user/x", "directory='~no-such-user/x'", "no directory"),
         ("{toy}/gqa-tied --client=ollama", "client='ollama'", "one of transformers"),
         ("{toy}/gqa-tied --python=/nowhere", "python='/nowhere'", "Correct the path"),
         ("{toy}/gqa-tied --against=/nowhere", "against='/nowhere'", "no directory"),
@@ -513,11 +532,13 @@ CASES: tuple[Case, ...] = (
         ("--source=x", "directory is missing"),
         ("/nowhere", "directory='/nowhere'"),
         ("{toy}/data", "directory=", "config.json"),
+        ("~no-such-user/x", "directory='~no-such-user/x'"),
         ("{toy}/gqa-tied --source=/nowhere", "source='/nowhere'", "no directory"),
     ),
     *_cases(
         ("gates",),
         ("--target.layers=2", "directory is missing"),
+        ("~no-such-user/x", "directory='~no-such-user/x'", "no file"),
         ("/nowhere", "directory='/nowhere'", "no file"),
         ("{toy}/gqa-tied", "directory="),
         ("{toy}/law.jsonl", "directory="),

@@ -1,9 +1,9 @@
 """``shear-lit evaluate``: how well a Hugging Face model predicts the validation text of every domain."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shear_lit.data.remote_settings import REMOTE, RemoteSettings
+from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import check_file, write_file
 from shear_lit.models.choices import Device, Precision
 from shear_lit.ranges import Count
@@ -36,7 +36,7 @@ def evaluate(
         cross_document_attention: Whether a token may attend to earlier documents of its packed sequence.
         remote: How data in remote storage is read.
     """
-    file = None if output is None else Path(output).expanduser()
+    file = None if output is None else expanded(output)
     if file is not None:
         check_file(file, key="output")
     from shear_lit.commands.measuring import measure_domains

@@ -1,9 +1,9 @@
 """``shear-lit export``: a checkpoint to a Hugging Face directory that has shown that it computes the same."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shear_lit.commands.failures import UsageError
+from shear_lit.disk.names import expanded
 from shear_lit.models.choices import PresetName, WrittenAs
 from shear_lit.models.directories import check_new_directory
 from shear_lit.ranges import OpenFraction, PositiveNumber
@@ -50,7 +50,7 @@ def export(
     """
     if not output:
         raise UsageError("output is missing: say where to write the model. Use --output DIRECTORY.")
-    directory = Path(output).expanduser()
+    directory = expanded(output)
     check_new_directory(directory)
     ways = (target, target_parameters, target_flops_fraction, target_preset)
     if (checkpoint is None) == (gates is None):

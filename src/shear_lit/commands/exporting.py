@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shear_lit.disk.names import expanded
 from shear_lit.models import clients
 from shear_lit.models.choices import Precision, WrittenAs
 from shear_lit.models.companions import has_tokenizer, licence_files, source_licence
@@ -91,7 +92,7 @@ def from_checkpoint(
     checkpoint: str, directory: Path, *, dtype: str = "source", source: str | None = None
 ) -> ExportResult:
     """Cut the model of a checkpoint at its run's target and write it; ``export`` says what the arguments are."""
-    opened = open_checkpoint(Path(checkpoint).expanduser())
+    opened = open_checkpoint(expanded(checkpoint))
     return _write(directory, opened.facts, opened=opened, scores=None, dtype=dtype, source=source)
 
 
@@ -315,7 +316,7 @@ def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str)
     config = config_of(facts.config)
     family = family_of(config)
     shape = facts.target or family.shape
-    earlier = recipes(Path(origin).expanduser())
+    earlier = recipes(expanded(origin))
     return ModelFacts(
         name=name,
         source=facts.source,
@@ -368,7 +369,7 @@ def _origin_warnings(origin: str, facts: CheckpointFacts) -> list[str]:
     warnings = []
     if not has_tokenizer(origin):
         warnings.append(f"{origin!r} has no tokenizer files: the exported model has none either.")
-    if Path(origin).expanduser().is_dir() and source_fingerprint(origin) != facts.source_fingerprint:
+    if expanded(origin).is_dir() and source_fingerprint(origin) != facts.source_fingerprint:
         warnings.append(
             f"{origin!r} is not the model that the run started from, or was changed since: tokenizer and licence were "
             f"copied from it as it is now."

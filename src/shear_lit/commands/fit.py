@@ -16,6 +16,7 @@ from shear_lit.commands.help import short_help
 from shear_lit.commands.parsing import OneLineErrors, in_words_of
 from shear_lit.commands.table import Command
 from shear_lit.data.datamodule import DomainData
+from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import free_path
 from shear_lit.mistakes import Mistake
 from shear_lit.training.checks import check_run
@@ -155,11 +156,11 @@ class ShearingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what the Trainer cannot do, and expand ``~``, before Lightning builds anything."""
         settings = self._get(self.config, "trainer")
-        settings.default_root_dir = str(Path(settings.default_root_dir).expanduser())
+        settings.default_root_dir = str(expanded(settings.default_root_dir))
         check_trainer(settings)
         asked = self.config[self.subcommand]
         if asked.get("ckpt_path") is not None:
-            asked.ckpt_path = str(Path(asked.ckpt_path).expanduser())
+            asked.ckpt_path = str(expanded(asked.ckpt_path))
         for key in ("train_dataloaders", "val_dataloaders", "dataloaders"):
             if self._get(self.config, key) is not None:
                 raise RunError(f"{key} has no effect: data come from data.directory. Remove it.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shear_lit.disk.names import is_elsewhere
+from shear_lit.disk.names import expanded, is_elsewhere
 from shear_lit.pruning.artefact import gates_in, read_kept
 from shear_lit.pruning.carve import KeptUnits, kept_units
 from shear_lit.pruning.scores import Scores, ScoresError, ranked_gates, read_scores
@@ -86,7 +86,7 @@ def _second_cut(place: str, asked: TargetShape | None) -> tuple[Scores, KeptUnit
 
 def _cut(place: str, asked: TargetShape | None) -> tuple[Scores, KeptUnits]:
     """The gates at ``place``, and what they keep: as they were cut, or at the shape that is asked for."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     file = str(gates_in(path)) if path.is_dir() else str(path)
     if path.is_dir() and is_elsewhere(Path(file), path):
         raise ScoresError(

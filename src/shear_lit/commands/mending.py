@@ -10,6 +10,7 @@ import torch
 
 from shear_lit.commands.demo.control import KEPT
 from shear_lit.commands.exporting import selection_of
+from shear_lit.disk.names import expanded
 from shear_lit.models import clients
 from shear_lit.models.directories import DirectoryError, same_file
 from shear_lit.models.huggingface import SourceError, read_config, read_model, tensor_names
@@ -42,7 +43,7 @@ class Mended:
 
 def mend_export(directory: str, source: str | None) -> Mended:
     """Mend a directory; ``mend`` says what the arguments are."""
-    place = Path(directory).expanduser()
+    place = expanded(directory)
     check_is_model(place)
     config = read_config(str(place))
     recipe = read_recipe(place)
@@ -77,7 +78,7 @@ def _source_names(source: str | None, recorded: str | None) -> frozenset[str]:
             error.key = "source"  # the model of ``directory`` is the one that goes without saying
             raise
         return tensor_names(source)
-    if recorded is None or not Path(recorded).expanduser().is_dir():
+    if recorded is None or not expanded(recorded).is_dir():
         return frozenset()
     return tensor_names(recorded)
 
@@ -128,7 +129,7 @@ def _check_gates(file: Path) -> None:
     """Refuse gates that were damaged, before they get the name that other commands read.
 
     Raises:
-        ScoresError: so they are.
+        ScoresError: they cannot be read, or were changed.
     """
     try:
         read_scores(str(file))

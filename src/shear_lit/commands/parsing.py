@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from shear_lit.commands.failures import UsageError, chain, one_line, said
 from shear_lit.commands.table import Command
+from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import read_yaml
 from shear_lit.mistakes import Mistake
 
@@ -162,7 +163,7 @@ def given_keys(flags: Sequence[str]) -> Iterator[Given]:
 def _keys_of_file(name: str | None, key: str = "config") -> Iterator[Given]:
     if name is None:
         raise UsageError(f"{key} has no value: a YAML file is expected. Use --{key} FILE.yaml.")
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         content = read_yaml(path)
     except FileNotFoundError as error:

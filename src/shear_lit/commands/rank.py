@@ -1,10 +1,10 @@
 """``shear-lit rank``: order the units of a model without training it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shear_lit.commands.failures import UsageError
 from shear_lit.data.remote_settings import REMOTE, RemoteSettings
+from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import OutputError, check_new_file
 from shear_lit.models.choices import Criterion, Device
 from shear_lit.ranges import Count
@@ -45,7 +45,7 @@ def rank(
         cross_document_attention: Whether a token may attend to earlier documents; as `data` of the run has it.
         remote: How data in remote storage is read.
     """
-    file = Path(output).expanduser()
+    file = expanded(output)
     check_new_file(file, key="output", what="scores")
     if (data is None) != (criterion in _WITHOUT_DATA):
         raise UsageError(

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shear_lit.data.remote_settings import REMOTE, RemoteSettings
+from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import check_new_file
 from shear_lit.models.choices import Device, Precision
 from shear_lit.ranges import Count
@@ -51,7 +51,7 @@ def measure(
         cross_document_attention: Whether a token may attend to earlier documents; as `data` of the run has it.
         remote: How data in remote storage is read.
     """
-    path = Path(output).expanduser()
+    path = expanded(output)
     check_new_file(path, key="output", what="references")
     from shear_lit.commands.measuring import measure_domains
     from shear_lit.data.references import References, write_references

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shear_lit.disk.names import expanded
 from shear_lit.evaluation.clients.asking import (
     Answer,
     ClientError,
@@ -116,7 +117,7 @@ def _check_model(directory: str, key: str) -> None:
     Raises:
         VerifyError: it is none.
     """
-    if not Path(directory).expanduser().is_dir():
+    if not expanded(directory).is_dir():
         raise VerifyError(
             f"{key}={directory!r} is no directory: the Hugging Face directory of a model is expected, as "
             f"`shear-lit export` writes it. Correct the path."
@@ -130,7 +131,7 @@ def _check_model(directory: str, key: str) -> None:
 
 def _place(directory: str) -> str:
     """Where it is, for links and for other processes."""
-    return str(Path(directory).expanduser().resolve())
+    return str(expanded(directory).resolve())
 
 
 def _clients(client: ClientName | None, python: str) -> list[tuple[ClientName, str]]:

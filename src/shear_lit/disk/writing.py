@@ -86,6 +86,10 @@ def check_folder(folder: Path, *, key: str, shown: Path | None = None) -> None:
         OutputError: it cannot be written in; the message shows the path ``shown`` under ``key``.
     """
     asked = folder if shown is None else shown
+    if asked.parts[:1] and asked.parts[0].startswith("~"):  # expanded before, if there were such a user
+        raise OutputError(
+            f"{str(asked)!r}: there is no user {asked.parts[0]!r}. Choose another place.", key=key
+        )
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not place.is_dir():
         raise OutputError(

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from shear_lit.disk.names import is_elsewhere
+from shear_lit.disk.names import expanded, is_elsewhere
 from shear_lit.disk.reading import parse_json, read_small
 from shear_lit.mistakes import Mistake
 
@@ -50,7 +50,7 @@ def is_local(source: str) -> bool:
         SourceError: no directory can be called so.
     """
     try:
-        return source != "" and Path(source).expanduser().is_dir()
+        return source != "" and expanded(source).is_dir()
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(
             f"{source!r} can be no directory ({said(error)}): a local Hugging Face model directory or a hub name "
@@ -66,7 +66,7 @@ def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
         SourceError: it is no directory, and the hub does not have it.
     """
     if is_local(source):
-        return Path(source).expanduser()
+        return expanded(source)
     path = Path(source)
     if source.startswith((".", "/", "~")) or not source or source.count("/") > 1 or path.exists():
         raise SourceError(

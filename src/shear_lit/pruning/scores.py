@@ -7,12 +7,12 @@ and ``source_shape``; its tensors are ``score.<axis>`` (of a ranking) or ``log_a
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import parse_json
 from shear_lit.mistakes import Mistake
 from shear_lit.pruning.gates import GateValues
@@ -166,7 +166,7 @@ def read_scores_and_more(path: str) -> tuple[Scores, dict[str, Tensor]]:
     Raises:
         ScoresError: as ``read_scores``.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise ScoresError(
             f"{path!r} is no file: one that `shear-lit rank` wrote, gates.shear of an export, or "

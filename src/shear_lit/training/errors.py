@@ -58,4 +58,6 @@ def _said(error: BaseException) -> str:
         what = "more than numbers and plain values"
         return f"it holds {what}, which is not read" + (f" ({named[1]})" if named else "")
     shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
-    return f"{type(error).__name__}: {shown.rstrip('.')}"
+    shown = shown.rstrip(".")
+    # What this package says of a record needs no name of a class before it.
+    return shown if type(error).__module__.startswith("shear_lit.") else f"{type(error).__name__}: {shown}"

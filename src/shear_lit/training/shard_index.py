@@ -80,7 +80,7 @@ def check_inside(file: Path, directory: Path) -> None:
     """Refuse a file of a checkpoint that is a link to what does not belong to it.
 
     Raises:
-        DamagedRecord: so it is.
+        DamagedRecord: it leads out of the directory.
     """
     if is_elsewhere(file, directory):
         raise DamagedRecord(f"{file.name} is a link that leads out of the checkpoint")

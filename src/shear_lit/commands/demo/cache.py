@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import read_json
 from shear_lit.mistakes import Mistake
 
@@ -21,7 +22,7 @@ class CacheError(Mistake):
 def default_cache() -> Path:
     """Where the demo keeps what it fetched: ``SHEAR_LIT_CACHE``, or ``~/.cache/shear_lit``."""
     chosen = os.environ.get("SHEAR_LIT_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "shear_lit"
+    return expanded(chosen) if chosen else Path.home() / ".cache" / "shear_lit"
 
 
 def require_space(directory: Path, needed: int, *, purpose: str) -> None:

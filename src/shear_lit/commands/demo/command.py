@@ -1,9 +1,9 @@
 """``shear-lit demo``: the whole method on a real model and real text, small, with nothing to configure."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shear_lit.commands.demo.cache import default_cache
+from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import check_folder
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def demo(output: str = "runs/demo", cache: str = str(default_cache()), *, fast: 
         cache: Directory in which the source model and the text are kept once they are fetched.
         fast: Take only a few steps: the same path in about six minutes.
     """
-    place, kept = Path(output).expanduser(), Path(cache).expanduser()
+    place, kept = expanded(output), expanded(cache)
     check_folder(place, key="output")
     check_folder(kept, key="cache")
     from shear_lit.commands.demo.run import run_demo

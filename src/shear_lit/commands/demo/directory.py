@@ -26,7 +26,7 @@ def check_output(directory: Path, needed_bytes: int) -> None:
     """Refuse a directory that holds something, or whose disk is too small, before anything is fetched.
 
     Raises:
-        DemoError: it is so.
+        DemoError: it is not empty, or the disk is too small.
     """
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise DemoError(
