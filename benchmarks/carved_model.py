@@ -37,7 +37,7 @@ from shear_lit.models import writing
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.registry import parameter_count
 from shear_lit.theory.shape import ModelShape
-from shear_lit.training.run_directory import latest_checkpoint
+from shear_lit.training.run_checkpoints import latest_checkpoint
 
 TARGET = ModelShape(layers=24, hidden=480, query_heads=6, kv_heads=2, intermediate=1280)
 TIME_BAR, MEMORY_BAR, SPEED_BAR = 1.5, 2.2, (0.97, 1.03)

@@ -35,7 +35,7 @@ from shear_lit.theory.exact_size import sharpness_at
 from shear_lit.theory.shape import ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import read_checkpoint
 from shear_lit.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
-from shear_lit.training.run_directory import latest_checkpoint
+from shear_lit.training.run_checkpoints import latest_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.toy import Toy, write_toy

@@ -41,7 +41,7 @@ from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.models.huggingface import read_config, read_model
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.theory.shape import Axis, ModelShape
-from shear_lit.training.run_directory import latest_checkpoint
+from shear_lit.training.run_checkpoints import latest_checkpoint
 from small_source import PROPORTIONS as SMALL_PROPORTIONS
 from small_source import build
 

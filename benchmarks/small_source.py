@@ -19,7 +19,7 @@ from shear_lit.commands.export import export
 from shear_lit.commands.prepare import prepare
 from shear_lit.data.splits import SplitShares
 from shear_lit.training.checkpoints import CheckpointError, read_facts
-from shear_lit.training.run_directory import latest_checkpoint
+from shear_lit.training.run_checkpoints import latest_checkpoint
 
 DOMAINS = ("modules", "packages")
 PROPORTIONS = dict.fromkeys(DOMAINS, 0.5)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from shear_lit import cli
 from shear_lit.commands import fit as command
+from shear_lit.data.datamodule import DomainData
 from shear_lit.pruning.attach import AttachedGates
 from shear_lit.training.run_log import RunLog
 
@@ -48,7 +49,6 @@ class Watch(Callback):
 
     def on_validation_end(self, trainer, pl_module):
         if trainer.state.fn == "fit":
-            self.record["mixtures"][trainer.global_step] = dict(trainer.datamodule.weights)
             self.record.setdefault("domain_losses", {})[trainer.global_step] = pl_module.domain_losses.clone()
 
     def on_train_end(self, trainer, pl_module):
@@ -84,18 +84,21 @@ def fit(arguments: list[str], sabotage: Callable[[], None] | None = None) -> dic
         sabotage()
     watch = Watch()
     reports = []
-    report = RunLog.flush.__globals__["_report"]
-    RunLog.flush.__globals__["_report"] = lambda trainer, numbers: (
-        reports.append((trainer.global_step, dict(numbers))),
-        report(trainer, numbers),
-    )
+    write, move = RunLog._write, DomainData.update_mixture
+
+    def write_and_keep(self, numbers):
+        reports.append((self._trainer.global_step, dict(numbers)))
+        write(self, numbers)
+
+    def move_and_keep(self, losses):
+        watch.record["mixtures"][self.trainer.global_step] = dict(move(self, losses))
+
+    RunLog._write, DomainData.update_mixture = write_and_keep, move_and_keep
     build = command.ShearingCLI.instantiate_trainer
 
     def build_watched(self, **options):
         trainer = build(self, **options)
         trainer.callbacks.insert(0, watch)
-        # After the mixture has moved.
-        trainer.callbacks.append(trainer.callbacks.pop(0))
         return trainer
 
     command.ShearingCLI.instantiate_trainer = build_watched

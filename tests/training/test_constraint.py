@@ -14,7 +14,7 @@ from shear_lit.pruning.importance import ordered_log_alpha
 from shear_lit.pruning.scores import ranked_gates, read_scores
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import read_checkpoint
-from shear_lit.training.run_directory import latest_checkpoint
+from shear_lit.training.run_checkpoints import latest_checkpoint
 from tests.toy import TARGETS
 from tests.training.compare import distances, same_order
 from tests.training.forks import run

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from shear_lit.commands.export import export
-from shear_lit.training import checkpoints, mixture_update, module
+from shear_lit.training import boundary, checkpoints
 from tests.training.compare import distances, same_order
 from tests.training.forks import run, start
 from tests.training.runs import fit
@@ -34,7 +34,7 @@ def from_step(step, values):
 
 def differences(whole, resumed, step):
     """What differs between a run from ``step`` on and one that was resumed there."""
-    record = {**whole, **{name: from_step(step, whole[name]) for name in ("mixtures", "domain_losses")}}
+    record = {**whole, **{name: from_step(step + 1, whole[name]) for name in ("mixtures", "domain_losses")}}
     record["gates_after"] = from_step(step + 1, whole["gates_after"])
     found = [name for name in EXACT if not same(record[name], resumed[name])]
     batches = from_step(step, whole["batches"])
@@ -43,7 +43,7 @@ def differences(whole, resumed, step):
 
 @pytest.mark.parametrize(("stage", "step"), [("prune", 4), ("prune", 6), ("pretrain", 4), ("pretrain", 6)])
 def test_killed_run_goes_on_as_if_it_had_not_been(toy, tmp_path, whole, stage, step):
-    """Step 4 is a mixture boundary, whose validation comes after the checkpoint; step 6 is none."""
+    """Step 4 is a mixture boundary, whose validation comes before the checkpoint; step 6 is none."""
     arguments = toy.arguments(stage, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoints" / f"step={step:06d}.ckpt"
     killed = start(fit, tmp_path / "killed", arguments=arguments)
@@ -58,18 +58,6 @@ def test_killed_run_goes_on_as_if_it_had_not_been(toy, tmp_path, whole, stage, s
     facts = [checkpoints.read_facts(end) for end in ends]
     assert facts[0] == facts[1] and facts[0].losses
     assert (tmp_path / "run" / "mixture.json").read_bytes() == (folder / "mixture.json").read_bytes()
-
-
-def no_validation_at_resume():
-    mixture_update.MixtureUpdate.on_train_start = lambda self, trainer, pl_module: None
-
-
-def test_forgotten_validation_at_resume_would_be_seen(toy, tmp_path, whole):
-    folder, uninterrupted = whole("prune")
-    checkpoint = folder / "checkpoints" / "step=000004.ckpt"
-    arguments = [*toy.arguments("prune", tmp_path / "run"), f"--ckpt_path={checkpoint}"]
-    resumed = run(fit, tmp_path / "log", arguments=arguments, sabotage=no_validation_at_resume)
-    assert {"mixtures", "batches", "parameters"} <= set(differences(uninterrupted[0], resumed[0], 4))
 
 
 RANKED = ["--model.pruning.initial_gap=9.2", "--model.pruning.initial_log_alpha=4.605170185988092"]
@@ -89,13 +77,15 @@ def test_gates_that_started_in_order_go_on_where_they_were(toy, tmp_path, whole)
 
 
 def ordering_at_every_start():
-    start = module.ShearingModule.on_train_start
+    begin = boundary.Boundary.between_steps
 
     def ordered(self):
-        start(self)
-        self.order_gates(self.pruning)
+        if not hasattr(self, "ordered"):
+            self.ordered = True
+            self.module.order_gates(self.module.pruning)
+        begin(self)
 
-    module.ShearingModule.on_train_start = ordered
+    boundary.Boundary.between_steps = ordered
 
 
 def test_gates_ordered_again_at_a_resume_would_be_seen(toy, tmp_path, whole):
@@ -209,8 +199,8 @@ def resumed_alone(toy, tmp_path, whole, step, sabotage=None):
     arguments = [*toy.arguments("prune", tmp_path / "run"), FSDP2[0]]
     arguments.append(f"--ckpt_path={sharded / 'checkpoints' / f'step={step:06d}'}")
     resumed = run(fit, tmp_path / "log", arguments=arguments, sabotage=sabotage)
-    parts = ("batches", "mixtures", "domain_losses")
-    return [{**alone, **{part: from_step(step, alone[part]) for part in parts}}], resumed
+    parts = {"batches": step, "mixtures": step + 1, "domain_losses": step + 1}
+    return [{**alone, **{part: from_step(first, alone[part]) for part, first in parts.items()}}], resumed
 
 
 @pytest.mark.parametrize("step", [3, 4])
@@ -224,10 +214,9 @@ def test_one_process_takes_over_from_two(toy, tmp_path, whole, step):
 
 
 def counts_of_those_who_wrote():
-    mixture_update.count_batches = lambda trainer: None
+    boundary.set_micro_batches_done = lambda trainer, done: None
 
 
 def test_count_of_other_processes_would_be_seen(toy, tmp_path, whole):
-    expected, resumed = resumed_alone(toy, tmp_path, whole, 4, sabotage=counts_of_those_who_wrote)
+    expected, resumed = resumed_alone(toy, tmp_path, whole, 3, sabotage=counts_of_those_who_wrote)
     assert not same_order(expected, resumed)
-    assert expected[0]["mixtures"].keys() != resumed[0]["mixtures"].keys()

@@ -39,7 +39,10 @@ def test_tensorboard_shows_the_whole_run(events):
     names += [f"mixture/{what}/{domain}" for what in ("weight", "tokens", "epochs") for domain in DOMAINS]
     names += [f"size/{axis}/{what}" for what in ("expected", "target") for axis in AXES]
     names += [f"multipliers/{axis}/{which}" for axis in AXES for which in ("first", "second")]
+    names += [f"loss/lag/{domain}" for domain in DOMAINS]
     names += [f"learning_rate/{group}" for group in ("weights", "gates", "multipliers")]
+    names += ["gradient/norm", "speed/seconds_waiting_for_data", "memory/peak_gib"]
+    names += ["run/tokens", "run/device_seconds"]
     assert set(names) == set(events)
     assert list(values(events, "loss/language")) == [2, 4, 6, 8, 10, 12]
     assert list(values(events, "loss/validation/code")) == [4, 8, 12]
@@ -194,7 +197,7 @@ def infinite_weight():
 
 def nan_and_unchecked_saves():
     nan_in_one_micro_batch()
-    RunLog.on_save_checkpoint = lambda self, trainer, pl_module, checkpoint: None
+    RunLog.check = RunLog.check_weights = lambda self: None
 
 
 def refused_run(toy, tmp_path, sabotage, *flags, processes=1):
@@ -212,7 +215,7 @@ def test_loss_that_is_not_finite_stops_the_run(toy, tmp_path, whole):
     names = ", ".join(sorted({DOMAINS[index] for index in domains}))
     assert f"error: the loss of optimizer step {NAN_STEP} is not finite" in said
     assert f"with the domains {names}." in said
-    assert f"the last good checkpoint is {tmp_path}/run/checkpoints/step=000004.ckpt" in said
+    assert f"the last checkpoint from before is {tmp_path}/run/checkpoints/step=000004.ckpt" in said
     assert checkpoints == ["step=000002.ckpt", "step=000004.ckpt"]
 
 

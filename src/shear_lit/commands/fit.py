@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -19,19 +19,15 @@ from shear_lit.data.datamodule import DomainData
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import free_path
 from shear_lit.mistakes import Mistake
+from shear_lit.training.boundary import Boundary
 from shear_lit.training.checks import check_run
 from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
-from shear_lit.training.mixture_update import MixtureUpdate
+from shear_lit.training.lightning_loops import NEVER, leave_signals_alone
 from shear_lit.training.module import ShearingModule
-from shear_lit.training.run_directory import (
-    GateFiles,
-    Provenance,
-    RunCheckpoints,
-    latest_checkpoint,
-    nothing_left,
-)
-from shear_lit.training.run_log import MetricsFile, RunLog
+from shear_lit.training.run_checkpoints import latest_checkpoint
+from shear_lit.training.run_directory import nothing_left
+from shear_lit.training.run_log import MetricsFile
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 from shear_lit.training.trainer_settings import check_trainer
 
@@ -136,8 +132,6 @@ class ShearingCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
                 "enable_model_summary": False,
-                # The mixture moves first, so that what is reported after a validation is the new one.
-                "callbacks": [MixtureUpdate(), RunLog(), GateFiles(), Provenance()],
             },
         )
 
@@ -148,7 +142,7 @@ class ShearingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give the checkpoints keys of their own."""
-        parser.add_lightning_class_args(RunCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(Boundary, "checkpoint")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: a checkpoint does not override what the user says."""
@@ -212,9 +206,8 @@ class ShearingCLI(LightningCLI):
         sharded = asked.strategy == "fsdp2" or isinstance(asked.strategy, FSDP2Strategy)
         if sharded and asked.precision in ("bf16", "bf16-mixed"):
             kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
-        trainer = super().instantiate_trainer(**kwargs)
-        # It says how often there is a validation, which callbacks of the user's look at when they are set up.
-        cast(Any, trainer).callbacks.sort(key=lambda callback: not isinstance(callback, MixtureUpdate))
+        trainer = super().instantiate_trainer(**kwargs, check_val_every_n_epoch=NEVER)
+        leave_signals_alone(trainer)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:

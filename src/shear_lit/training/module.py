@@ -6,9 +6,12 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from shear_lit.data.boundaries import model_inputs
+from shear_lit.data.datamodule import DomainData
 from shear_lit.data.store import DomainBatch
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
@@ -92,13 +95,15 @@ class ShearingModule(L.LightningModule):
         self.domain_loss: DomainLoss | None = None
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
+        self.gradient_norm: Tensor | None = None
+        """Of the last optimizer step, before it was clipped; on the device."""
         self._restored_step = 0
         self._ordered_by: str | None = None
 
     def setup(self, stage: str) -> None:
         """Make room for the losses of the data's domains."""
         if self.domain_loss is None:
-            self.domain_loss = DomainLoss(len(self.trainer.datamodule.domains))  # type: ignore[attr-defined]
+            self.domain_loss = DomainLoss(len(self.data.domains))
 
     def configure_model(self) -> None:
         """Read the weights, attach gates, and shard where the strategy asks for it (called before every run)."""
@@ -128,14 +133,9 @@ class ShearingModule(L.LightningModule):
             shard(blocks, model, small, self.device_mesh["data_parallel"], compute_dtype=compute)
 
     def on_train_start(self) -> None:
-        """Let what the user says of the optimizer win over a checkpoint, and order the gates of a new run.
-
-        The gates are ordered by importance, where the user asks for it.
-        """
+        """Let what the user says of the optimizer win over a checkpoint."""
         schedule = cast(LambdaLR, self.lr_schedulers())
         apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
-        if self.pruning is not None and self.pruning.ranked and self.trainer.global_step == 0:
-            self.order_gates(self.pruning)
 
     def order_gates(self, pruning: Pruning) -> None:
         """Start the gates by the importance of their units: that of a file, or measured on training text."""
@@ -149,11 +149,10 @@ class ShearingModule(L.LightningModule):
     def _measured_importance(self, sequences: int) -> Importance:
         """Squared gradients of all gates, open, the same on every rank."""
         assert self.attached is not None
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         sums, count = gate_gradients(
             self.attached,
             lambda batch: self._language_loss(self.transfer_batch_to_device(batch, self.device, 0)),
-            data.calibration_batches(sequences),
+            self.data.calibration_batches(sequences),
             source=self.family.shape,
             axes=self.axes,
             device=self.device,
@@ -199,8 +198,22 @@ class ShearingModule(L.LightningModule):
         self.domain_losses = self.domain_loss.compute().cpu()
         self.domain_loss.reset()
         # For callbacks that watch a number (EarlyStopping); RunLog writes them to the loggers.
-        domains = self.trainer.datamodule.domains  # type: ignore[attr-defined]
-        self.log_dict(reported(domains, self.domain_losses.tolist()), logger=False)
+        self.log_dict(reported(self.data.domains, self.domain_losses.tolist()), logger=False)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, and keep the norm that they had."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the game, after which the gates return to their limits."""
@@ -223,18 +236,13 @@ class ShearingModule(L.LightningModule):
         """Know the last validation's losses again, which the next checkpoint repeats."""
         facts = CheckpointFacts.from_entry(checkpoint[ENTRY], "the one that is resumed")
         self._restored_step, losses = facts.step, facts.losses
-        names = self.trainer.datamodule.domains  # type: ignore[attr-defined]
+        names = self.data.domains
         if losses.keys() == set(names):
             self.domain_losses = torch.tensor([losses[name] for name in names], dtype=torch.float64)
 
     def facts(self) -> CheckpointFacts:
         """Where the run came from and what it is after."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        losses = (
-            {}
-            if self.domain_losses is None
-            else dict(zip(data.domains, self.domain_losses.tolist(), strict=True))
-        )
+        data = self.data
         return CheckpointFacts(
             source=self.source,
             source_fingerprint=self.source_fingerprint,
@@ -247,8 +255,23 @@ class ShearingModule(L.LightningModule):
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},
-            losses=losses,
+            losses=self.named_losses,
         )
+
+    @property
+    def data(self) -> DomainData:
+        """The data of the run."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, DomainData):
+            raise TypeError(f"a ShearingModule trains on DomainData, not on {type(data).__name__}")
+        return data
+
+    @property
+    def named_losses(self) -> dict[str, float]:
+        """Losses of the last validation by domain, in nats per token; empty before the first one."""
+        if self.domain_losses is None:
+            return {}
+        return dict(zip(self.data.domains, self.domain_losses.tolist(), strict=True))
 
     @property
     def step(self) -> int:

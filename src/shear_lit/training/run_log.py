@@ -5,6 +5,8 @@ Steps leave their numbers on the device. They are read, averaged over ranks and 
 """
 
 import csv
+import io
+import resource
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -12,16 +14,16 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from shear_lit.data.store import DomainBatch
+from shear_lit.disk.writing import free_path, write_file
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.mistakes import Mistake
 from shear_lit.training.console import show
-from shear_lit.training.mixture_update import domain_data
 from shear_lit.training.module import ShearingModule, StepOutput
+from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
 
 
 class LossError(Mistake):
@@ -30,124 +32,179 @@ class LossError(Mistake):
     exit_code = 1
 
 
-class RunLog(Callback):
-    """Report the run, and stop it when a loss is not finite."""
+class RunLog:
+    """The numbers of a run's steps and validations, on their way to the loggers."""
 
-    def __init__(self) -> None:
-        self._numbers: list[torch.Tensor] = []
-        self._batches: list[tuple[int, torch.Tensor]] = []
-        self._since: float | None = None
-        self.last_checkpoint: str | None = None
-        """The last checkpoint that was written or resumed from: no loss before it was other than finite."""
+    def __init__(self, trainer: L.Trainer, module: ShearingModule, *, device_seconds: float = 0.0) -> None:
+        """Begin, or go on with a run that has taken ``device_seconds`` before."""
+        self._trainer, self._module, self._data = trainer, module, module.data
+        self._micro_batches: list[torch.Tensor] = []
+        self._domains: list[tuple[int, torch.Tensor]] = []
+        self._norms: list[torch.Tensor] = []
+        self._rows: list[list[float]] = []
+        self._mean_norm: float | None = None
+        self._earlier_device_seconds, self._began = device_seconds, time.monotonic()
+        self._since = self._idle_since = self._began
+        self._seconds = self._waited = 0.0
+        self._stands_still = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._since = time.monotonic()
-        if trainer.ckpt_path is not None:
-            self.last_checkpoint = str(trainer.ckpt_path)
+    @property
+    def device_seconds(self) -> float:
+        """Seconds that the run has kept its devices, all together, also before it was resumed."""
+        return self._earlier_device_seconds + (time.monotonic() - self._began) * self._trainer.world_size
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Keep the numbers of one micro-batch, and report when enough steps are complete."""
-        step, micro = cast(StepOutput, outputs), cast(DomainBatch, batch)
+    @property
+    def due(self) -> bool:
+        """Whether the steps since the last report are enough for one."""
+        trainer = self._trainer
+        every = cast(Any, trainer).log_every_n_steps
+        enough = trainer.global_step % every == 0 or trainer.global_step >= trainer.max_steps
+        return enough and bool(self._micro_batches or self._rows)
+
+    def batch_is_here(self) -> None:
+        """Note that the wait for a micro-batch is over."""
+        self._waited += time.monotonic() - self._idle_since
+
+    def keep(self, step: StepOutput, batch: DomainBatch, *, completes: bool) -> None:
+        """Keep the numbers of one micro-batch, which may complete an optimizer step."""
         numbers = [step["language_loss"].reshape(1)]
         if "expected_sizes" in step:
             penalty = step.get("size_penalty", torch.zeros_like(numbers[0]))
             numbers += [penalty.reshape(1), step["expected_sizes"]]
         if "multipliers" in step:
             numbers.append(step["multipliers"].flatten())
-        self._numbers.append(torch.cat([number.float() for number in numbers]))
-        complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        self._batches.append((trainer.global_step - (1 if complete else 0), micro["domain"]))
-        due = (
-            trainer.global_step % cast(Any, trainer).log_every_n_steps == 0
-            or trainer.global_step >= trainer.max_steps
-        )
-        if complete and due:
-            self.flush(trainer, cast(ShearingModule, pl_module))
+        self._micro_batches.append(torch.cat([number.float() for number in numbers]))
+        self._domains.append((self._trainer.global_step - completes, batch["domain"]))
+        if completes and self._module.gradient_norm is not None:
+            self._norms.append(self._module.gradient_norm)
+        self._idle_since = time.monotonic()
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report what there is, so that the time of the validation does not count as training's."""
-        if trainer.state.fn == "fit":
-            self.flush(trainer, cast(ShearingModule, pl_module))
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the losses, the mixture that follows from them, and the tokens drawn so far, per domain."""
-        module, data = cast(ShearingModule, pl_module), domain_data(trainer)
-        numbers = reported(data.domains, cast(torch.Tensor, module.domain_losses).tolist())
-        if trainer.state.fn == "fit":
-            numbers |= {f"mixture/weight/{name}": weight for name, weight in data.weights.items()}
-            numbers |= {f"mixture/tokens/{name}": float(tokens) for name, tokens in data.tokens_seen.items()}
-            numbers |= {f"mixture/epochs/{name}": epochs for name, epochs in data.epochs.items()}
-        _report(trainer, numbers)
-        self._since = time.monotonic()
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Make sure that no checkpoint follows a loss that is not finite, or holds a weight that is not."""
-        self.flush(trainer, cast(ShearingModule, pl_module))
-        bad = sum((~local_part(weight).isfinite()).sum() for weight in pl_module.parameters())
-        if float(cast(torch.Tensor, trainer.strategy.reduce(bad, reduce_op="sum"))) > 0:
-            raise LossError(
-                f"a weight, gate or multiplier is not finite after optimizer step {trainer.global_step - 1}, though "
-                f"its losses were. {self._remedy()}"
-            )
-
-    def flush(self, trainer: L.Trainer, module: ShearingModule) -> None:
-        """Average what was kept over ranks and micro-batches, check it, and report it.
+    def check(self) -> None:
+        """Read what was kept, averaged over ranks; the clock of the training stands still until ``go_on``.
 
         Raises:
-            LossError: a loss was not finite.
+            LossError: a loss or the norm of a gradient was not finite.
         """
-        if not self._numbers:
+        if not self._micro_batches:
             return
-        local = torch.stack(self._numbers)
-        batches, self._numbers, self._batches = self._batches, [], []
-        numbers = cast(torch.Tensor, trainer.strategy.reduce(local.clone(), reduce_op="mean"))
-        now = time.monotonic()
+        local = torch.stack(self._micro_batches)
+        numbers = cast(torch.Tensor, self._trainer.strategy.reduce(local.clone(), reduce_op="mean"))
+        norms = torch.stack(self._norms) if self._norms else numbers.new_zeros(0)
         rows = numbers.tolist()
+        self._seconds += time.monotonic() - self._since
+        self._stands_still = True
         if not bool(torch.isfinite(numbers[:, :2]).all()):
-            self._refuse(trainer, local, numbers, batches)
-        mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-        report = {"loss/language": mean[0]}
-        if module.axes:
-            report |= _size_report(module, mean[1], rows[-1][2:])
-        data = domain_data(trainer)
-        tokens = len(rows) * data.micro_batch * data.manifest.sequence_length * trainer.world_size
-        if self._since is not None and now > self._since:
-            report["speed/tokens_per_second"] = tokens / (now - self._since)
-        self._since = now
-        for group in trainer.optimizers[0].param_groups:
-            report[f"learning_rate/{group['name']}"] = float(group["lr"])
-        _report(trainer, report)
-        show(trainer, report)
+            self._refuse_loss(local, numbers)
+        if not bool(torch.isfinite(norms).all()):
+            self._refuse_gradient(norms)
+        self._rows += rows
+        self._mean_norm = float(norms.mean()) if len(norms) else None
+        self._micro_batches, self._domains, self._norms = [], [], []
 
-    def _refuse(
-        self,
-        trainer: L.Trainer,
-        local: torch.Tensor,
-        reduced: torch.Tensor,
-        batches: list[tuple[int, torch.Tensor]],
-    ) -> None:
+    def check_weights(self) -> None:
+        """Make sure that no checkpoint follows a loss that is not finite, or holds a weight that is not.
+
+        Raises:
+            LossError: one of them is not finite.
+        """
+        self.check()
+        trainer = self._trainer
+        bad = sum((~local_part(weight).isfinite()).sum() for weight in self._module.parameters())
+        if float(cast(torch.Tensor, trainer.strategy.reduce(bad, reduce_op="sum"))) > 0:
+            step = trainer.global_step - 1
+            raise LossError(
+                f"a weight, gate or multiplier is not finite after optimizer step {step}, though its losses were. "
+                f"{self._remedy(step)}"
+            )
+
+    def report(self, *, validated: bool) -> None:
+        """Write what was read since the last report and, after a validation, what that found."""
+        steps = self._of_steps() if self._rows else {}
+        self._write(steps | (self._of_validation() if validated else {}))
+        if steps:
+            show(self._trainer, steps)
+
+    def report_mixture(self) -> None:
+        """Write the mixture that the run begins with."""
+        self._write(self._of_mixture())
+
+    def go_on(self) -> None:
+        """Let the clock of the training run again, and count the wait for the next micro-batch from here."""
+        self._idle_since = time.monotonic()
+        if self._stands_still:
+            self._since, self._stands_still = self._idle_since, False
+
+    def _of_steps(self) -> dict[str, float]:
+        """The numbers of the steps since the last report."""
+        trainer, data, rows = self._trainer, self._data, self._rows
+        mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        found = {"loss/language": mean[0]}
+        if self._module.axes:
+            found |= _of_sizes(self._module, mean[1], rows[-1][2:])
+        if self._mean_norm is not None:
+            found["gradient/norm"] = self._mean_norm
+        tokens = len(rows) * data.micro_batch * data.manifest.sequence_length * trainer.world_size
+        found["speed/tokens_per_second"] = tokens / max(self._seconds, 1e-9)
+        found["speed/seconds_waiting_for_data"] = self._waited
+        found["memory/peak_gib"] = _peak_memory(trainer.strategy.root_device)
+        found["run/tokens"] = float(sum(data.tokens_seen.values()))
+        found["run/device_seconds"] = self.device_seconds
+        for group in trainer.optimizers[0].param_groups:
+            found[f"learning_rate/{group['name']}"] = float(group["lr"])
+        self._rows, self._seconds, self._waited = [], 0.0, 0.0
+        return found
+
+    def _of_validation(self) -> dict[str, float]:
+        """The losses, how far they are behind their references, and the mixture that follows from them."""
+        losses = cast(torch.Tensor, self._module.domain_losses).tolist()
+        found = reported(self._data.domains, losses)
+        if self._data.references is not None:
+            lags = zip(self._data.domains, losses, self._data.references.tolist(), strict=True)
+            found |= {f"loss/lag/{name}": loss - reference for name, loss, reference in lags}
+        return found | self._of_mixture()
+
+    def _of_mixture(self) -> dict[str, float]:
+        """The mixture, and what was drawn of each domain so far."""
+        data = self._data
+        return {
+            **{f"mixture/weight/{name}": weight for name, weight in data.weights.items()},
+            **{f"mixture/tokens/{name}": float(tokens) for name, tokens in data.tokens_seen.items()},
+            **{f"mixture/epochs/{name}": epochs for name, epochs in data.epochs.items()},
+        }
+
+    def _write(self, numbers: dict[str, float]) -> None:
+        for logger in self._trainer.loggers:
+            logger.log_metrics(numbers, step=self._trainer.global_step)
+
+    def _refuse_loss(self, local: torch.Tensor, reduced: torch.Tensor) -> None:
         """Name the first micro-batch whose loss is not finite; every rank raises, so none waits for another."""
         bad = int((~torch.isfinite(reduced[:, :2]).all(1)).nonzero()[0])
-        step, domains = batches[bad]
+        step, domains = self._domains[bad]
         if torch.isfinite(local[bad, :2]).all():
             where = "of another rank, whose message names its domains"
         else:
-            names = domain_data(trainer).domains
+            names = self._data.domains
             where = "with the domains " + ", ".join(sorted({names[index] for index in domains.tolist()}))
         raise LossError(
-            f"the loss of optimizer step {step} is not finite, in a micro-batch {where}. {self._remedy()}"
+            f"the loss of optimizer step {step} is not finite, in a micro-batch {where}. {self._remedy(step)}"
         )
 
-    def _remedy(self) -> str:
+    def _refuse_gradient(self, norms: torch.Tensor) -> None:
+        bad = int((~torch.isfinite(norms)).nonzero()[0])
+        step = self._trainer.global_step - len(norms) + bad
+        raise LossError(
+            f"the gradient of optimizer step {step} is not finite, though its losses are. {self._remedy(step)}"
+        )
+
+    def _remedy(self, step: int) -> str:
+        """The way out; a checkpoint of the bad step itself may hold the very weights that gave the number."""
+        resumed = [] if self._trainer.ckpt_path is None else [Path(self._trainer.ckpt_path)]
+        written = complete_checkpoints(self._trainer.default_root_dir)
+        good = max((path for path in [*resumed, *written] if step_of(path) < step), key=step_of, default=None)
         return (
-            f"The run stops here; the last good checkpoint is {self.last_checkpoint or 'none (none was written yet)'}. "
-            f"Resume from it with --ckpt_path and a lower model.optimizer.weights_learning_rate, "
-            f"or look at the data of those domains."
+            f"The run stops here; the last checkpoint from before is {good or 'none (none was written yet)'}. "
+            f"Resume from it with --ckpt_path and a lower model.optimizer.weights_learning_rate, let single steps "
+            f"pass without an update with training.skip_nonfinite, or look at the data of those domains."
         )
 
 
@@ -174,6 +231,19 @@ class MetricsFile(Logger):
         """The file."""
         return self._path
 
+    def go_back_to(self, step: int) -> None:
+        """Keep the rows up to ``step``, with which a run is resumed; what followed it is kept in a numbered file."""
+        if not self._path.exists():
+            return
+        with self._path.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        known = [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
+        if known != rows:
+            self._path.replace(free_path(self._path))
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([header, *known])
+            write_file(self._path, text.getvalue())
+
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append ``metrics``."""
@@ -196,22 +266,24 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return cast(torch.Tensor, cast(Any, detached).to_local()) if hasattr(detached, "to_local") else detached
 
 
-def _size_report(module: ShearingModule, penalty: float, numbers: list[float]) -> dict[str, float]:
+def _of_sizes(module: ShearingModule, penalty: float, numbers: list[float]) -> dict[str, float]:
     """The sizes and, where there are multipliers, those and what they add to the loss."""
     count = len(module.axes)
-    scheduled, report = module.scheduled_sparsity(), {}
+    scheduled, found = module.scheduled_sparsity(), {}
     for index, axis in enumerate(module.axes):
-        report[f"size/{axis.value}/expected"] = numbers[index]
-        report[f"size/{axis.value}/target"] = module.family.shape.units(axis) * (1 - scheduled[axis])
+        found[f"size/{axis.value}/expected"] = numbers[index]
+        found[f"size/{axis.value}/target"] = module.family.shape.units(axis) * (1 - scheduled[axis])
     if module.multipliers is not None:
-        report["loss/size_penalty"] = penalty
+        found["loss/size_penalty"] = penalty
         first, second = numbers[count : 2 * count], numbers[2 * count :]
         for index, axis in enumerate(module.axes):
-            report[f"multipliers/{axis.value}/first"] = first[index]
-            report[f"multipliers/{axis.value}/second"] = second[index]
-    return report
+            found[f"multipliers/{axis.value}/first"] = first[index]
+            found[f"multipliers/{axis.value}/second"] = second[index]
+    return found
 
 
-def _report(trainer: L.Trainer, numbers: dict[str, float]) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics(numbers, step=trainer.global_step)
+def _peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held, in GiB: of the accelerator, or its own where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux

@@ -15,7 +15,7 @@ from shear_lit.commands.measuring import DomainLosses
 from shear_lit.commands.prepare import prepare
 from shear_lit.commands.reference import measure
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
-from shear_lit.training.run_directory import latest_checkpoint
+from shear_lit.training.run_checkpoints import latest_checkpoint
 
 logger = logging.getLogger(__name__)
 

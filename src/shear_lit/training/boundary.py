@@ -1,0 +1,231 @@
+"""The boundary between two optimizer steps: one owner of what may happen there, and its order."""
+
+import logging
+from typing import Any, cast
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from shear_lit.data.loader import accumulation_of
+from shear_lit.pruning.expectation import expected_units
+from shear_lit.ranges import Count, KeptCount
+from shear_lit.training.agreement import Agreement
+from shear_lit.training.errors import RunError
+from shear_lit.training.lightning_loops import set_micro_batches_done, validate
+from shear_lit.training.module import ShearingModule
+from shear_lit.training.run_checkpoints import free_checkpoint, remove_all_but, remove_half_written
+from shear_lit.training.run_directory import (
+    add_to_mixture_log,
+    begin_mixture_log,
+    whole_gates,
+    write_gates,
+    write_provenance,
+)
+from shear_lit.training.run_log import MetricsFile, RunLog
+from shear_lit.training.signals import SIGNALS
+from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
+
+_log = logging.getLogger(__name__)
+
+
+class _Told(Exception):
+    """A validation was left because the run is to stop; a resume begins it anew."""
+
+
+class Boundary(Checkpoint):
+    """Orders gates, validates, moves the mixture, writes, reports, saves and stops; everything else only listens.
+
+    It is of Lightning's kind of callback whose hooks come last: others have seen a step before it ends here.
+    """
+
+    trainer: L.Trainer
+    module: ShearingModule
+    log: RunLog
+
+    def __init__(self, every_steps: Count = 50, keep: KeptCount = 2) -> None:
+        """Say how often a run is saved.
+
+        Args:
+            every_steps: Optimizer steps between two checkpoints.
+            keep: Checkpoints that are kept, the newest ones; -1 keeps all.
+        """
+        super().__init__()
+        if every_steps < 1 or keep == 0 or keep < -1:
+            raise RunError(
+                f"checkpoint.every_steps={every_steps} and checkpoint.keep={keep}: a run is saved every 1 or more "
+                f"steps, and keeps 1 or more checkpoints, or all with -1. Correct them."
+            )
+        self.every_steps, self.keep = int(every_steps), int(keep)
+        self.told = 0
+        """The signal by which all ranks agreed to stop; 0 if none came."""
+        self._saved = (-1, -1)
+        self._device_seconds = 0.0
+        self._should_stop = False
+
+    def between_steps(self) -> None:
+        """Everything that may happen between two optimizer steps, in this order and no other."""
+        self.told = self._agreement.of(SIGNALS.received)
+        self._order_gates()
+        if self._validates or self.log.due or self._saves:
+            self.log.check()
+        validated = self._validates and self._validate()
+        if validated:
+            self._move_mixture()
+            self._write_gates_and_mixture()
+        if validated or self.log.due:
+            self.log.report(validated=validated)
+        if self._saves:
+            self._save()
+        self._stop_if_told()
+        self.log.go_on()
+
+    # What is due
+
+    @property
+    def _step(self) -> int:
+        return self.trainer.global_step
+
+    @property
+    def _validates(self) -> bool:
+        """A run that is told to stop leaves the validation to the one that goes on."""
+        return self.module.data.update_due and not self.told
+
+    @property
+    def _ends(self) -> bool:
+        return bool(self.told or self.trainer.should_stop or self._step >= self.trainer.max_steps)
+
+    @property
+    def _saves(self) -> bool:
+        due = self._ends or self._step % self.every_steps == 0
+        return due and self._step > 0 and self._saved != self._state
+
+    @property
+    def _state(self) -> tuple[int, int]:
+        """What a checkpoint would hold: the steps done, and the one at which the mixture has moved."""
+        return self._step, self.module.data.updated_at_step
+
+    # What is done
+
+    def _order_gates(self) -> None:
+        pruning = self.module.pruning
+        if pruning is not None and pruning.ranked and self._step == 0 and not self.told:
+            self.module.order_gates(pruning)
+
+    def _validate(self) -> bool:
+        """Validate, and say whether it came to its end."""
+        try:
+            validate(self.trainer)
+        except _Told:
+            return False
+        return True
+
+    def _move_mixture(self) -> None:
+        assert self.module.domain_losses is not None
+        self.module.data.update_mixture(self.module.domain_losses)
+
+    def _write_gates_and_mixture(self) -> None:
+        if self.module.gates is not None:
+            write_gates(self.trainer, self.module)
+        if self.trainer.is_global_zero:
+            add_to_mixture_log(self.trainer, self.module.data, self.module.named_losses)
+
+    def _save(self) -> None:
+        trainer = self.trainer
+        sharded = isinstance(trainer.strategy, FSDP2Strategy) and trainer.strategy.saves_shards
+        path = free_checkpoint(trainer.default_root_dir, self._step, sharded=sharded)
+        trainer.save_checkpoint(trainer.strategy.broadcast(path), weights_only=False)
+        self._saved = self._state
+        if trainer.is_global_zero and self.keep > 0:
+            remove_all_but(self.keep, trainer.default_root_dir)
+
+    def _stop_if_told(self) -> None:
+        if self.told or self._should_stop:
+            self.trainer.should_stop = True
+
+    # When Lightning calls
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let files appear whole or not at all, and derive the accumulation from the data's settings."""
+        trainer.strategy.checkpoint_io = WholeFileIO()
+        if stage == "fit":
+            data = cast(ShearingModule, pl_module).data
+            trainer.accumulate_grad_batches = accumulation_of(
+                data.global_batch, data.micro_batch, trainer.world_size
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin the files of the run, or go on with them; then do what is due before the first step.
+
+        That is a validation, if the user asks for one, or if the checkpoint was taken before that of its step.
+        """
+        self.trainer, self.module = trainer, cast(ShearingModule, pl_module)
+        self.log = RunLog(trainer, self.module, device_seconds=self._device_seconds)
+        self._agreement = Agreement(trainer.world_size)
+        self._saved = self._state
+        set_micro_batches_done(trainer, self.module.data.micro_batches_done)
+        if trainer.is_global_zero:
+            remove_half_written(trainer.default_root_dir)
+            for logger in trainer.loggers:
+                if isinstance(logger, MetricsFile):
+                    logger.go_back_to(self._step)
+            begin_mixture_log(trainer, self.module.data)
+            write_provenance(trainer, self.module)
+        if self._step == 0:
+            self.log.report_mixture()
+        self.between_steps()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the time that went by until the data were there."""
+        self.log.batch_is_here()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the numbers of a micro-batch; between two steps, do what is due."""
+        completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        self.log.keep(outputs, batch, completes=completes)
+        # A callback may end the run at any micro-batch (Timer), and half a step cannot be saved.
+        self._should_stop, trainer.should_stop = self._should_stop or trainer.should_stop, False
+        if completes:
+            trainer.should_stop = self._should_stop
+            self.between_steps()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leave the validation of a run that is to stop."""
+        if trainer.state.fn == "fit":
+            self.told = self._agreement.of(SIGNALS.received)
+            if self.told:
+                raise _Told
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn of every axis that is further from its target than an export would take in silence."""
+        module = cast(ShearingModule, pl_module)
+        if module.gates is None or module.pruning is None or self.told:
+            return
+        for axis in expected_units(whole_gates(module), module.pruning.shape, module.exact_size()):
+            if axis.off_target and trainer.is_global_zero:
+                _log.warning("WARNING: %s", axis)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make sure that nobody saves a weight that is not finite."""
+        self.log.check_weights()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run has cost so far."""
+        return {"device_seconds": self.log.device_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting; a checkpoint of an earlier version knows nothing of it."""
+        self._device_seconds = float(state_dict.get("device_seconds", 0.0))

@@ -1,0 +1,42 @@
+"""SIGTERM, SIGINT and SIGUSR1 ask a run to stop: they are remembered, and ``boundary`` stops where nothing is lost."""
+
+import os
+import signal
+import time
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""A scheduler's request, Ctrl-C, and what SLURM sends before a job's time is over."""
+AT_ONCE_AFTER_SECONDS = 5.0
+"""From then on a second signal of the same kind ends the process at once; launchers send the first one twice."""
+
+
+class StopSignals:
+    """What this process was told."""
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        """The number of the first signal; 0 if there was none."""
+        self._first_at: dict[int, float] = {}
+
+    def listen(self) -> None:
+        """Remember signals from here on, instead of ending by them."""
+        for number in STOPPING:
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        first = self._first_at.setdefault(number, now)
+        if now - first >= AT_ONCE_AFTER_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.received = self.received or number
+
+
+SIGNALS = StopSignals()
+"""Those of this process: a process has one handler for each."""
+
+
+def exit_code(number: int) -> int:
+    """What a shell expects of a process that a signal has ended."""
+    return 128 + number
