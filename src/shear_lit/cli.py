@@ -8,9 +8,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from shear_lit.commands.failures import DEBUG, INTERRUPTED, UsageError, failure_of
 from shear_lit.commands.table import COMMANDS, Command
+from shear_lit.training.signals import SIGNALS
 
 _UNSAID = (
     "💡 Tip",  # of services that have nothing to do with a run
@@ -83,10 +85,13 @@ def _run(name: str, command: Command, flags: list[str]) -> None:
     from shear_lit.commands.parsing import run_function, set_up_parsing  # jsonargparse: 0.1 s
 
     set_up_parsing(flags)
-    result = command.load()(name, command, flags) if command.trains else run_function(name, command, flags)
-    if result is not None:
+    with SIGNALS.heard() if name == "fit" else nullcontext():
+        result = (
+            command.load()(name, command, flags) if command.trains else run_function(name, command, flags)
+        )
+    if result is not None and str(result):
         print(result)
-    if getattr(result, "exit_code", 0):  # the command did its work, and found something wrong
+    if getattr(result, "exit_code", 0):  # the command found something wrong, or was stopped
         raise SystemExit(result.exit_code)
 
 

@@ -77,8 +77,13 @@ def keep_gate_values() -> None:
     AttachedGates.set = set_and_keep
 
 
-def fit(arguments: list[str], sabotage: Callable[[], None] | None = None) -> dict[str, Any]:
-    """Run ``arguments`` as the command line does, after breaking the code with ``sabotage``; give what happened."""
+def fit(
+    arguments: list[str], sabotage: Callable[[], None] | None = None, *, stops: bool = False
+) -> dict[str, Any]:
+    """Run ``arguments`` as the command line does, after breaking the code with ``sabotage``; give what happened.
+
+    A run that ``stops`` ends with an exit code, which is given besides.
+    """
     keep_gate_values()
     if sabotage is not None:
         sabotage()
@@ -103,5 +108,11 @@ def fit(arguments: list[str], sabotage: Callable[[], None] | None = None) -> dic
 
     command.ShearingCLI.instantiate_trainer = build_watched
     sys.argv = ["shear-lit", *arguments]
-    cli.main()
-    return {**watch.record, "reports": reports}
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as error:
+        if not stops:
+            raise
+        code = error.code
+    return {**watch.record, "reports": reports, "code": code}

@@ -75,7 +75,9 @@ def test_first_mixture_follows_the_cut_that_training_begins_with(toy, tmp_path):
     losses, gates = losses_of_the_first_cut(toy, tmp_path / "a")
     late, _ = losses_of_the_first_cut(toy, tmp_path / "b", ordering_after_the_validation)
     assert all(
-        len(rows.unique()) > 1 for name, rows in gates.items() if name.endswith("log_alpha") or "." not in name
+        len(rows.unique()) > 1
+        for name, rows in gates.items()
+        if name.endswith("log_alpha") or "." not in name
     )
     assert losses != late
 

@@ -184,6 +184,12 @@ def nan_in_one_micro_batch():
     )
 
 
+def nan_in_a_later_step():
+    global NAN_STEP
+    NAN_STEP = 9
+    nan_in_one_micro_batch()
+
+
 def infinite_weight():
     step = ShearingModule.optimizer_step
 
@@ -248,3 +254,46 @@ def test_callbacks_may_watch_the_losses_of_a_validation(toy, tmp_path):
     run(fit, tmp_path / "log", arguments=[*toy.arguments("prune", tmp_path / "run"), *watch])
     written = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert written[-1] == "step=000008.ckpt"
+
+
+# Steps that may pass without an update
+
+SKIP = "--training.skip_nonfinite=1"
+
+
+def test_step_that_is_not_finite_may_pass_without_an_update(toy, tmp_path, whole):
+    """The weights after it are those before it, the run goes on, and its losses are in no mean."""
+    arguments = [*toy.arguments("prune", tmp_path / "run"), SKIP]
+    (record,) = run(fit, tmp_path / "log", arguments=arguments, sabotage=nan_in_one_micro_batch)
+    said = (tmp_path / "log" / "0.log").read_text()
+    assert f"the loss of optimizer step {NAN_STEP} is not finite, in a micro-batch with the domains" in said
+    assert "it passes without an update (1 of training.skip_nonfinite)" in said
+    before, after = (record["gates_after"][step] for step in (NAN_STEP, NAN_STEP + 1))
+    assert all(torch.equal(before[axis], after[axis]) for axis in AXES)
+    assert all(bool(rows.isfinite().all()) for rows in record["parameters"].values())
+    reports = {step: numbers for step, numbers in record["reports"] if "loss/language" in numbers}
+    own = [b["loss"] for (of, _), b in record["batches"].items() if of == NAN_STEP - 1]
+    assert reports[NAN_STEP + 1]["loss/language"] == pytest.approx(np.mean(own), rel=1e-6)
+    assert reports[12]["run/skipped_steps"] == 1
+
+
+def test_steps_that_pass_are_counted_over_a_resume(toy, tmp_path):
+    """The one step that may pass has passed before the checkpoint: the next one ends the run."""
+    arguments = [*toy.arguments("prune", tmp_path / "run"), SKIP]
+    stop = ["--trainer.max_steps=8"]
+    run(fit, tmp_path / "first", arguments=[*arguments, *stop], sabotage=nan_in_one_micro_batch)
+    with pytest.raises(ForkError, match="the loss of optimizer step 9 is not finite"):
+        run(
+            fit,
+            tmp_path / "second",
+            arguments=[*arguments, "--ckpt_path=auto"],
+            sabotage=nan_in_a_later_step,
+        )
+
+
+def test_all_ranks_let_the_same_step_pass(toy, tmp_path):
+    flags = ["--trainer.strategy=fsdp2", "--trainer.devices=2", SKIP, "--trainer.max_steps=8"]
+    arguments = [*toy.arguments("prune", tmp_path / "run"), *flags]
+    records = run(fit, tmp_path / "log", processes=2, arguments=arguments, sabotage=nan_in_one_micro_batch)
+    for record in records:
+        assert all(bool(rows.isfinite().all()) for rows in record["parameters"].values())

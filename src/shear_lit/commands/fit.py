@@ -2,8 +2,9 @@
 
 import logging
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ from shear_lit.commands.parsing import OneLineErrors, in_words_of
 from shear_lit.commands.table import Command
 from shear_lit.data.datamodule import DomainData
 from shear_lit.disk.names import expanded
-from shear_lit.disk.writing import free_path
+from shear_lit.disk.writing import free_path, write_file
 from shear_lit.mistakes import Mistake
 from shear_lit.training.boundary import Boundary
+from shear_lit.training.checkpoints import read_facts
 from shear_lit.training.checks import check_run
 from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
 from shear_lit.training.lightning_loops import NEVER, leave_signals_alone
-from shear_lit.training.module import ShearingModule
-from shear_lit.training.run_checkpoints import latest_checkpoint
-from shear_lit.training.run_directory import nothing_left
+from shear_lit.training.module import ShearingModule, TrainingSettings
+from shear_lit.training.run_directory import PROVENANCE
 from shear_lit.training.run_log import MetricsFile
+from shear_lit.training.run_start import checkpoint_to_start_from, marked, nothing_left
+from shear_lit.training.stopping import Stopped, stopped_by
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 from shear_lit.training.trainer_settings import check_trainer
 
@@ -36,11 +39,15 @@ logging.getLogger("lightning").handlers.clear()
 
 TRAINING = ("fit", "validate")
 """The commands that need a Trainer."""
+_DATALOADERS = ("train_dataloaders", "val_dataloaders", "dataloaders")
 _ALL, _ENVIRONMENT = "--help_all", "--help_environment"
 
 
-def run_training(name: str, command: Command, flags: Sequence[str]) -> str | None:
-    """Build a run from YAML and flags, check it as a whole, and start it; gives what a validation found."""
+def run_training(name: str, command: Command, flags: Sequence[str]) -> str | Stopped | None:
+    """Build a run from YAML and flags, check it as a whole, and start it.
+
+    Gives what a validation found, or how a run was stopped by a signal.
+    """
     asked = {word for word in flags if word in (_ALL, _ENVIRONMENT)}
     TrainingParser.short, TrainingParser.shows_environment = not asked, _ENVIRONMENT in asked
     flags = ["--help" if word in asked else word for word in flags]
@@ -86,14 +93,12 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
 class RunConfig(SaveConfigCallback):
     """Writes ``config.yaml``, numbered where an earlier start of the same run has left one; only of a ``fit``."""
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Find a free name, and write there."""
-        if stage != "fit":
-            return
-        free = free_path(Path(trainer.default_root_dir) / "config.yaml").name
-        self.config_filename = trainer.strategy.broadcast(free)
-        self._resolve_target(pl_module)
-        super().setup(trainer, pl_module, stage)
+    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Write it into the run's directory, wherever the loggers write."""
+        if stage == "fit":
+            self._resolve_target(pl_module)
+            content = self.parser.dump(self.config, skip_none=False)
+            write_file(free_path(Path(trainer.default_root_dir) / "config.yaml"), content)
 
     def _resolve_target(self, module: Any) -> None:
         """Write the shape that was found for a target which is none, so that a resumed run finds the same."""
@@ -110,17 +115,18 @@ class ShearingCLI(LightningCLI):
 
     name = "fit"
     """The command."""
-    found: str | None = None
-    """The losses of a validation, a line for each domain."""
+    found: str | Stopped | None = None
+    """The losses of a validation, a line for each domain; or how a run was stopped by a signal."""
 
     def __init__(self, args: Sequence[str]) -> None:
-        ShearingCLI.name = args[0]
+        ShearingCLI.name, self._words = args[0], args
         super().__init__(
             ShearingModule,
             DomainData,
             args=list(args),
             parser_class=TrainingParser,
             save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
             seed_everything_default=17,
             parser_kwargs={"default_env": True, "env_prefix": "SHEAR", "prog": "shear_lit"},
@@ -138,11 +144,14 @@ class ShearingCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The command that was typed: the parser of the other one would take as long again."""
-        return {ShearingCLI.name: {"model", "dataloaders", "datamodule"}}
+        return {ShearingCLI.name: {"model", "datamodule", *_DATALOADERS}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Give the checkpoints keys of their own."""
+        """Give the checkpoints keys of their own, and both commands those of data loaders: they share files."""
         parser.add_lightning_class_args(Boundary, "checkpoint")
+        parser.add_class_arguments(TrainingSettings, "training")
+        for key in _DATALOADERS:
+            parser.add_argument(f"--{key}", type=Any, default=None, help=SUPPRESS)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: a checkpoint does not override what the user says."""
@@ -150,14 +159,22 @@ class ShearingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what the Trainer cannot do, and expand ``~``, before Lightning builds anything."""
         settings = self._get(self.config, "trainer")
-        settings.default_root_dir = str(expanded(settings.default_root_dir))
+        settings.default_root_dir = str(self._run_of_config_file() or expanded(settings.default_root_dir))
         check_trainer(settings)
         asked = self.config[self.subcommand]
         if asked.get("ckpt_path") is not None:
             asked.ckpt_path = str(expanded(asked.ckpt_path))
-        for key in ("train_dataloaders", "val_dataloaders", "dataloaders"):
+        for key in _DATALOADERS:
             if self._get(self.config, key) is not None:
                 raise RunError(f"{key} has no effect: data come from data.directory. Remove it.")
+
+    def _run_of_config_file(self) -> Path | None:
+        """The run whose own ``config.yaml`` was named: it goes on where it lies now, also if it was moved."""
+        files = self.config[self.subcommand].get("config") or []
+        folder = Path(str(files[-1])).parent.resolve() if files else None
+        if folder is None or not (folder / PROVENANCE).is_file():
+            return None
+        return None if any(word.startswith("--trainer.default_root_dir") for word in self._words) else folder
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")
@@ -173,6 +190,7 @@ class ShearingCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
+            self.model.skip_nonfinite = self._get(self.config_init, "training").skip_nonfinite
         except Exception as error:
             *_, innermost = chain(error)
             if any(isinstance(link, Mistake) for link in chain(error)):
@@ -197,7 +215,10 @@ class ShearingCLI(LightningCLI):
             kwargs["logger"] = False  # what is measured on the side belongs to no run's log
         elif asked.logger in (None, True):
             root = Path(asked.default_root_dir)
-            tensorboard = TensorBoardLogger(save_dir=root, name="", version="")
+            # What followed the checkpoint that a run goes on from is shown no more.
+            path = checkpoint_to_start_from(self.config_init[self.subcommand].get("ckpt_path"), root)
+            shown: dict[str, Any] = {} if path is None else {"purge_step": read_facts(path).step + 1}
+            tensorboard = TensorBoardLogger(save_dir=root, name="", version="", **shown)
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
         wants_bar = asked.enable_progress_bar
         kwargs["enable_progress_bar"] = sys.stderr.isatty() if wants_bar is None else wants_bar
@@ -212,12 +233,17 @@ class ShearingCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; of a run that is refused before its first step, nothing is left."""
-        with nothing_left(Path(self.trainer.default_root_dir)):
+        with nothing_left(Path(self.trainer.default_root_dir)), ExitStack() as self._held:
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
-        """Check the run."""
+        """Check the run, and take its directory."""
         self._check(fitting=True)
+        self._held.enter_context(marked(self.trainer, self.config_init[self.subcommand].get("ckpt_path")))
+
+    def after_fit(self) -> None:
+        """Say by which signal the run was stopped, if it was."""
+        self.found = stopped_by(self.trainer)
 
     def before_validate(self) -> None:
         """Check the run."""
@@ -231,8 +257,9 @@ class ShearingCLI(LightningCLI):
 
     def _check(self, *, fitting: bool) -> None:
         settings = self.config_init[self.subcommand]
-        if settings.get("ckpt_path") == "last":
-            settings["ckpt_path"] = latest_checkpoint(self.trainer.default_root_dir)
+        settings["ckpt_path"] = checkpoint_to_start_from(
+            settings.get("ckpt_path"), self.trainer.default_root_dir
+        )
         check_run(
             self.model, self.datamodule, self.trainer, checkpoint=settings.get("ckpt_path"), fitting=fitting
         )

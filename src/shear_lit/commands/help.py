@@ -13,7 +13,7 @@ from shear_lit.commands.parsing import actions_of, fields_of, hint_of, settings_
 
 _RUN = {
     "config": "YAML file of keys; several may follow each other",
-    "ckpt_path": "Checkpoint to resume from or to validate; `last`: the newest of the run's directory",
+    "ckpt_path": "Checkpoint to resume from or to validate; `auto`: the run's newest, or none yet; `last`: its newest",
     "seed_everything": "Seed of what is not seeded by model.seed and data.seed",
 }
 _TRAINER = {
@@ -50,7 +50,11 @@ def short_help(parser: ArgumentParser, name: str) -> str:
         "Keys come from YAML files and from the command line, the last one wins. A default stands after its key.",
         "--help_all: these in full, and all keys of Lightning's Trainer; --help_environment: their variables.",
     ]
-    said = {"the run": _RUN, **{title: {} for title in ("model", "data", "checkpoint")}, "trainer": _TRAINER}
+    said = {
+        "the run": _RUN,
+        **{title: {} for title in ("model", "data", "training", "checkpoint")},
+        "trainer": _TRAINER,
+    }
     for title, words in said.items():
         chosen = words or {key: line.words for key, line in found.items() if key.startswith(f"{title}.")}
         lines += [f"{title}:", *(_shown(found[key]._replace(words=chosen[key]), width) for key in chosen)]

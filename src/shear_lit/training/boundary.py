@@ -5,14 +5,16 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from torch.distributed.constants import default_pg_timeout
 
 from shear_lit.data.loader import accumulation_of
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.ranges import Count, KeptCount
 from shear_lit.training.agreement import Agreement
 from shear_lit.training.errors import RunError
-from shear_lit.training.lightning_loops import set_micro_batches_done, validate
+from shear_lit.training.lightning_loops import is_child, set_micro_batches_done, validate
 from shear_lit.training.module import ShearingModule
+from shear_lit.training.peers import Peers
 from shear_lit.training.run_checkpoints import free_checkpoint, remove_all_but, remove_half_written
 from shear_lit.training.run_directory import (
     add_to_mixture_log,
@@ -22,6 +24,7 @@ from shear_lit.training.run_directory import (
     write_provenance,
 )
 from shear_lit.training.run_log import MetricsFile, RunLog
+from shear_lit.training.run_start import check_all_see
 from shear_lit.training.signals import SIGNALS
 from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
 
@@ -58,8 +61,9 @@ class Boundary(Checkpoint):
         self.every_steps, self.keep = int(every_steps), int(keep)
         self.told = 0
         """The signal by which all ranks agreed to stop; 0 if none came."""
+        self.peers: Peers | None = None
         self._saved = (-1, -1)
-        self._device_seconds = 0.0
+        self._device_seconds, self._skipped_steps = 0.0, list[int]()
         self._should_stop = False
 
     def between_steps(self) -> None:
@@ -148,6 +152,9 @@ class Boundary(Checkpoint):
         """Let files appear whole or not at all, and derive the accumulation from the data's settings."""
         trainer.strategy.checkpoint_io = WholeFileIO()
         if stage == "fit":
+            timeout = getattr(trainer.strategy, "_timeout", default_pg_timeout)
+            self.peers = Peers(trainer.global_rank, trainer.world_size, timeout=timeout)
+            check_all_see(trainer)
             data = cast(ShearingModule, pl_module).data
             trainer.accumulate_grad_batches = accumulation_of(
                 data.global_batch, data.micro_batch, trainer.world_size
@@ -161,7 +168,7 @@ class Boundary(Checkpoint):
         self.trainer, self.module = trainer, cast(ShearingModule, pl_module)
         self.log = RunLog(trainer, self.module, device_seconds=self._device_seconds)
         self._agreement = Agreement(trainer.world_size)
-        self._saved = self._state
+        self._saved, self.module.skipped_steps = self._state, self._skipped_steps
         set_micro_batches_done(trainer, self.module.data.micro_batches_done)
         if trainer.is_global_zero:
             remove_half_written(trainer.default_root_dir)
@@ -170,9 +177,9 @@ class Boundary(Checkpoint):
                     logger.go_back_to(self._step)
             begin_mixture_log(trainer, self.module.data)
             write_provenance(trainer, self.module)
-        if self._step == 0:
-            self.log.report_mixture()
         self.between_steps()
+        if self._step == 0 and self.module.data.updated_at_step < 0:
+            self.log.report_mixture()  # which a validation before the first step reports otherwise
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -186,6 +193,8 @@ class Boundary(Checkpoint):
         """Keep the numbers of a micro-batch; between two steps, do what is due."""
         completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self.log.keep(outputs, batch, completes=completes)
+        assert self.peers is not None
+        self.peers.at(self._step)
         # A callback may end the run at any micro-batch (Timer), and half a step cannot be saved.
         self._should_stop, trainer.should_stop = self._should_stop or trainer.should_stop, False
         if completes:
@@ -203,6 +212,8 @@ class Boundary(Checkpoint):
     ) -> None:
         """Leave the validation of a run that is to stop."""
         if trainer.state.fn == "fit":
+            assert self.peers is not None
+            self.peers.at(self._step)
             self.told = self._agreement.of(SIGNALS.received)
             if self.told:
                 raise _Told
@@ -216,6 +227,20 @@ class Boundary(Checkpoint):
             if axis.off_target and trainer.is_global_zero:
                 _log.warning("WARNING: %s", axis)
 
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Let the other processes know, which would wait for this one."""
+        if self.peers is not None:
+            self.peers.fail(
+                " ".join(f"{exception}".split()) or type(exception).__name__, child=is_child(trainer)
+            )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the other processes end as they like."""
+        if self.peers is not None:
+            self.peers.leave()
+
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -223,9 +248,10 @@ class Boundary(Checkpoint):
         self.log.check_weights()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the run has cost so far."""
-        return {"device_seconds": self.log.device_seconds}
+        """What the run has cost so far, and the steps that passed without an update."""
+        return {"device_seconds": self.log.device_seconds, "skipped_steps": list(self.module.skipped_steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting; a checkpoint of an earlier version knows nothing of it."""
         self._device_seconds = float(state_dict.get("device_seconds", 0.0))
+        self._skipped_steps = [int(step) for step in state_dict.get("skipped_steps", [])]

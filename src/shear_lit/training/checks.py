@@ -8,7 +8,6 @@ import lightning as L
 
 from shear_lit.data.datamodule import DomainData
 from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
-from shear_lit.disk.writing import check_folder
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning
@@ -22,6 +21,7 @@ from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.errors import RunError
 from shear_lit.training.module import ShearingModule
+from shear_lit.training.run_start import check_directory
 from shear_lit.training.strategies import FSDP2Strategy
 from shear_lit.training.trainer_settings import check_watched
 
@@ -46,7 +46,8 @@ def check_run(
         check_watched(trainer.callbacks, reported(data.domains, [0.0] * len(data.domains)))  # type: ignore[attr-defined]
         _check_durations(module, trainer)
         _check_pruning(module)
-        _check_run_directory(Path(trainer.default_root_dir), checkpoint)
+        if trainer.is_global_zero:  # which may have begun to write there when another one looks
+            check_directory(Path(trainer.default_root_dir), checkpoint)
         _check_disk(module, Path(trainer.default_root_dir))
     if checkpoint is not None:
         if (Path(checkpoint) / "meta.pt").is_file() and not isinstance(trainer.strategy, FSDP2Strategy):
@@ -106,17 +107,6 @@ def _check_pruning(module: ShearingModule) -> None:
         scores = read_scores(module.pruning.initial_scores)
         scores.check_source(module.family.shape, fingerprint=source_fingerprint(module.source))
         scores.check_axes(module.axes)
-
-
-def _check_run_directory(directory: Path, checkpoint: str | None) -> None:
-    check_folder(directory, key="trainer.default_root_dir")
-    resumes = checkpoint is not None and directory.resolve() in Path(checkpoint).resolve().parents
-    if directory.is_dir() and any(directory.iterdir()) and not resumes:
-        raise RunError(
-            f"trainer.default_root_dir={directory} is not empty: a run writes into a directory of its own, and "
-            f"nothing in it is ever overwritten. Name another directory, or resume the run that lies there with "
-            f"--ckpt_path {directory}/checkpoints/step=NNNNNN."
-        )
 
 
 def _check_disk(module: ShearingModule, directory: Path) -> None:

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import lightning as L
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 NEVER = 2**31
 """An interval of epochs that no run reaches: Lightning's own validation is off, and ``boundary`` runs it."""
@@ -34,6 +35,12 @@ def set_micro_batches_done(trainer: L.Trainer, done: int) -> None:
     for count in (progress.total, progress.current):  # what is counted as begun or done stays so far apart
         for stage in ("ready", "started", "processed", "completed"):
             setattr(count, stage, getattr(count, stage) + missing)
+
+
+def is_child(trainer: L.Trainer) -> bool:
+    """Whether Lightning started this process; it kills the first one when a child leaves with another code than 0."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
 
 
 def leave_signals_alone(trainer: L.Trainer) -> None:

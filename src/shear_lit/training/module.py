@@ -1,5 +1,6 @@
 """The LightningModule of both stages: with ``pruning`` it plays the min-max game, without it plainly pre-trains."""
 
+from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
 
 import lightning as L
@@ -23,6 +24,7 @@ from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, ke
 from shear_lit.pruning.importance import Importance, gate_gradients, initial_log_alpha
 from shear_lit.pruning.scores import MEASURED, read_scores
 from shear_lit.pruning.settings import Pruning
+from shear_lit.ranges import CountFrom0, as_plain_numbers
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
 from shear_lit.theory.shape import Axis
@@ -35,6 +37,17 @@ from shear_lit.training.optimizer import (
     build_schedule,
 )
 from shear_lit.training.strategies import shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What a run does about a step that went wrong."""
+
+    skip_nonfinite: CountFrom0 = 0
+    """Optimizer steps of the run that may pass without an update, because their gradient is not finite; 0: none."""
+
+    def __post_init__(self) -> None:
+        as_plain_numbers(self)
 
 
 class StepOutput(TypedDict):
@@ -97,6 +110,10 @@ class ShearingModule(L.LightningModule):
         """Losses of the last validation by domain, in nats per token."""
         self.gradient_norm: Tensor | None = None
         """Of the last optimizer step, before it was clipped; on the device."""
+        self.skip_nonfinite = 0
+        """Optimizer steps whose gradient may be not finite: they pass without an update (`TrainingSettings`)."""
+        self.skipped_steps: list[int] = []
+        """Those that did."""
         self._restored_step = 0
         self._ordered_by: str | None = None
 
@@ -210,6 +227,11 @@ class ShearingModule(L.LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        # Only who asks for it waits for the device here. The norm is of all ranks, which therefore agree.
+        if len(self.skipped_steps) < self.skip_nonfinite and not bool(self.gradient_norm.isfinite()):
+            self.skipped_steps.append(self.trainer.global_step)
+            optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without a gradient as it is
+            return
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:

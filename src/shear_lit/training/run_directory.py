@@ -7,8 +7,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +31,6 @@ from shear_lit.training.module import ShearingModule
 
 PROVENANCE = "provenance.json"
 """What a run writes when it begins."""
-_BEFORE_IT_BEGINS = ("config.yaml", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
 _log = logging.getLogger(__name__)
 _PACKAGES = (
     "shear-lit",
@@ -115,27 +113,6 @@ def write_provenance(trainer: L.Trainer, module: ShearingModule) -> None:
         "from_step": trainer.global_step,
     }
     write_file(free_path(Path(trainer.default_root_dir) / PROVENANCE), json.dumps(facts, indent=2) + "\n")
-
-
-@contextmanager
-def nothing_left(directory: Path) -> Iterator[None]:
-    """Remove what the block has written into a new directory of a run, if it fails before the run began.
-
-    A checkpoint is read after the settings were written beside it: if it is damaged, the directory is as it was, and
-    the same command can be given again with another one.
-    """
-    was_there = directory.is_dir()
-    is_new = not was_there or not any(directory.iterdir())
-    try:
-        yield
-    except Exception:
-        if is_new and not (directory / PROVENANCE).exists():
-            with suppress(OSError):  # every rank removes, and one of them is the first
-                for path in [path for name in _BEFORE_IT_BEGINS for path in directory.glob(name)]:
-                    path.unlink(missing_ok=True)
-                if not was_there:
-                    directory.rmdir()
-        raise
 
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:

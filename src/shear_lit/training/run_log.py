@@ -6,6 +6,8 @@ Steps leave their numbers on the device. They are read, averaged over ranks and 
 
 import csv
 import io
+import logging
+import math
 import resource
 import time
 from argparse import Namespace
@@ -25,6 +27,8 @@ from shear_lit.training.console import show
 from shear_lit.training.module import ShearingModule, StepOutput
 from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
 
+_log = logging.getLogger(__name__)
+
 
 class LossError(Mistake):
     """A loss that is not finite: nothing that follows from it is worth computing."""
@@ -40,9 +44,9 @@ class RunLog:
         self._trainer, self._module, self._data = trainer, module, module.data
         self._micro_batches: list[torch.Tensor] = []
         self._domains: list[tuple[int, torch.Tensor]] = []
-        self._norms: list[torch.Tensor] = []
+        self._norms: list[tuple[int, torch.Tensor]] = []
         self._rows: list[list[float]] = []
-        self._mean_norm: float | None = None
+        self._read_norms: list[float] = []
         self._earlier_device_seconds, self._began = device_seconds, time.monotonic()
         self._since = self._idle_since = self._began
         self._seconds = self._waited = 0.0
@@ -76,7 +80,7 @@ class RunLog:
         self._micro_batches.append(torch.cat([number.float() for number in numbers]))
         self._domains.append((self._trainer.global_step - completes, batch["domain"]))
         if completes and self._module.gradient_norm is not None:
-            self._norms.append(self._module.gradient_norm)
+            self._norms.append((self._trainer.global_step - 1, self._module.gradient_norm))
         self._idle_since = time.monotonic()
 
     def check(self) -> None:
@@ -89,16 +93,20 @@ class RunLog:
             return
         local = torch.stack(self._micro_batches)
         numbers = cast(torch.Tensor, self._trainer.strategy.reduce(local.clone(), reduce_op="mean"))
-        norms = torch.stack(self._norms) if self._norms else numbers.new_zeros(0)
         rows = numbers.tolist()
+        steps, own_norms = [step for step, _ in self._norms], [norm for _, norm in self._norms]
+        norms = dict(zip(steps, torch.stack(own_norms).tolist(), strict=True)) if steps else {}
         self._seconds += time.monotonic() - self._since
         self._stands_still = True
-        if not bool(torch.isfinite(numbers[:, :2]).all()):
-            self._refuse_loss(local, numbers)
-        if not bool(torch.isfinite(norms).all()):
-            self._refuse_gradient(norms)
-        self._rows += rows
-        self._mean_norm = float(norms.mean()) if len(norms) else None
+        skipped = norms.keys() & set(self._module.skipped_steps)
+        for index, (step, _) in enumerate(self._domains):
+            if not all(math.isfinite(number) for number in rows[index][:2]):
+                self._say_not_finite(step, self._where(index, local), skips=step in skipped)
+        for step, norm in norms.items():
+            if step not in skipped and not math.isfinite(norm):
+                self._say_not_finite(step, None, skips=False)
+        self._rows += [row for row, (step, _) in zip(rows, self._domains, strict=True) if step not in skipped]
+        self._read_norms += [norm for step, norm in norms.items() if step not in skipped]
         self._micro_batches, self._domains, self._norms = [], [], []
 
     def check_weights(self) -> None:
@@ -141,8 +149,10 @@ class RunLog:
         found = {"loss/language": mean[0]}
         if self._module.axes:
             found |= _of_sizes(self._module, mean[1], rows[-1][2:])
-        if self._mean_norm is not None:
-            found["gradient/norm"] = self._mean_norm
+        if self._read_norms:
+            found["gradient/norm"] = sum(self._read_norms) / len(self._read_norms)
+        if self._module.skip_nonfinite:
+            found["run/skipped_steps"] = float(len(self._module.skipped_steps))
         tokens = len(rows) * data.micro_batch * data.manifest.sequence_length * trainer.world_size
         found["speed/tokens_per_second"] = tokens / max(self._seconds, 1e-9)
         found["speed/seconds_waiting_for_data"] = self._waited
@@ -151,7 +161,7 @@ class RunLog:
         found["run/device_seconds"] = self.device_seconds
         for group in trainer.optimizers[0].param_groups:
             found[f"learning_rate/{group['name']}"] = float(group["lr"])
-        self._rows, self._seconds, self._waited = [], 0.0, 0.0
+        self._rows, self._read_norms, self._seconds, self._waited = [], [], 0.0, 0.0
         return found
 
     def _of_validation(self) -> dict[str, float]:
@@ -176,25 +186,25 @@ class RunLog:
         for logger in self._trainer.loggers:
             logger.log_metrics(numbers, step=self._trainer.global_step)
 
-    def _refuse_loss(self, local: torch.Tensor, reduced: torch.Tensor) -> None:
-        """Name the first micro-batch whose loss is not finite; every rank raises, so none waits for another."""
-        bad = int((~torch.isfinite(reduced[:, :2]).all(1)).nonzero()[0])
-        step, domains = self._domains[bad]
-        if torch.isfinite(local[bad, :2]).all():
-            where = "of another rank, whose message names its domains"
-        else:
-            names = self._data.domains
-            where = "with the domains " + ", ".join(sorted({names[index] for index in domains.tolist()}))
-        raise LossError(
-            f"the loss of optimizer step {step} is not finite, in a micro-batch {where}. {self._remedy(step)}"
+    def _where(self, index: int, local: torch.Tensor) -> str:
+        """The domains of a micro-batch, which only the rank knows that had it."""
+        if torch.isfinite(local[index, :2]).all():
+            return "of another rank, whose message names its domains"
+        names = self._data.domains
+        return "with the domains " + ", ".join(
+            sorted({names[domain] for domain in self._domains[index][1].tolist()})
         )
 
-    def _refuse_gradient(self, norms: torch.Tensor) -> None:
-        bad = int((~torch.isfinite(norms)).nonzero()[0])
-        step = self._trainer.global_step - len(norms) + bad
-        raise LossError(
-            f"the gradient of optimizer step {step} is not finite, though its losses are. {self._remedy(step)}"
-        )
+    def _say_not_finite(self, step: int, where: str | None, *, skips: bool) -> None:
+        """Say which step it was, and end the run on every rank, so that none waits for another; or let it pass."""
+        if where is None:
+            what = f"the gradient of optimizer step {step} is not finite, though its losses are"
+        else:
+            what = f"the loss of optimizer step {step} is not finite, in a micro-batch {where}"
+        if not skips:
+            raise LossError(f"{what}. {self._remedy(step)}")
+        count = len(self._module.skipped_steps)
+        _log.warning("WARNING: %s: it passes without an update (%d of training.skip_nonfinite)", what, count)
 
     def _remedy(self, step: int) -> str:
         """The way out; a checkpoint of the bad step itself may hold the very weights that gave the number."""

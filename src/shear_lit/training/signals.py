@@ -2,7 +2,10 @@
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -19,10 +22,19 @@ class StopSignals:
         """The number of the first signal; 0 if there was none."""
         self._first_at: dict[int, float] = {}
 
-    def listen(self) -> None:
-        """Remember signals from here on, instead of ending by them."""
-        for number in STOPPING:
-            signal.signal(number, self._remember)
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Remember signals while the block lasts, instead of ending by them."""
+        if threading.current_thread() is not threading.main_thread():  # which alone may have handlers
+            yield
+            return
+        self.received = 0
+        before = {number: signal.signal(number, self._remember) for number in STOPPING}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -1,0 +1,77 @@
+"""When one process of a run fails alone, or hangs, all end soon, and say which one it was, and where."""
+
+import os
+import time
+
+import pytest
+
+from shear_lit.training import module, peers
+from tests.training.forks import start
+from tests.training.runs import fit
+from tests.training.stops import SPREAD
+
+PATIENCE = "--trainer.strategy={class_path: shear_lit.training.strategies.FSDP2Strategy, init_args: {timeout: 0:00:04}}"
+
+
+class InStep:
+    """Something that one process does in the fourth step, while the other waits for it."""
+
+    def __init__(self, rank, what):
+        self.rank, self.what = rank, what
+
+    def __call__(self):
+        ShearingModule = module.ShearingModule
+        train = ShearingModule.training_step
+        peers._EVERY_SECONDS, peers._GRACE_SECONDS = 0.2, 0.5
+
+        def step(self_, batch, index):
+            if self_.trainer.global_step == 3 and self_.trainer.global_rank == self.rank:
+                self.what()
+            return train(self_, batch, index)
+
+        ShearingModule.training_step = step
+
+
+def full_disk():
+    raise OSError(28, "No space left on device", "/data/x")
+
+
+def hang():
+    time.sleep(600)
+
+
+def killed():
+    os.kill(os.getpid(), 9)
+
+
+def ended(toy, folder, sabotage, *flags):
+    """What was said by each rank, and how long it took them all to end after the step was reached."""
+    arguments = [*toy.arguments("prune", folder / "run"), *(flags or SPREAD)]
+    forked = start(fit, folder / "log", processes=2, arguments=arguments, sabotage=sabotage)
+    try:
+        for worker in forked.workers:
+            worker.join(60)
+        codes = [worker.exitcode for worker in forked.workers]
+    finally:
+        forked.kill()
+    return codes, [(folder / "log" / f"{rank}.log").read_text() for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_end_with_the_message_of_the_one_that_failed(toy, tmp_path, rank):
+    codes, said = ended(toy, tmp_path, InStep(rank, full_disk))
+    assert None not in codes and 0 not in codes
+    assert "the disk is full" in said[rank]
+    assert f"error: fit: rank {rank} has failed: [Errno 28] No space left on device" in said[1 - rank]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_end_when_one_is_killed(toy, tmp_path, rank):
+    codes, _ = ended(toy, tmp_path, InStep(rank, killed))
+    assert codes[rank] == -9 and codes[1 - rank] not in (0, None)
+
+
+def test_hung_run_ends_in_time_and_says_where_each_process_is(toy, tmp_path):
+    codes, said = ended(toy, tmp_path, InStep(1, hang), PATIENCE, "--trainer.devices=2")
+    assert None not in codes and 0 not in codes
+    assert "no process got on for 3 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
