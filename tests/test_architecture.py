@@ -237,7 +237,8 @@ def unsafe_code(source: Path) -> list[str]:
             first, _, rest = dotted(node.func).partition(".")
             function = ".".join(filter(None, [names.get(first, first), rest]))
             reason = unsafe_call(node, function)
-            if reason == "exit" and path.name in ("cli.py", "__main__.py"):
+            # A thread can only end a process whose main thread waits for another one by leaving at once.
+            if reason == "exit" and path.name in ("cli.py", "__main__.py", "peers.py"):
                 continue
             if reason:
                 found.append(f"{where(path, source, node.lineno)}: {reason}")

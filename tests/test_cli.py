@@ -232,7 +232,7 @@ def test_module_and_console_script_are_one():
         (["--trainer.accumulate_grad_batches=3"], ["trainer.accumulate_grad_batches=3", "no effect", "Remove it"]),
         (["--checkpoint.keep=0"], ["checkpoint.keep='0'", "at least 1", "-1"]),
         (["--ckpt_path=/nowhere/step=000001.ckpt"], ["/nowhere/step=000001.ckpt", "does not exist", "checkpoints/"]),
-        (["--ckpt_path=last"], ["ckpt_path=last", "no complete checkpoint", "remove --ckpt_path"]),
+        (["--ckpt_path=last"], ["ckpt_path=last", "no complete checkpoint", "--ckpt_path auto"]),
     ],
     ids=lambda part: part[0].removeprefix("--") if part[0].startswith("--") else "",
 )  # fmt: skip
@@ -363,7 +363,7 @@ def test_directory_of_another_run_is_refused(toy, tmp_path, refused):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes").write_text("mine")
     said = refused(toy.arguments("prune", tmp_path / "run"))
-    assert "trainer.default_root_dir=" in said and "not empty" in said and "--ckpt_path" in said
+    assert "trainer.default_root_dir=" in said and "not empty" in said and "Name another" in said
 
 
 def test_too_little_disk_is_refused(toy, tmp_path, refused, monkeypatch):

@@ -21,12 +21,12 @@ from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.mistakes import Mistake
 from shear_lit.training.boundary import Boundary
-from shear_lit.training.checkpoints import read_facts
 from shear_lit.training.checks import check_run
 from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
 from shear_lit.training.lightning_loops import NEVER, leave_signals_alone
 from shear_lit.training.module import ShearingModule, TrainingSettings
+from shear_lit.training.run_checkpoints import step_of
 from shear_lit.training.run_directory import PROVENANCE
 from shear_lit.training.run_log import MetricsFile
 from shear_lit.training.run_start import checkpoint_to_start_from, marked, nothing_left
@@ -217,7 +217,8 @@ class ShearingCLI(LightningCLI):
             root = Path(asked.default_root_dir)
             # What followed the checkpoint that a run goes on from is shown no more.
             path = checkpoint_to_start_from(self.config_init[self.subcommand].get("ckpt_path"), root)
-            shown: dict[str, Any] = {} if path is None else {"purge_step": read_facts(path).step + 1}
+            step = -1 if path is None else step_of(Path(path))
+            shown: dict[str, Any] = {} if step < 0 else {"purge_step": step + 1}
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="", **shown)
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
         wants_bar = asked.enable_progress_bar
