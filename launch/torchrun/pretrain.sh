@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Stage 2 under torchrun, on one machine of eight GPUs unless NODES, GPUS and HEAD say otherwise:
+# Stage 2 under torchrun, on one machine of eight GPUs unless NODES and GPUS say otherwise:
 #   launch/torchrun/pretrain.sh configs/pretrain/sheared-llama-1.3b.yaml [--key=value ...]
 # On several machines, the same command on each of them:
-#   NODES=2 HEAD=host-of-the-first PORT=29500 launch/torchrun/pretrain.sh configs/pretrain/sheared-llama-1.3b.yaml
+#   NODES=2 MASTER_ADDR=the-first-of-them launch/torchrun/pretrain.sh configs/pretrain/sheared-llama-1.3b.yaml
 # The same command begins the run and goes on with it. What each ending means is in launch/README.md.
 set -euo pipefail
 config=${1:?a config is missing: launch/torchrun/pretrain.sh configs/pretrain/NAME.yaml [--key=value ...]}
@@ -25,7 +25,7 @@ exec torchrun \
     --nnodes="$nodes" \
     --nproc-per-node="$gpus" \
     --rdzv-backend=c10d \
-    --rdzv-endpoint="${HEAD:-localhost}:${PORT:-29500}" \
+    --rdzv-endpoint="${MASTER_ADDR:-localhost}:${MASTER_PORT:-29500}" \
     --rdzv-id="$config" \
     --max-restarts=0 \
     -m shear_lit fit \

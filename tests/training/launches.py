@@ -75,7 +75,8 @@ class Launch:
         with run.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
                 ["bash", str(script), *arguments, *flags, *self.more],
-                env=self._environment(run, late),
+                env=self._environment(run, late)
+                | ({"MASTER_PORT": "29611"} if launcher == "torchrun" else {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.work,
@@ -90,7 +91,6 @@ class Launch:
             "TOKENIZERS_PARALLELISM": "false",
             "GLOO_SOCKET_IFNAME": "lo",
             "GPUS": "2",
-            "PORT": "29611",
             "SHUTDOWN_SECONDS": str(GRACE),
             "SLURM_NOTES": str(run.with_suffix(".notes")),
             "SLURM_JOB_ID": str(JOB),
