@@ -3,7 +3,7 @@
 # kind on every command that reads them, and EDITS random edits of every kind of file, logged in runs/doors, so that a
 # run which was stopped goes on. make clients is a part of it, too: does what is written load in the clients that people
 # use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the like asks
-# only some of them, ALSO="ctranslate2" more.
+# only some of them, ALSO="ctranslate2" more. make launches runs the scripts of launch/ on the toy.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
@@ -15,7 +15,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients doors
+.PHONY: demo test lint nightly clients doors launches
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -28,11 +28,14 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors
+nightly: clients doors launches
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
 	$(BIN)/python -m tests.bad_inputs.fuzz --edits $(EDITS) --work runs/doors
+
+launches: .venv/installed-test
+	$(BIN)/python -m tests.training.launches
 
 clients: $(patsubst %,.clients/%/installed,transformers-4.57 $(filter-out transformers,$(CLIENTS) $(ALSO))) .venv/installed-test
 	$(BIN)/python benchmarks/clients.py --work runs/clients --environments .clients \

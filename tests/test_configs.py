@@ -1,11 +1,13 @@
 """Every YAML in configs/ is built and checked as a run, without weights."""
 
 import json
+import re
 import shutil
+from dataclasses import dataclass
 
 import pytest
 import yaml
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3Config
 
 from shear_lit import cli
 from shear_lit.commands import fit
@@ -17,8 +19,55 @@ from shear_lit.training import checks, module
 from tests.toy import CONFIGS
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "toy")
-LLAMA2_7B = dict(layers=32, hidden=4096, query_heads=32, kv_heads=32, intermediate=11008)
-SMOLLM2 = dict(layers=30, hidden=576, query_heads=9, kv_heads=3, intermediate=1536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a config's source is, as far as its ``config.json`` says."""
+
+    shape: dict
+    entries: dict
+    config: type = LlamaConfig
+    length: int = 4096
+    """Tokens of one sequence of the prepared data."""
+
+
+SOURCES = {
+    "smollm2": Source(
+        shape=dict(layers=30, hidden=576, query_heads=9, kv_heads=3, intermediate=1536),
+        entries=dict(vocab_size=49152, head_dim=64, max_position_embeddings=8192, tie_word_embeddings=True),
+        length=512,
+    ),
+    "llama2": Source(
+        shape=dict(layers=32, hidden=4096, query_heads=32, kv_heads=32, intermediate=11008),
+        entries=dict(vocab_size=32000, head_dim=128, max_position_embeddings=4096, tie_word_embeddings=False),
+    ),
+    "llama3.1": Source(
+        shape=dict(layers=32, hidden=4096, query_heads=32, kv_heads=8, intermediate=14336),
+        entries=dict(
+            vocab_size=128256,
+            head_dim=128,
+            max_position_embeddings=131072,
+            tie_word_embeddings=False,
+            rope_parameters=dict(
+                rope_type="llama3",
+                rope_theta=500000.0,
+                factor=8.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=8192,
+            ),
+        ),
+    ),
+    "qwen3": Source(
+        shape=dict(layers=36, hidden=4096, query_heads=32, kv_heads=8, intermediate=12288),
+        entries=dict(
+            vocab_size=151936, head_dim=128, max_position_embeddings=32768, tie_word_embeddings=False
+        ),
+        config=Qwen3Config,
+    ),
+}
+"""The sources by the word that is in the names of their configs (``sheared-llama`` is Llama 2's)."""
 PARAMETERS = {"1.3b": 1_345_423_360, "2.7b": 2_701_560_320}
 """Of the published models princeton-nlp/Sheared-LLaMA-1.3B and -2.7B."""
 FIGURES = {
@@ -38,34 +87,34 @@ class Built(BaseException):
     """A run that passed its checks."""
 
 
+def source_of(path):
+    """The source of stage 1 for a config of either stage."""
+    return SOURCES[next((word for word in SOURCES if word in path.name), "llama2")]
+
+
 def twin(path):
     """The config of stage 1 whose target is the model that ``path`` trains."""
     if path.parent.name == "prune":
         return path
-    return CONFIGS / "prune" / path.name.replace("sheared-llama-", "llama2-7b_to_")
+    pruned = re.sub("sheared-(llama3.1|qwen3)-4b", r"\1-8b_to_4b", path.name)
+    return CONFIGS / "prune" / pruned.replace("sheared-llama-", "llama2-7b_to_")
 
 
 def shape_of(path):
-    source = LLAMA2_7B if "llama" in path.name else SMOLLM2
-    return (
-        source
-        if path.parent.name == "prune"
-        else yaml.safe_load(twin(path).read_text())["model"]["pruning"]["target"]
-    )
+    if path.parent.name == "prune":
+        return source_of(path).shape
+    return yaml.safe_load(twin(path).read_text())["model"]["pruning"]["target"]
 
 
 def write_config_only(directory, path):
-    shape, llama = shape_of(path), "llama" in path.name
-    LlamaConfig(
-        vocab_size=32000 if llama else 49152,
+    shape, source = shape_of(path), source_of(path)
+    source.config(
         hidden_size=shape["hidden"],
         num_hidden_layers=shape["layers"],
         num_attention_heads=shape["query_heads"],
         num_key_value_heads=shape["kv_heads"],
         intermediate_size=shape["intermediate"],
-        head_dim=128 if llama else 64,
-        max_position_embeddings=4096 if llama else 8192,
-        tie_word_embeddings=not llama,
+        **source.entries,
     ).save_pretrained(directory)
     return directory
 
@@ -101,8 +150,12 @@ def build(tmp_path, monkeypatch):
 
     def build(path):
         settings = yaml.safe_load(path.read_text())
-        domains = settings["data"]["mixture"]["proportions"]
-        length = 4096 if "llama" in path.name else 512
+        mixture = settings["data"]["mixture"]
+        stage_1 = yaml.safe_load(twin(path).read_text())
+        # Stage 2 may begin with the last mixture of stage 1: the domains are the same.
+        continues = isinstance(mixture["proportions"], str)
+        domains = (stage_1["data"]["mixture"] if continues else mixture)["proportions"]
+        length = source_of(path).length
         monkeypatch.setattr(datamodule, "read_prepared", lambda *place: manifest(domains, length))
         arguments = [
             "fit",
@@ -113,7 +166,10 @@ def build(tmp_path, monkeypatch):
             "--trainer.devices=1",
             "--trainer.num_nodes=1",
         ]
-        if isinstance(settings["data"]["mixture"].get("references"), str):
+        if continues:
+            assert mixture["proportions"] == stage_1["trainer"]["default_root_dir"]
+            arguments.append(f"--data.mixture.proportions={json.dumps(domains)}")
+        if isinstance(mixture.get("references"), str):
             arguments.append(f"--data.mixture.references={json.dumps(dict.fromkeys(domains, 3.0))}")
         with pytest.raises(Built) as found:
             cli.main(arguments)
@@ -159,6 +215,64 @@ def test_configs_of_the_paper_have_its_figures(build, stage, size):
     if target is not None:
         assert run.model.pruning.sparsity_warmup_steps == 640
         assert (optimizer.gates_learning_rate, optimizer.multipliers_learning_rate) == (1.0, 1.0)
+
+
+HALVES = {
+    "llama3.1-8b_to_4b": ("sheared-llama3.1-4b", 8_030_261_248, 4_009_430_016),
+    "qwen3-8b_to_4b": ("sheared-qwen3-4b", 8_190_735_360, 4_154_928_128),
+}
+"""Stage 1, its stage 2, and the parameters of source and target, which the files state."""
+ELSEWHERE = {
+    "trainer.default_root_dir",
+    "model.source",
+    "data.directory",
+    "data.micro_batch",
+    "data.validation_micro_batch",
+    "data.mixture.references",
+}
+"""Keys outside ``model.pruning`` in which they differ from the paper's: places, and memory for more logits."""
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_configs_at_half_the_size_have_the_parameters_that_they_state(build, name, caplog):
+    _, whole, half = HALVES[name]
+    run, settings = build(CONFIGS / "prune" / f"{name}.yaml")
+    assert parameter_count(run.model.source_config) == whole
+    assert parameter_count(run.model.source_config, run.model.pruning.target) == half
+    assert 0.49 < half / whole < 0.51
+    assert (
+        "WARNING" not in caplog.text
+    )  # of kernels that are slower, or of programs that do not read the shape
+    sizes = settings["model"]["pruning"]["target"]
+    assert sizes["hidden"] % 1024 == sizes["intermediate"] % 1024 == 0
+    text = (CONFIGS / "prune" / f"{name}.yaml").read_text()
+    assert f"{whole:,} parameters" in text and f"{half:,} parameters" in text
+    assert {axis.value for axis in run.model.axes} == set(settings["model"]["pruning"]["axes"])
+
+
+def flat(settings, above=""):
+    """Every value of a config by its whole key; a mapping of domains counts as one value."""
+    found = {}
+    for name, value in settings.items():
+        key = f"{above}{name}"
+        nested = isinstance(value, dict) and not key.startswith("data.mixture.")
+        found |= flat(value, f"{key}.") if nested else {key: value}
+    return found
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_configs_at_half_the_size_train_as_the_paper_does(name):
+    for stage, of, like in (
+        ("prune", name, "llama2-7b_to_2.7b"),
+        ("pretrain", HALVES[name][0], "sheared-llama-2.7b"),
+    ):
+        ours, paper = (
+            flat(yaml.safe_load((CONFIGS / stage / f"{file}.yaml").read_text())) for file in (of, like)
+        )
+        differing = {key for key in ours.keys() | paper.keys() if ours.get(key) != paper.get(key)}
+        assert {key for key in differing if not key.startswith("model.pruning.")} == ELSEWHERE | (
+            {"data.mixture.proportions"} if stage == "pretrain" else set()
+        )
 
 
 def test_toy_configs_are_those_of_the_tests():

@@ -124,7 +124,7 @@ def test_glossary_names_every_axis():
 
 
 def documents():
-    return sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+    return sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "launch").glob("*.md")])
 
 
 def broken_links(path):
@@ -133,7 +133,7 @@ def broken_links(path):
     return [t for t in targets if "://" not in t and not (path.parent / t).exists()]
 
 
-@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files_that_exist(path):
     assert broken_links(path) == []
 
