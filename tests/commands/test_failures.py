@@ -12,7 +12,7 @@ import pytest
 
 from shear_lit import cli
 from shear_lit.commands import gates as command
-from shear_lit.commands.failures import failure_of
+from shear_lit.commands.failures import chain, failure_of
 from shear_lit.commands.table import COMMANDS
 from shear_lit.mistakes import Mistake
 
@@ -136,3 +136,11 @@ def test_a_config_file_that_is_a_pipe_is_not_waited_for(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["fit", f"--config={tmp_path / 'run.yaml'}"])
     assert left.value.code == 2 and "is a pipe or a device" in capsys.readouterr().err
+
+
+def test_error_that_comes_from_itself_is_told_once():
+    """A thread's error that is raised again while it is handled has itself among what it came from."""
+    first, second = OSError(28, "No space left on device", "x"), ValueError("told again")
+    first.__context__, second.__context__ = second, first
+    assert list(chain(first)) == [first, second]
+    assert failure_of(first, "fit", None).code == 1

@@ -116,3 +116,10 @@ def fit(
             raise
         code = error.code
     return {**watch.record, "reports": reports, "code": code}
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Run a command line that is no run; give its exit code."""
+    sys.argv = ["shear-lit", *arguments]
+    cli.main()
+    return 0

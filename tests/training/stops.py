@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shear_lit.training import boundary, module
 from tests.training.forks import run
 from tests.training.runs import fit
@@ -13,6 +15,15 @@ from tests.training.runs import fit
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 MOMENTS = ("before the first step", "training", "validation", "saving")
 SPREAD = ("--trainer.strategy=fsdp2", "--trainer.devices=2")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nested values are equal, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)
 
 
 def tell(number: int, moment: str, rank: int) -> None:
@@ -80,8 +91,6 @@ def wrong_in(
     folder: Path,
 ) -> list[str]:
     """What is not as it should be after a run was stopped and went on; nothing, if both are the uninterrupted one."""
-    from tests.training.test_resume import same
-
     found = []
     # Lightning's launcher kills the first process when a child ends with another code than 0.
     for rank, record in enumerate(stopped):

@@ -12,18 +12,10 @@ from shear_lit.training import boundary, checkpoints
 from tests.training.compare import distances, same_order
 from tests.training.forks import run, start
 from tests.training.runs import fit
+from tests.training.stops import same
 
 FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=2"]
 EXACT = ("parameters", "moments", "mixtures", "domain_losses", "rates", "data", "gates_after")
-
-
-def same(a, b):
-    """Whether two nested values are equal, tensors bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
 
 
 def from_step(step, values):

@@ -68,8 +68,10 @@ def said(mistake: Mistake, command: Command | None) -> str:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, outermost first."""
-    while error is not None:
+    """An error and what it came from, outermost first; each once, for one that is raised again may come from itself."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

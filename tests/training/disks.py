@@ -1,0 +1,71 @@
+"""A disk that refuses one file operation of one process of a run: the n-th one that writes in the run's directory."""
+
+import builtins
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.training.runs import fit
+
+REFUSALS = (errno.ENOSPC, errno.EACCES)
+
+
+class BadDisk:
+    """Counts what this process does in a directory, and refuses one of it."""
+
+    def __init__(self, directory: str, refused: int) -> None:
+        self.directory, self.refused, self.operations = Path(directory), refused, 0
+
+    def meets(self, path: Any) -> None:
+        """Count an operation on ``path``, and refuse it if it is its turn."""
+        if isinstance(path, int) or not Path(os.fsdecode(path)).is_relative_to(self.directory):
+            return
+        self.operations += 1
+        if self.operations - 1 == self.refused:
+            number = REFUSALS[self.refused % len(REFUSALS)]
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+    def install(self) -> None:
+        """Stand between the process and the disk."""
+
+        def opened(own: Callable[..., Any]) -> Callable[..., Any]:
+            def open_(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+                if any(letter in mode for letter in "wax+"):
+                    self.meets(file)
+                return own(file, mode, *args, **options)
+
+            return open_
+
+        def called(own: Callable[..., Any]) -> Callable[..., Any]:
+            def call(path: Any, *args: Any, **options: Any) -> Any:
+                self.meets(path)
+                return own(path, *args, **options)
+
+            return call
+
+        builtins.open = io.open = opened(io.open)  # type: ignore[assignment]
+        for name in ("mkdir", "rename", "replace"):
+            setattr(os, name, called(getattr(os, name)))
+        disk, writer = self, torch._C.PyTorchFileWriter
+
+        class Writer(writer):  # type: ignore[misc, valid-type]
+            def __init__(self, name: Any, *args: Any, **options: Any) -> None:
+                if isinstance(name, str):
+                    disk.meets(name)
+                super().__init__(name, *args, **options)
+
+        torch._C.PyTorchFileWriter = Writer  # type: ignore[misc]
+
+
+def fit_on_a_bad_disk(arguments: list[str], directory: str, rank: int, at: int) -> dict[str, Any]:
+    """A run of which the process ``rank`` meets a disk that refuses its operation ``at``; -1: none."""
+    if int(os.environ.get("LOCAL_RANK", "0")) != rank:
+        return fit(arguments)
+    disk = BadDisk(directory, at)
+    seen = fit(arguments, sabotage=disk.install)
+    return {**seen, "operations": disk.operations}
