@@ -3,11 +3,12 @@
 import logging
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -19,6 +20,7 @@ from shear_lit.data.datamodule import DomainData
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import free_path
 from shear_lit.mistakes import Mistake
+from shear_lit.training.anomaly import anomalies_named
 from shear_lit.training.checks import check_run
 from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
@@ -32,8 +34,11 @@ from shear_lit.training.run_directory import (
     nothing_left,
 )
 from shear_lit.training.run_log import MetricsFile, RunLog
+from shear_lit.training.shipped import check_name_of_logger, keep_in_run, open_loggers
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
+from shear_lit.training.time_limit import TimeLimit, duration_of
 from shear_lit.training.trainer_settings import check_trainer
+from shear_lit.training.trial import trial
 
 # Lightning brings a handler of its own, which would say every line a second time.
 logging.getLogger("lightning").handlers.clear()
@@ -48,7 +53,7 @@ def run_training(name: str, command: Command, flags: Sequence[str]) -> str | Non
     asked = {word for word in flags if word in (_ALL, _ENVIRONMENT)}
     TrainingParser.short, TrainingParser.shows_environment = not asked, _ENVIRONMENT in asked
     flags = ["--help" if word in asked else word for word in flags]
-    with in_words_of(name, command, flags):
+    with in_words_of(name, command, flags), ExitStack() as ShearingCLI.at_end:
         return ShearingCLI([name, *flags]).found
 
 
@@ -75,6 +80,11 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
     shows_environment = False
     """Whether help says how the variable of each key is called."""
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse; a logger of Lightning's that no Trainer takes is refused by its name."""
+        check_name_of_logger(message.rpartition("Given value: ")[2])
+        super().error(message, ex)
+
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The keys of a command on two screens, or all there is to say."""
         name = self.prog.split()[-1]
@@ -91,13 +101,13 @@ class RunConfig(SaveConfigCallback):
     """Writes ``config.yaml``, numbered where an earlier start of the same run has left one; only of a ``fit``."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Find a free name, and write there."""
-        if stage != "fit":
+        """Find a free name in the run's directory, which a logger's need not be, and write there."""
+        if stage != "fit" or not trainer.is_global_zero:
             return
-        free = free_path(Path(trainer.default_root_dir) / "config.yaml").name
-        self.config_filename = trainer.strategy.broadcast(free)
         self._resolve_target(pl_module)
-        super().setup(trainer, pl_module, stage)
+        free = free_path(Path(trainer.default_root_dir) / "config.yaml")
+        free.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(free), skip_none=False)
 
     def _resolve_target(self, module: Any) -> None:
         """Write the shape that was found for a target which is none, so that a resumed run finds the same."""
@@ -116,6 +126,8 @@ class ShearingCLI(LightningCLI):
     """The command."""
     found: str | None = None
     """The losses of a validation, a line for each domain."""
+    at_end: ExitStack
+    """What is undone when the command ends."""
 
     def __init__(self, args: Sequence[str]) -> None:
         ShearingCLI.name = args[0]
@@ -159,6 +171,8 @@ class ShearingCLI(LightningCLI):
         settings.default_root_dir = str(expanded(settings.default_root_dir))
         check_trainer(settings)
         asked = self.config[self.subcommand]
+        if settings.fast_dev_run:
+            self.at_end.enter_context(trial(asked, fitting=self.subcommand == "fit"))
         if asked.get("ckpt_path") is not None:
             asked.ckpt_path = str(expanded(asked.ckpt_path))
         for key in ("train_dataloaders", "val_dataloaders", "dataloaders"):
@@ -205,10 +219,15 @@ class ShearingCLI(LightningCLI):
             root = Path(asked.default_root_dir)
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="")
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
-        wants_bar = asked.enable_progress_bar
-        kwargs["enable_progress_bar"] = sys.stderr.isatty() if wants_bar is None else wants_bar
-        if kwargs["enable_progress_bar"]:
-            kwargs["callbacks"] = [*(asked.callbacks or []), StepBar()]
+        callbacks, wants_bar = [*(asked.callbacks or [])], asked.enable_progress_bar
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        shows_bar = (has_bar or sys.stderr.isatty()) if wants_bar is None else wants_bar
+        if shows_bar and not has_bar:
+            callbacks.append(StepBar())
+        if asked.max_time is not None:  # first: the others see that the run stops
+            callbacks.insert(0, TimeLimit(duration_of(asked.max_time)))
+        keep_in_run(callbacks, asked.default_root_dir)
+        kwargs |= {"callbacks": callbacks, "enable_progress_bar": shows_bar, "max_time": None}
         sharded = asked.strategy == "fsdp2" or isinstance(asked.strategy, FSDP2Strategy)
         if sharded and asked.precision in ("bf16", "bf16-mixed"):
             kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
@@ -219,7 +238,7 @@ class ShearingCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; of a run that is refused before its first step, nothing is left."""
-        with nothing_left(Path(self.trainer.default_root_dir)):
+        with nothing_left(Path(self.trainer.default_root_dir)), anomalies_named():
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
@@ -243,3 +262,5 @@ class ShearingCLI(LightningCLI):
         check_run(
             self.model, self.datamodule, self.trainer, checkpoint=settings.get("ckpt_path"), fitting=fitting
         )
+        if fitting and settings.trainer.logger not in (None, True):
+            open_loggers(self.trainer.loggers)
