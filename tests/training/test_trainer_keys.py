@@ -120,6 +120,13 @@ def test_checkpoint_of_a_callback_resumes_exactly(many, toy):
     assert_same_end(again, record)
 
 
+def test_one_callback_needs_no_list(toy, tmp_path):
+    flags = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=loss/validation/code"]
+    flags += ["--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
+    started(toy, tmp_path, *flags)
+    assert checkpoints(tmp_path)[-1] == "step=000004.ckpt", "the second validation is the one behind step 4"
+
+
 def test_rich_bar_and_summary_work(toy, tmp_path):
     pytest.importorskip("rich")
     flags = [

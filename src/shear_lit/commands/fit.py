@@ -34,7 +34,7 @@ from shear_lit.training.run_directory import (
     nothing_left,
 )
 from shear_lit.training.run_log import MetricsFile, RunLog
-from shear_lit.training.shipped import check_name_of_logger, keep_in_run, open_loggers
+from shear_lit.training.shipped import check_name_of_logger, keep_in_run, listed, open_loggers
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
 from shear_lit.training.time_limit import TimeLimit, duration_of
 from shear_lit.training.trainer_settings import check_trainer
@@ -82,7 +82,8 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse; a logger of Lightning's that no Trainer takes is refused by its name."""
-        check_name_of_logger(message.rpartition("Given value: ")[2])
+        if "trainer.logger" in message:
+            check_name_of_logger(message.rpartition("Given value: ")[2])
         super().error(message, ex)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
@@ -107,7 +108,7 @@ class RunConfig(SaveConfigCallback):
         self._resolve_target(pl_module)
         free = free_path(Path(trainer.default_root_dir) / "config.yaml")
         free.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, str(free), skip_none=False)
+        self.parser.save(self.config, str(free), skip_none=False, multifile=False)
 
     def _resolve_target(self, module: Any) -> None:
         """Write the shape that was found for a target which is none, so that a resumed run finds the same."""
@@ -219,7 +220,7 @@ class ShearingCLI(LightningCLI):
             root = Path(asked.default_root_dir)
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="")
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
-        callbacks, wants_bar = [*(asked.callbacks or [])], asked.enable_progress_bar
+        callbacks, wants_bar = listed(asked.callbacks), asked.enable_progress_bar
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         shows_bar = (has_bar or sys.stderr.isatty()) if wants_bar is None else wants_bar
         if shows_bar and not has_bar:
@@ -230,7 +231,7 @@ class ShearingCLI(LightningCLI):
         kwargs |= {"callbacks": callbacks, "enable_progress_bar": shows_bar, "max_time": None}
         sharded = asked.strategy == "fsdp2" or isinstance(asked.strategy, FSDP2Strategy)
         if sharded and asked.precision in ("bf16", "bf16-mixed"):
-            kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
+            kwargs |= {"precision": None, "plugins": [*listed(asked.plugins), ShardedMixedPrecision()]}
         trainer = super().instantiate_trainer(**kwargs)
         # It says how often there is a validation, which callbacks of the user's look at when they are set up.
         cast(Any, trainer).callbacks.sort(key=lambda callback: not isinstance(callback, MixtureUpdate))

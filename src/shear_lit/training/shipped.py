@@ -140,7 +140,7 @@ def check_shipped(key: str, value: Any, shipped: dict[str, Shipped]) -> None:
     """
     for name in class_names(value):
         _check_name(key, name, shipped)
-    for item in value if isinstance(value, list) else [value]:
+    for item in listed(value):
         online = getattr(item, "init_args", {}).get("online")
         if "CometLogger" in class_names(item) and online is False:
             raise RunError(
@@ -215,9 +215,16 @@ def keep_in_run(callbacks: Sequence[Any], run: str) -> None:
             callback.dirpath = str(Path(run) / "checkpoints")
 
 
+def listed(value: Any) -> list[Any]:
+    """What a setting holds that is one of something, several, or none."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
 def class_names(value: Any) -> Iterator[str]:
     """The names of the classes that a setting names or holds."""
-    for item in value if isinstance(value, list) else [value]:
+    for item in listed(value):
         path = getattr(item, "class_path", None) or type(item).__name__
         yield str(path).rsplit(".", 1)[-1]
 

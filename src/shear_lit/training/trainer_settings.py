@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import LayerSync, Precision
 
 from shear_lit.training.devices import check_device, check_precision, check_strategy
 from shear_lit.training.errors import RunError
-from shear_lit.training.shipped import CALLBACKS, LOGGERS, Standing, check_reporters, check_shipped
+from shear_lit.training.shipped import CALLBACKS, LOGGERS, Standing, check_reporters, check_shipped, listed
 from shear_lit.training.time_limit import duration_of
 
 
@@ -225,7 +225,7 @@ def _check_plugins(plugins: Any) -> None:
         CheckpointIO: "has no effect: checkpoints are written by this package, whole or not at all. Leave it out",
         LayerSync: "has no effect: no model here has batch norms. Leave it out",
     }
-    for plugin in plugins if isinstance(plugins, list) else [plugins]:
+    for plugin in listed(plugins):
         kind = locate(str(getattr(plugin, "class_path", "")))
         for refused, reason in reasons.items():
             if isinstance(kind, type) and issubclass(kind, refused):

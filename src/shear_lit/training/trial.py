@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shear_lit.training.errors import RunError
+from shear_lit.training.shipped import listed
 
 STEPS = 2
 """Optimizer steps of a trial: the second one is taken with moments that the first one left."""
@@ -79,11 +80,7 @@ def _keep_inside(trainer: Any, place: str) -> None:
     """Let nothing be written elsewhere: by no service that the run would log to, and by no class with a folder."""
     trainer.default_root_dir = place
     trainer.logger = trainer.logger is not False
-    named = [
-        trainer.profiler,
-        *(trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]),
-    ]
-    for item in named:
+    for item in [trainer.profiler, *listed(trainer.callbacks)]:
         arguments = getattr(item, "init_args", None)
         if arguments is not None and arguments.get("dirpath") is not None:
             arguments.dirpath = None
