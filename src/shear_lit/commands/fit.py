@@ -6,9 +6,10 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -20,6 +21,7 @@ from shear_lit.data.datamodule import DomainData
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.mistakes import Mistake
+from shear_lit.training.anomaly import anomalies_named
 from shear_lit.training.boundary import Boundary
 from shear_lit.training.checks import check_run
 from shear_lit.training.console import StepBar
@@ -30,9 +32,12 @@ from shear_lit.training.run_checkpoints import step_of
 from shear_lit.training.run_directory import PROVENANCE
 from shear_lit.training.run_log import MetricsFile
 from shear_lit.training.run_start import checkpoint_to_start_from, marked, nothing_left
+from shear_lit.training.shipped import check_name_of_logger, keep_in_run, listed, open_loggers
 from shear_lit.training.stopping import Stopped, stopped_by
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
+from shear_lit.training.time_limit import TimeLimit, duration_of
 from shear_lit.training.trainer_settings import check_trainer
+from shear_lit.training.trial import trial
 
 # Lightning brings a handler of its own, which would say every line a second time.
 logging.getLogger("lightning").handlers.clear()
@@ -51,7 +56,7 @@ def run_training(name: str, command: Command, flags: Sequence[str]) -> str | Sto
     asked = {word for word in flags if word in (_ALL, _ENVIRONMENT)}
     TrainingParser.short, TrainingParser.shows_environment = not asked, _ENVIRONMENT in asked
     flags = ["--help" if word in asked else word for word in flags]
-    with in_words_of(name, command, flags):
+    with in_words_of(name, command, flags), ExitStack() as ShearingCLI.at_end:
         return ShearingCLI([name, *flags]).found
 
 
@@ -77,6 +82,12 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
     """Whether help fits two screens."""
     shows_environment = False
     """Whether help says how the variable of each key is called."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse; a logger of Lightning's that no Trainer takes is refused by its name."""
+        if "trainer.logger" in message:
+            check_name_of_logger(message.rpartition("Given value: ")[2])
+        super().error(message, ex)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The keys of a command on two screens, or all there is to say."""
@@ -117,6 +128,8 @@ class ShearingCLI(LightningCLI):
     """The command."""
     found: str | Stopped | None = None
     """The losses of a validation, a line for each domain; or how a run was stopped by a signal."""
+    at_end: ExitStack
+    """What is undone when the command ends."""
 
     def __init__(self, args: Sequence[str]) -> None:
         ShearingCLI.name, self._words = args[0], args
@@ -162,6 +175,8 @@ class ShearingCLI(LightningCLI):
         settings.default_root_dir = str(self._run_of_config_file() or expanded(settings.default_root_dir))
         check_trainer(settings)
         asked = self.config[self.subcommand]
+        if settings.fast_dev_run:
+            self.at_end.enter_context(trial(asked, fitting=self.subcommand == "fit"))
         if asked.get("ckpt_path") is not None:
             asked.ckpt_path = str(expanded(asked.ckpt_path))
         for key in _DATALOADERS:
@@ -221,26 +236,38 @@ class ShearingCLI(LightningCLI):
             shown: dict[str, Any] = {} if step < 0 else {"purge_step": step + 1}
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="", **shown)
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
-        wants_bar = asked.enable_progress_bar
-        kwargs["enable_progress_bar"] = sys.stderr.isatty() if wants_bar is None else wants_bar
-        if kwargs["enable_progress_bar"]:
-            kwargs["callbacks"] = [*(asked.callbacks or []), StepBar()]
+        callbacks, wants_bar = listed(asked.callbacks), asked.enable_progress_bar
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        shows_bar = (has_bar or sys.stderr.isatty()) if wants_bar is None else wants_bar
+        if shows_bar and not has_bar:
+            callbacks.append(StepBar())
+        if asked.max_time is not None:  # first: the others see that the run stops
+            callbacks.insert(0, TimeLimit(duration_of(asked.max_time)))
+        keep_in_run(callbacks, asked.default_root_dir)
+        kwargs |= {"callbacks": callbacks, "enable_progress_bar": shows_bar, "max_time": None}
         sharded = asked.strategy == "fsdp2" or isinstance(asked.strategy, FSDP2Strategy)
         if sharded and asked.precision in ("bf16", "bf16-mixed"):
-            kwargs |= {"precision": None, "plugins": [*(asked.plugins or []), ShardedMixedPrecision()]}
+            kwargs |= {"precision": None, "plugins": [*listed(asked.plugins), ShardedMixedPrecision()]}
         trainer = super().instantiate_trainer(**kwargs, check_val_every_n_epoch=NEVER)
         leave_signals_alone(trainer)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; of a run that is refused before its first step, nothing is left."""
-        with nothing_left(Path(self.trainer.default_root_dir)), ExitStack() as self._held:
+        with (
+            nothing_left(Path(self.trainer.default_root_dir)),
+            anomalies_named(),
+            ExitStack() as self._held,
+        ):
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
-        """Check the run, and take its directory."""
+        """Check the run, take its directory, and let the user's loggers reach what they write to."""
         self._check(fitting=True)
-        self._held.enter_context(marked(self.trainer, self.config_init[self.subcommand].get("ckpt_path")))
+        settings = self.config_init[self.subcommand]
+        self._held.enter_context(marked(self.trainer, settings.get("ckpt_path")))
+        if settings.trainer.logger not in (None, True):
+            open_loggers(self.trainer.loggers)
 
     def after_fit(self) -> None:
         """Say by which signal the run was stopped, if it was."""

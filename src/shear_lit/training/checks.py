@@ -22,8 +22,8 @@ from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.errors import RunError
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_start import check_directory
+from shear_lit.training.shipped import check_watched
 from shear_lit.training.strategies import FSDP2Strategy
-from shear_lit.training.trainer_settings import check_watched
 
 _log = logging.getLogger(__name__)
 _BYTES_PER_PARAMETER = 12

@@ -68,12 +68,13 @@ class StepBar(ProgressBar):
 
 
 def show(trainer: L.Trainer, numbers: Mapping[str, float]) -> None:
-    """Tell a person of a report: in the bar if there is one, otherwise in a line."""
+    """Tell a person of a report: in the run's own bar if it is shown, otherwise in a line."""
     bar = trainer.progress_bar_callback
     if isinstance(bar, StepBar):
         bar.show(numbers)
-    elif bar is None and trainer.is_global_zero:
-        _log.info("step %d of %d: %s", trainer.global_step, trainer.max_steps, _summary(numbers))
+    elif trainer.is_global_zero:
+        line = f"step {trainer.global_step} of {trainer.max_steps}: {_summary(numbers)}"
+        _log.info("%s", line) if bar is None else bar.print(line)
 
 
 def _summary(numbers: Mapping[str, float]) -> str:
