@@ -196,8 +196,8 @@ def test_time_that_is_over_ends_a_run_after_a_whole_step_and_each_start_has_all_
     (usual,) = whole("pretrain")[1]
     flags = ["--trainer.max_time=00:00:00:07", "--checkpoint.every_steps=100"]
     record, said = started(toy, tmp_path, *flags, sabotage=clock_of_steps)
-    assert "trainer.max_time=0:00:07 is over after step 7 of 12" in said and "--ckpt_path last" in said
-    assert checkpoints(tmp_path) == ["step=000007.ckpt"] and max(record["domain_losses"]) == 7
+    assert "trainer.max_time=0:00:07 is over after step 7 of 12" in said and "--ckpt_path auto" in said
+    assert checkpoints(tmp_path) == ["step=000007.ckpt"] and max(record["domain_losses"]) == 4
     assert len(record["batches"]) == 7 * 4
     record, said = started(toy, tmp_path, *flags, "--ckpt_path=last", sabotage=clock_of_steps)
     assert "is over" not in said

@@ -60,7 +60,7 @@ class TimeLimit(Callback):
         """Say that the run is not at its end."""
         if self._over and trainer.global_step < trainer.max_steps and trainer.is_global_zero:
             _log.info(
-                "trainer.max_time=%s is over after step %d of %d: what there is is saved; go on with --ckpt_path last",
+                "trainer.max_time=%s is over after step %d of %d: what there is is saved; go on with --ckpt_path auto",
                 self._duration,
                 trainer.global_step,
                 trainer.max_steps,

@@ -84,7 +84,7 @@ KEYS: dict[str, Key] = {
     "max_time": Key(
         _MEANS,
         "How long one start of the run may take, as `DD:HH:MM:SS`, counted from when it is built. It then ends after "
-        "the step at hand, is validated and saved, with exit code 0, and `--ckpt_path last` goes on.",
+        "the step at hand and is saved, with exit code 0, and `--ckpt_path auto` goes on.",
     ),
     "limit_train_batches": Key(_REFUSED, _LENGTH, _is_not_all),
     "limit_val_batches": Key(
