@@ -136,6 +136,8 @@ class ShearingCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
                 "enable_model_summary": False,
+                # FSDP2 in one process meets weights that were gathered in it, and cannot use them afterwards.
+                "inference_mode": False,
                 # The mixture moves first, so that what is reported after a validation is the new one.
                 "callbacks": [MixtureUpdate(), RunLog(), GateFiles(), Provenance()],
             },

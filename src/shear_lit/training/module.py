@@ -13,7 +13,12 @@ from shear_lit.data.store import DomainBatch
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
 from shear_lit.models.family import Family
-from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
+from shear_lit.models.huggingface import (
+    read_config,
+    read_model,
+    source_fingerprint,
+    without_flash_attention,
+)
 from shear_lit.models.registry import family_of, written_config
 from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, keyed_uniform
@@ -147,17 +152,24 @@ class ShearingModule(L.LightningModule):
         self.gates.start_from(initial_log_alpha(importance, pruning))
 
     def _measured_importance(self, sequences: int) -> Importance:
-        """Squared gradients of all gates, open, the same on every rank."""
-        assert self.attached is not None
+        """Squared gradients of all gates, open, the same on every rank.
+
+        They are those of float32 whatever ``trainer.precision`` says; under FSDP2 with bf16-mixed, where weights are
+        gathered in bfloat16 for all passes, those of bfloat16, which differ from them by rounding.
+        """
+        assert self.attached is not None and self.model is not None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        sums, count = gate_gradients(
-            self.attached,
-            lambda batch: self._language_loss(self.transfer_batch_to_device(batch, self.device, 0)),
-            data.calibration_batches(sequences),
-            source=self.family.shape,
-            axes=self.axes,
-            device=self.device,
-        )
+        with without_flash_attention(self.model):
+            sums, count = gate_gradients(
+                self.attached,
+                lambda batch: self._language_loss(
+                    self.transfer_batch_to_device(batch, self.device, 0), in_one_row=False
+                ),
+                data.calibration_batches(sequences),
+                source=self.family.shape,
+                axes=self.axes,
+                device=self.device,
+            )
         self.zero_grad()
         # Every rank has seen as many batches as the others, so that means are in proportion to sums.
         return {axis: self.trainer.strategy.reduce(total.squared / count) for axis, total in sums.items()}
@@ -165,7 +177,7 @@ class ShearingModule(L.LightningModule):
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""
         state = self._sample_gates(batch["micro_batch"])
-        language_loss = self._language_loss(batch)
+        language_loss = self._language_loss(batch, in_one_row=self._in_one_row)
         if state is None:
             return {"loss": language_loss, "language_loss": language_loss.detach()}
         output: StepOutput = {
@@ -188,7 +200,7 @@ class ShearingModule(L.LightningModule):
     def validation_step(self, batch: DomainBatch, batch_index: int) -> None:
         """Add the losses of one micro-batch to its domains."""
         assert self.model is not None and self.domain_loss is not None
-        inputs = self._inputs(batch)
+        inputs = model_inputs(batch, in_one_row=self._in_one_row)
         del inputs["labels"]
         logits = self.model(**inputs, use_cache=False).logits.reshape(*batch["tokens"].shape, -1)
         self.domain_loss.update(logits, batch["tokens"], batch["domain"], batch.get("positions"))
@@ -292,13 +304,15 @@ class ShearingModule(L.LightningModule):
         self.attached.set(state.values)
         return cast(GateState, state)
 
-    def _inputs(self, batch: DomainBatch) -> dict[str, Tensor]:
-        return model_inputs(batch, in_one_row=self.attention == "flash_attention_2")
+    @property
+    def _in_one_row(self) -> bool:
+        """Whether the attention tells documents apart in one row of them all."""
+        return self.attention == "flash_attention_2"
 
-    def _language_loss(self, batch: DomainBatch) -> Tensor:
+    def _language_loss(self, batch: DomainBatch, *, in_one_row: bool) -> Tensor:
         """Mean next-token loss in nats; of documents that are apart, over all tokens but their first."""
         assert self.model is not None
-        return cast(Tensor, self.model(**self._inputs(batch), use_cache=False).loss)
+        return cast(Tensor, self.model(**model_inputs(batch, in_one_row=in_one_row), use_cache=False).loss)
 
     def _expected_sizes(self, state: GateState) -> Tensor:
         return torch.stack(
