@@ -16,7 +16,7 @@ from shear_lit.commands.help import short_help
 from shear_lit.commands.parsing import OneLineErrors, in_words_of
 from shear_lit.commands.table import Command
 from shear_lit.data.datamodule import DomainData
-from shear_lit.disk.names import expanded
+from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.writing import free_path
 from shear_lit.mistakes import Mistake
 from shear_lit.training.checks import check_run
@@ -97,6 +97,7 @@ class RunConfig(SaveConfigCallback):
         free = free_path(Path(trainer.default_root_dir) / "config.yaml").name
         self.config_filename = trainer.strategy.broadcast(free)
         self._resolve_target(pl_module)
+        self._resolve_revision(pl_module)
         super().setup(trainer, pl_module, stage)
 
     def _resolve_target(self, module: Any) -> None:
@@ -107,6 +108,12 @@ class RunConfig(SaveConfigCallback):
         asked.target = Namespace(**module.pruning.shape.to_dict())
         for way in ("parameters", "flops_fraction", "preset"):
             asked[f"target_{way}"] = None
+
+    def _resolve_revision(self, module: Any) -> None:
+        """Write the commit that was read of a model on the hub, for whoever starts a run from this file."""
+        name, commit = split_revision(module.source)
+        if commit is not None:
+            self.config.model.source, self.config.model.revision = name, commit
 
 
 class ShearingCLI(LightningCLI):

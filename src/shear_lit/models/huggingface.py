@@ -35,6 +35,7 @@ from shear_lit.models.weight_files import (
     header_of,
     listed_tensors,
     refuse_other_kinds,
+    stored_type,
     tensors_of,
     weight_files,
 )
@@ -230,6 +231,16 @@ def tensor_names(source: str) -> frozenset[str]:
     if not is_local(source) and (directory / INDEX).is_file():
         return listed_tensors(directory, source)
     return frozenset(tensors_of(directory, source)) if has_weights(directory) else frozenset()
+
+
+def stored_dtype(source: str) -> str:
+    """What most numbers of a model's weights are stored in, as torch calls it, for a config that does not say it.
+
+    Raises:
+        SourceError: the model cannot be read.
+    """
+    directory, _ = _whole(source)
+    return stored_type(tensors_of(directory, source))
 
 
 def source_fingerprint(source: str) -> str:

@@ -19,6 +19,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from shear_lit.disk.names import split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.pruning.artefact import gates_file
 from shear_lit.pruning.expectation import expected_units
@@ -148,12 +149,13 @@ class Provenance(Callback):
         if not trainer.is_global_zero:
             return
         module, folder = cast(ShearingModule, pl_module), Path(trainer.default_root_dir)
+        name, commit = split_revision(module.source)
         facts = {
             "packages": {name: _version(name) for name in _PACKAGES},
             "python": platform.python_version(),
             "commit": _commit(),
             "data": domain_data(trainer).manifest.fingerprint,
-            "source": {"name": module.source, "fingerprint": module.source_fingerprint},
+            "source": {"name": name, "commit": commit, "fingerprint": module.source_fingerprint},
             "world_size": trainer.world_size,
             "strategy": type(trainer.strategy).__name__,
             "from_step": trainer.global_step,
