@@ -4,8 +4,8 @@
 # run which was stopped goes on. make clients is a part of it, too: does what is written load in the clients that people
 # use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the like asks
 # only some of them, ALSO="ctranslate2" more.
-# make gpu is for a machine with a CUDA device, and takes up to five minutes there: a random model of 1B parameters goes
-# the whole way, in a plain install, and then what is marked gpu is tested.
+# make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
+# which it has five minutes, and then what is marked gpu is tested.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from shear_lit.commands.export import export
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
@@ -72,6 +73,10 @@ def test_commit_is_recorded_and_read_again_after_a_resume(toy, tmp_path, second,
     ):
         started(toy, tmp_path, "other", f"--ckpt_path={checkpoint}", "--model.revision=main")
 
+    newest = f"--model.source={NAME}@main"
+    with pytest.raises(ForkError, match=rf"model\.revision='main' is the commit {SECOND}"):
+        started(toy, tmp_path, "newest", f"--ckpt_path={checkpoint}", newest)
+
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub" / "0"))
@@ -90,6 +95,19 @@ def test_all_processes_read_the_commit_of_the_first(toy, tmp_path, second):
     spread = ["--trainer.strategy=ddp", "--trainer.devices=2"]
     ranks = started(toy, tmp_path, "log", *spread, processes=2)
     assert [rank["seen"] for rank in ranks] == [(f"{NAME}@{FIRST}", 64)] * 2
+
+
+def test_dtype_that_no_config_names_is_recorded_for_exports(toy, second, tmp_path):
+    """Weights are trained in float32, and the source may be gone when they are exported."""
+    entries = json.loads((second / "config.json").read_text())
+    del entries["dtype"]
+    (second / "config.json").write_text(json.dumps(entries))
+    tensors = load_file(second / "model.safetensors")
+    half = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    save_file(half, second / "model.safetensors", metadata={"format": "pt"})
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), *LENGTH, f"--model.source={second}"]
+    run(fit, tmp_path / "log", arguments=arguments)
+    assert read_facts(tmp_path / "run" / "checkpoints" / "step=000004.ckpt").config["dtype"] == "bfloat16"
 
 
 def test_checkpoint_without_a_commit_is_read_as_before(toy):

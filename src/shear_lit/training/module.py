@@ -84,7 +84,7 @@ class ShearingModule(L.LightningModule):
             seed: Seed of the gates' noise.
         """
         super().__init__()
-        self.revision = revision
+        self._asked_revision = revision or split_revision(source)[1]
         self.optimizer_settings = optimizer
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
@@ -125,10 +125,10 @@ class ShearingModule(L.LightningModule):
         (name, commit), (own_name, own_commit) = split_revision(source), split_revision(self.source)
         if name != own_name or commit is None or commit == own_commit:
             return
-        if self.revision is not None:
+        if self._asked_revision is not None:
             raise RunError(
-                f"{self.revision!r} is the commit {own_commit} of {name}, and the run that is resumed has begun with "
-                f"{commit}. Remove it, or say {commit}.",
+                f"{self._asked_revision!r} is the commit {own_commit} of {name}, and the run that is resumed has "
+                f"begun with {commit}. Remove it, or say {commit}.",
                 key=REVISION,
             )
         self._read_source(source)
@@ -148,7 +148,8 @@ class ShearingModule(L.LightningModule):
         # Once: the source may move, or its hub go away, while the run goes on.
         self.source_fingerprint = source_fingerprint(self.source)
         if self.source_config.dtype is None:
-            self.source_config.dtype = stored_dtype(self.source)  # for exports, which may not find the source
+            # For exports, which may not find the source.
+            self.source_config.dtype = getattr(torch, stored_dtype(self.source))
         if self.pruning is not None and self.pruning.ranked:
             scores = self.pruning.initial_scores
             self._ordered_by = MEASURED if scores is None else read_scores(scores).origin.criterion
