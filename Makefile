@@ -4,6 +4,8 @@
 # run which was stopped goes on. make clients is a part of it, too: does what is written load in the clients that people
 # use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the like asks
 # only some of them, ALSO="ctranslate2" more. make launches runs the scripts of launch/ on the toy.
+# make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
+# which it has five minutes, and then what is marked gpu is tested.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
@@ -15,7 +17,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients doors launches
+.PHONY: demo test lint nightly clients doors launches gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -42,6 +44,17 @@ clients: $(patsubst %,.clients/%/installed,transformers-4.57 $(filter-out transf
 		--clients transformers $(filter-out transformers,$(CLIENTS) $(ALSO)) \
 		--results $(RESULTS) --table src/shear_lit/models/clients.json
 	$(BIN)/python benchmarks/mending.py --work runs/clients --environments .clients --results $(MENDED)
+
+gpu: .gpu/installed
+	.gpu/bin/python benchmarks/gpu.py --work runs/gpu-$$$$
+	.gpu/bin/python -m pip install --quiet --editable '.[test]'
+	.gpu/bin/python -m pytest -m gpu
+
+# The package and what it depends on, and nothing else: no accelerate.
+.gpu/installed: pyproject.toml setup.py
+	$(PYTHON) -m venv .gpu
+	.gpu/bin/python $(PIP) --editable .
+	touch $@
 
 .clients/%/bin/python:
 	$(PYTHON) -m venv .clients/$*

@@ -6,6 +6,12 @@ import torch
 from tests.toy import Toy, write_toy
 
 
+def pytest_runtest_setup(item):
+    """Leave out what is marked gpu where there is none; asked only for such a test, because asking starts CUDA."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no CUDA device: torch.cuda.is_available() is false")
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> Toy:
     """Two tiny models and prepared data of three domains."""

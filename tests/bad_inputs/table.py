@@ -218,6 +218,13 @@ CASES: tuple[Case, ...] = (
         ("--model.source=org/name/more", "model.source='org/name/more'", "organisation/model"),
         ("--model.source=no-such-org/model", "model.source='no-such-org/model'", "hub"),
         ("--model.source=~nobody/x", "model.source="),
+        ("--model.source=no-such-org/model@v1", "model.source='no-such-org/model@v1'", "hub"),
+        (
+            "--model.revision=v1",
+            "model.revision='v1' has no effect",
+            "is a directory on this machine",
+            "Remove it",
+        ),
         ("--model.seed=x", "model.seed='x'", "a whole number"),
         ("--model.attention=best", "model.attention='best'", "one of eager, sdpa"),
         ("--model.gradient_checkpointing=some", "model.gradient_checkpointing='some'", "true or false"),

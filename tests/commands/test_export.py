@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from shear_lit.commands import exporting as command
 from shear_lit.commands.export import export
+from shear_lit.commands.rank import rank
 from shear_lit.models import directories, writing
 from shear_lit.models.directories import DirectoryError
 from shear_lit.models.huggingface import SourceError
@@ -24,7 +25,7 @@ from shear_lit.models.writing import WEIGHT_SUFFIXES
 from shear_lit.pruning import verified_cut
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.gates import deterministic_gates
-from shear_lit.theory.shape import Axis, ModelShape
+from shear_lit.theory.shape import Axis, ModelShape, TargetShape
 from shear_lit.training.checkpoints import CheckpointError
 from tests import tiny
 from tests.toy_families import FORMS, model_of
@@ -95,6 +96,49 @@ def test_weights_are_stored_in_the_chosen_dtype(tmp_path, trained, dtype):
 def test_dtype_is_the_sources_unless_chosen(tmp_path, trained):
     path, *_ = trained(dtype=torch.bfloat16)
     assert export(str(path), str(tmp_path / "out")).dtype == "bfloat16"
+
+
+def unnamed(source, dtypes):
+    """Take the dtype out of the config of a source, and store its tensors in those given, norms in the second."""
+    entries = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(
+        json.dumps({name: value for name, value in entries.items() if name not in ("dtype", "torch_dtype")})
+    )
+    tensors = load_file(source / "model.safetensors")
+    save_file(
+        {name: tensor.to(dtypes["norm" in name]) for name, tensor in tensors.items()},
+        source / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [(torch.bfloat16, torch.float32), (torch.float16, torch.float16), (torch.float32, torch.bfloat16)],
+)
+def test_dtype_that_no_config_names_is_that_of_most_numbers(tmp_path, trained, dtypes):
+    """Of a checkpoint, and of the source that scores are of; a few tensors in another type change nothing."""
+    path, *_ = trained()
+    unnamed(tmp_path / "source", dtypes)
+    content = torch.load(path, weights_only=False)
+    content["shear_lit"]["config"].pop("dtype")
+    tiny.write_checkpoint(path, content)
+    expected = str(dtypes[0]).removeprefix("torch.")
+    assert export(str(path), str(tmp_path / "out")).dtype == expected
+    scores = tmp_path / "scores.safetensors"
+    rank(str(tmp_path / "source"), str(scores), criterion="weight")
+    cut = export(gates=str(scores), output=str(tmp_path / "cut"), target=TargetShape(layers=2))
+    assert cut.dtype == expected == json.loads((tmp_path / "cut" / "config.json").read_text())["dtype"]
+
+
+def test_dtype_of_most_numbers_that_is_not_written_is_refused(tmp_path, trained):
+    path, *_ = trained()
+    unnamed(tmp_path / "source", (torch.float64, torch.float64))
+    content = torch.load(path, weights_only=False)
+    content["shear_lit"]["config"].pop("dtype")
+    tiny.write_checkpoint(path, content)
+    with pytest.raises(SourceError, match=r"stored in 'float64'.*Choose --dtype"):
+        export(str(path), str(tmp_path / "out"))
 
 
 def test_tied_head_is_stored_once(tmp_path, trained):

@@ -25,6 +25,7 @@ from shear_lit.models.writing import write_model
 from tests import tiny
 from tests.toy_families import FORMS, model_of
 from tests.toy_models import VOCABULARY
+from tests.without import hide_accelerate
 
 
 @pytest.fixture
@@ -52,6 +53,17 @@ def test_model_read_is_the_model_written(source):
         read_model(str(source), dtype=torch.float32),
         AutoModelForCausalLM.from_pretrained(source),
     )
+    check_same_model(network, stock, tiny.VOCABULARY, what="read")
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu:0"])
+def test_model_is_read_on_the_cpu_in_the_context_of_another_device(source, device, monkeypatch):
+    """Without accelerate, which transformers asks for there."""
+    hide_accelerate(monkeypatch.setattr)
+    with torch.device(device):
+        network = read_model(str(source), dtype=torch.float32)
+    assert {tensor.device.type for tensor in (*network.parameters(), *network.buffers())} == {"cpu"}
+    stock = AutoModelForCausalLM.from_pretrained(source)
     check_same_model(network, stock, tiny.VOCABULARY, what="read")
 
 

@@ -225,6 +225,26 @@ def test_generation_settings_survive(tmp_path, file):
     assert "temperature" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
+LEGACY = {
+    **{"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "max_length": 48, "min_length": 2},
+    **{"repetition_penalty": 1.1, "num_beams": 2, "no_repeat_ngram_size": 3, "length_penalty": 0.8},
+    **{"early_stopping": True, "bad_words_ids": [[5, 6]], "suppress_tokens": [9], "num_return_sequences": 1},
+    **{"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 4},
+}
+
+
+def test_generation_settings_of_an_old_config_survive_whole(tmp_path):
+    """Such as transformers 4 wrote them: all in config.json, and no other file."""
+    tiny.write_source(tmp_path / "source", tiny.config())
+    (tmp_path / "source" / "generation_config.json").unlink()
+    path = tmp_path / "source" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **LEGACY}))
+    write_whole(tmp_path)
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == LEGACY
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert {name: getattr(model.generation_config, name) for name in LEGACY} == LEGACY
+
+
 def test_weights_alone_end_as_weights_do(tmp_path):
     tiny.write_source(tmp_path / "source", tiny.config())
     for suffix in WEIGHT_SUFFIXES:

@@ -106,3 +106,15 @@ def test_gates_take_a_start_as_their_parameters():
     gates.start_from(start)
     for axis, log_alpha in gates.log_alpha().items():
         assert torch.equal(log_alpha.detach(), start[axis]) and log_alpha.requires_grad
+
+
+def test_importance_is_the_same_inside_autocast(batches):
+    """Whoever orders gates, and wherever: the order is that of float32."""
+    model = toy_model(toy_config()).float()
+    expected, _ = importance_of(model, batches)
+    for module in model.modules():
+        module.__dict__.pop("forward", None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = importance_of(model, batches)
+    for axis in AXES:
+        assert torch.equal(found[axis].squared, expected[axis].squared)

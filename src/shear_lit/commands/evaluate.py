@@ -26,7 +26,7 @@ def evaluate(
     """Measure the losses of a Hugging Face model on the validation split of prepared data, by domain.
 
     Args:
-        model: Local Hugging Face directory or hub name.
+        model: Local Hugging Face directory or hub name (organisation/model, or organisation/model@revision).
         data: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
         sequences_per_domain: Sequences of each domain to measure on; all of them where a domain has fewer.
         micro_batch: Sequences of one forward pass.

@@ -40,7 +40,8 @@ def export(
         target_parameters: Parameters of the shape to find, instead of `target`.
         target_flops_fraction: Share of the source's multiplications per token of the shape to find, instead.
         target_preset: Name of a published shape, instead.
-        dtype: What to store the weights in; `source`: what the source model's are stored in.
+        dtype: What to store the weights in; `source`: what the source's config names, or else most of its numbers are
+            stored in.
         source: Where the source model is now, if it has moved: with `gates` it is cut, and with a checkpoint its
             tokenizer and licence are copied.
         write_as: Model type of what is written, with `gates`: the source's, or `mistral` for a llama model, which

@@ -20,6 +20,7 @@ from shear_lit.models.huggingface import (
     read_config,
     read_model,
     source_fingerprint,
+    stored_dtype,
 )
 from shear_lit.models.registry import (
     carved_config,
@@ -156,11 +157,11 @@ def _write(
     """Cut and write; nothing of weights is read before all else is known to fit."""
     config = config_of(facts.config)
     shape = facts.target or family_of(config).shape
-    precision = _precision(dtype, facts.config)
-    numbers: torch.dtype = getattr(torch, precision)
-    check_new_directory(directory, needed_bytes=parameter_count(config, shape) * numbers.itemsize)
     origin = source or facts.source
     warnings = _origin_warnings(origin, facts)
+    precision = _precision(dtype, facts.config, origin)
+    numbers: torch.dtype = getattr(torch, precision)
+    check_new_directory(directory, needed_bytes=parameter_count(config, shape) * numbers.itemsize)
     likely = clients.Written(config=config, shape=shape, period_kept=_keeps_period(config, facts, scores))
     if (said := clients.warning(likely)) is not None:
         _log.info(said)
@@ -341,10 +342,11 @@ def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str)
     )
 
 
-def _precision(dtype: str, config: Mapping[str, Any]) -> Precision:
-    """The dtype to write; a config that does not name its own is taken to mean float32."""
+def _precision(dtype: str, config: Mapping[str, Any], origin: str) -> Precision:
+    """The dtype to write; where the source's config does not name its own, that of most numbers in its files."""
     if dtype == "source":
-        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+        named = config.get("dtype") or config.get("torch_dtype") or stored_dtype(origin)
+        dtype = str(named).removeprefix("torch.")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise SourceError(
             f"dtype: the source's weights are stored in {dtype!r}, which is not written. "

@@ -18,7 +18,7 @@ from shear_lit.commands.help import short_help
 from shear_lit.commands.parsing import OneLineErrors, in_words_of
 from shear_lit.commands.table import Command
 from shear_lit.data.datamodule import DomainData
-from shear_lit.disk.names import expanded
+from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.mistakes import Mistake
 from shear_lit.training.anomaly import anomalies_named
@@ -108,6 +108,7 @@ class RunConfig(SaveConfigCallback):
         """Write it into the run's directory, wherever the loggers write."""
         if stage == "fit":
             self._resolve_target(pl_module)
+            self._resolve_revision(pl_module)
             content = self.parser.dump(self.config, skip_none=False)
             write_file(free_path(Path(trainer.default_root_dir) / "config.yaml"), content)
 
@@ -119,6 +120,12 @@ class RunConfig(SaveConfigCallback):
         asked.target = Namespace(**module.pruning.shape.to_dict())
         for way in ("parameters", "flops_fraction", "preset"):
             asked[f"target_{way}"] = None
+
+    def _resolve_revision(self, module: Any) -> None:
+        """Write the commit that was read of a model on the hub, for whoever starts a run from this file."""
+        name, commit = split_revision(module.source)
+        if commit is not None:
+            self.config.model.source, self.config.model.revision = name, commit
 
 
 class ShearingCLI(LightningCLI):
@@ -151,6 +158,8 @@ class ShearingCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
                 "enable_model_summary": False,
+                # FSDP2 in one process meets weights that were gathered in it, and cannot use them afterwards.
+                "inference_mode": False,
             },
         )
 

@@ -23,7 +23,7 @@ class DomainLosses:
     """Losses of a model by domain."""
 
     model: str
-    """Name or directory of the model."""
+    """Directory of the model, or ``organisation/model@commit``."""
     data: str
     """Directory of the prepared data."""
     tokenizer: str
@@ -70,9 +70,9 @@ def measure_domains(
         cross_document_attention=cross_document_attention,
         remote=remote,
     )
-    network = read_model(model, dtype=getattr(torch, dtype)).to(where)  # type: ignore[arg-type]
+    network = read_model(text.model, dtype=getattr(torch, dtype)).to(where)  # type: ignore[arg-type]
     return DomainLosses(
-        model=model,
+        model=text.model,
         data=data,
         tokenizer=text.tokenizer,
         parameters=network.num_parameters(),

@@ -31,7 +31,7 @@ def rank(
     """Order the units of a model by importance, on a little training text, and write the scores.
 
     Args:
-        source: Local Hugging Face directory or hub name of the model.
+        source: Local Hugging Face directory or hub name (organisation/model, or organisation/model@revision).
         output: File to write (scores.safetensors); it must be new, and not beside a model.
         criterion: `fisher`: mean squared gradients of gates; `taylor`: the size of their mean; `activation`: sizes of
             activations, and block influence for layers; `weight`: sizes of weights; `depth`: contiguous layers by

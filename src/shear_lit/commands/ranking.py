@@ -21,6 +21,7 @@ from shear_lit.models.choices import Criterion, Device
 from shear_lit.models.family import Family
 from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of
+from shear_lit.models.source_files import pinned
 from shear_lit.models.text_check import check_text
 from shear_lit.pruning.activations import watch_activations
 from shear_lit.pruning.attach import attach
@@ -70,7 +71,7 @@ def rank_units(
     remote: RemoteSettings,
 ) -> Ranking:
     """Order the units of a model and write the scores; ``rank`` says what the arguments are."""
-    where = chosen_device(device)
+    where, source = chosen_device(device), pinned(source)
     config = read_config(source)
     family = family_of(config)
     batches = None

@@ -41,7 +41,8 @@ def measure(
     """Measure a model's losses by domain and write them as the references that `fit` reads.
 
     Args:
-        model: Local Hugging Face directory or hub name of the model to measure.
+        model: Local Hugging Face directory or hub name (organisation/model, or organisation/model@revision) of the
+            model to measure.
         data: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
         output: YAML file to write (references.yaml).
         sequences_per_domain: Validation sequences of each domain; use the number that the run validates on.

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import TokenizerRecord
 from shear_lit.data.records import one_line
-from shear_lit.disk.names import expanded, is_elsewhere
+from shear_lit.disk.names import expanded, is_elsewhere, split_revision
 
 _SPACE = "\u2581"  # what SentencePiece writes for a space
 _MOST_BYTES = 1 << 28  # the largest of any known model has an eighth of that
@@ -36,7 +36,7 @@ _PROBES = (
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer ``name``: a directory, a name on the hub, or a SentencePiece ``.model`` file.
+    """Load the tokenizer ``name``: a directory, a hub name (or name@revision), or a SentencePiece ``.model`` file.
 
     Raises:
         DataError: there is none, or none that is fast.
@@ -122,7 +122,9 @@ def _check_files(path: Path) -> None:
 
 def _from_directory(path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a directory, or of a name on the hub; code that comes with it is never run, nor asked about."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    name, revision = split_revision(str(path))
+    at = {} if revision is None else {"revision": revision}
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **at)
     return tokenizer
 
 

@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 # Where newer hub clients keep a file that several repositories share, in a cache that says so.
 _SHARED, _SHARED_MARKER = "blobs", ".huggingface-shared-blobs"
 _REPOSITORIES = ("models--", "datasets--")
+_REVISION = re.compile(r"[A-Za-z0-9][\w.+/-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,3 +57,16 @@ def _blobs(directory: Path) -> Iterator[Path]:
 def expanded(path: str | os.PathLike[str]) -> Path:
     """``path`` with ``~`` or ``~user`` at its beginning as that home directory; a user who is not there stays."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path's own raises where there is no such user)
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """The name and the revision of ``organisation/model@revision``; of a directory, all of its name and None.
+
+    A revision is a branch, a tag or a commit of a model on the hub.
+    """
+    with suppress(OSError, ValueError, RuntimeError):  # what can be no directory
+        if expanded(source).exists():
+            return source, None
+    name, _, revision = source.partition("@")
+    is_one = _REVISION.fullmatch(revision) and ".." not in revision and not source.startswith((".", "/", "~"))
+    return (name, revision) if is_one else (source, None)

@@ -12,6 +12,7 @@ from shear_lit.data.store import DomainBatch, SequenceStore
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config
+from shear_lit.models.source_files import pinned
 from shear_lit.models.text_check import check_text
 
 
@@ -23,6 +24,8 @@ class EvaluationError(Mistake):
 class ValidationText:
     """Sequences that no training run has read, by domain."""
 
+    model: str
+    """Directory of the model, or ``organisation/model@commit``: what was looked at."""
     domains: tuple[str, ...]
     """The domains' names; a batch holds indices into them."""
     batches: Iterable[DomainBatch]
@@ -50,6 +53,7 @@ def open_validation_text(
     """
     manifest = read_prepared(directory, remote)
     store = SequenceStore(directory, "validation", manifest, remote)
+    model = pinned(model)
     config = read_config(model)
     check_text(
         config,
@@ -61,6 +65,7 @@ def open_validation_text(
     if has_tokenizer(model):
         manifest.check_tokenizer(tokenizer_fingerprint_of(model), model)
     return ValidationText(
+        model=model,
         domains=store.domains,
         batches=ValidationLoader(
             store,

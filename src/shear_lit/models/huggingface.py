@@ -4,12 +4,13 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -34,6 +35,7 @@ from shear_lit.models.weight_files import (
     header_of,
     listed_tensors,
     refuse_other_kinds,
+    stored_type,
     tensors_of,
     weight_files,
 )
@@ -108,20 +110,24 @@ def read_model(
 ) -> PreTrainedModel:
     """The model in a local directory or on the hub, with every weight found there and none made up.
 
+    It is read into the memory of the CPU, also where torch is told to make tensors on another device.
+
     Raises:
         SourceError: as ``read_config``; or there are no safetensors weights, or they do not fit the config.
     """
     directory, config = _whole(source, also)
     try:
-        read: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            config=config,
-            dtype=dtype,
-            attn_implementation=_implementation(attention),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        # Lightning builds models in the context of the run's device, in which transformers reads with accelerate only.
+        with torch.device("cpu"):
+            read: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                config=config,
+                dtype=dtype,
+                attn_implementation=_implementation(attention),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, RuntimeError, ValueError, SafetensorError, *_OF_ODD_VALUES) as error:
         raise SourceError(
             f"{source!r}: its weights cannot be read ({said(error)}). They are damaged, half-copied, or for another "
@@ -138,6 +144,21 @@ def read_model(
             key=KEY,
         )
     return cast(PreTrainedModel, model)
+
+
+@contextmanager
+def without_flash_attention(model: nn.Module) -> Iterator[None]:
+    """Let a model compute in float32 within the block: flash attention, which cannot, gives way to sdpa."""
+    stock = cast(PreTrainedModel, model)
+    attention = stock.config._attn_implementation
+    if attention != "flash_attention_2":
+        yield
+        return
+    stock.set_attn_implementation("sdpa" if stock._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        stock.set_attn_implementation(attention)
 
 
 def build_model(
@@ -210,6 +231,16 @@ def tensor_names(source: str) -> frozenset[str]:
     if not is_local(source) and (directory / INDEX).is_file():
         return listed_tensors(directory, source)
     return frozenset(tensors_of(directory, source)) if has_weights(directory) else frozenset()
+
+
+def stored_dtype(source: str) -> str:
+    """What most numbers of a model's weights are stored in, as torch calls it, for a config that does not say it.
+
+    Raises:
+        SourceError: the model cannot be read.
+    """
+    directory, _ = _whole(source)
+    return stored_type(tensors_of(directory, source))
 
 
 def source_fingerprint(source: str) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from shear_lit.disk.names import expanded, is_elsewhere
+from shear_lit.disk.names import expanded, is_elsewhere, split_revision
 from shear_lit.disk.reading import parse_json, read_small
 from shear_lit.mistakes import Mistake
 
 KEY = "model.source"
 """What ``fit`` calls the place of a model."""
+REVISION = "model.revision"
+"""What it calls the state that is meant of a model on the hub."""
 CONFIG, GENERATION, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 TOKENIZER_FILES = (
@@ -29,6 +31,7 @@ MOST_BYTES = 1 << 28
 """The most bytes of a file that is no file of weights; the largest tokenizer of any known model has an eighth."""
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _ADAPTER = "adapter_config.json"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -62,22 +65,26 @@ def is_local(source: str) -> bool:
 def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
     """Where the files of ``source`` lie; those of a hub name that match ``patterns`` are fetched if need be.
 
+    A hub name may say at which revision: ``organisation/model@revision``.
+
     Raises:
         SourceError: it is no directory, and the hub does not have it.
     """
     if is_local(source):
         return expanded(source)
-    path = Path(source)
-    if source.startswith((".", "/", "~")) or not source or source.count("/") > 1 or path.exists():
+    name, revision = split_revision(source)
+    if name.startswith((".", "/", "~")) or not name or name.count("/") > 1 or Path(source).exists():
         raise SourceError(
             f"{source!r} is no directory: a local Hugging Face model directory or a hub name "
-            f"(organisation/model) is expected. Correct the path.",
+            f"(organisation/model, or organisation/model@revision) is expected. Correct the path.",
             key=KEY,
         )
     try:
         cases = [case(pattern) for pattern in patterns for case in (str, str.upper, str.capitalize)]
         return Path(
-            snapshot_download(source, allow_patterns=cases, ignore_patterns=["consolidated*", "*.py"])
+            snapshot_download(
+                name, revision=revision, allow_patterns=cases, ignore_patterns=["consolidated*", "*.py"]
+            )
         )
     except Exception as error:  # of the network, which has errors of its own
         raise SourceError(
@@ -86,6 +93,32 @@ def local_directory(source: str, patterns: tuple[str, ...]) -> Path:
             f"model that is in the cache.",
             key=KEY,
         ) from error
+
+
+def pinned(source: str, revision: str | None = None) -> str:
+    """Exactly what is read of ``source`` now: a directory's name, or ``organisation/model@commit`` of a hub name.
+
+    ``revision``: the branch, tag or commit of a hub name that does not say it itself.
+
+    Raises:
+        SourceError: there is no such model, or a revision has no effect or is named twice.
+    """
+    name, own = split_revision(source)
+    if revision is not None and is_local(source):
+        raise SourceError(
+            f"{revision!r} has no effect: {KEY}={source!r} is a directory on this machine, which has one state only. "
+            f"Remove it.",
+            key=REVISION,
+        )
+    if revision is not None and own is not None:
+        raise SourceError(
+            f"{revision!r} and {KEY}={source!r} both say a revision. Say it once.", key=REVISION
+        )
+    if is_local(source):
+        return source
+    asked = source if revision is None else f"{name}@{revision}"
+    commit = local_directory(asked, (CONFIG,)).name  # the hub's cache has a folder for each commit
+    return f"{name}@{commit}" if _COMMIT.fullmatch(commit) else asked
 
 
 def read_entries(directory: Path, name: str, source: str, also: Sequence[Path] = ()) -> dict[str, Any]:

@@ -32,7 +32,8 @@ _BYTES = {
     **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1},
     **{"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1},
 }
-_NUMBERS = ("F64", "F32", "F16", "BF16")
+_NUMBERS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Types of weights, and what torch calls them."""
 _BUFFERS = (".attention.bias", ".position_ids")
 """Ends of names of what older files hold beside weights: masks and positions, which no model reads any more."""
 _OTHER_KINDS = {
@@ -181,6 +182,18 @@ def tensors_of(directory: Path, source: str, also: Sequence[Path] = ()) -> dict[
             key=KEY,
         )
     return found
+
+
+def stored_type(tensors: Mapping[str, Stored]) -> str:
+    """What most numbers of a model are stored in, as torch calls it; of equally many, the more exact type.
+
+    A few tensors may be of another: norms in float32 beside bfloat16 are usual.
+    """
+    counts = dict.fromkeys(_NUMBERS, 0)
+    for tensor in tensors.values():
+        if tensor.dtype in counts:
+            counts[tensor.dtype] += math.prod(tensor.shape)
+    return _NUMBERS[max(counts, key=lambda kind: counts[kind])]
 
 
 def header_of(path: Path, source: str) -> Header:

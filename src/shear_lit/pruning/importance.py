@@ -44,7 +44,9 @@ def gate_gradients(
 ) -> tuple[dict[Axis, GradientSums], int]:
     """Sums of gradients over ``batches``, and their number; to be added up over ranks.
 
-    Runs backward through the whole model: the gradients that this leaves in its weights are the caller's to clear.
+    Computes in the type of the weights, also inside autocast: an order must not depend on the precision of the run that
+    starts from it. Runs backward through the whole model: the gradients that this leaves in its weights are the
+    caller's to clear.
     """
     sums = {
         axis: GradientSums(*(torch.zeros(source.gate_shape(axis), device=device) for _ in range(2)))
@@ -54,7 +56,8 @@ def gate_gradients(
     for batch in batches:
         gates = {axis: torch.ones_like(total.squared, requires_grad=True) for axis, total in sums.items()}
         attached.set(gates)
-        loss_of(batch).backward()
+        with torch.autocast(device.type, enabled=False):
+            loss_of(batch).backward()
         for axis, gate in gates.items():
             assert gate.grad is not None
             sums[axis].squared.add_(gate.grad.square())

@@ -48,7 +48,7 @@ class Origin:
     """Where scores come from."""
 
     source: str
-    """Name or directory of the model whose units they order."""
+    """Directory of the model whose units they order, or ``organisation/model@commit``."""
     source_fingerprint: str
     """``source_fingerprint`` of it."""
     source_shape: ModelShape

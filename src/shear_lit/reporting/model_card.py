@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from shear_lit.theory.shape import ModelShape
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@.*)?")
 _LEARNED = "learned"
 _PAPER = "[Sheared LLaMA](https://arxiv.org/abs/2310.06694) (Xia et al., 2023)"
 
@@ -37,7 +37,7 @@ class ModelFacts:
     name: str
     """Name of the model: of its directory."""
     source: str
-    """Name or directory of the model that it was made from."""
+    """Directory of the model that it was made from, or ``organisation/model@commit``."""
     lineage: tuple[str, ...]
     """What the source itself was made from, nearest first, where its ``recipe.json`` says so."""
     source_fingerprint: str
@@ -94,7 +94,8 @@ def model_card(facts: ModelFacts) -> str:
 
 
 def _front_matter(facts: ModelFacts) -> ModelCardData:
-    hub_names = [name for name in (facts.source, *facts.lineage) if _HUB_NAME.fullmatch(name)]
+    named = (_HUB_NAME.fullmatch(name) for name in (facts.source, *facts.lineage))
+    hub_names = [found[1] for found in named if found]
     return ModelCardData(
         license=facts.licence.get("license"),
         license_name=facts.licence.get("license_name"),

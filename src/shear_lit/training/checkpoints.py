@@ -35,7 +35,7 @@ class CheckpointFacts:
     """What a checkpoint says of itself, in plain types, so that it can be read without running anything."""
 
     source: str
-    """Name or directory of the model that the run started from."""
+    """Directory of the model that the run started from, or ``organisation/model@commit``; once without the commit."""
     source_fingerprint: str
     """``source_fingerprint`` of it."""
     config: dict[str, Any]

@@ -38,6 +38,15 @@ def check_run(
     Raises:
         RunError, DataError, TextError, CheckpointError: one of them names what does not fit.
     """
+    facts = None
+    if checkpoint is not None:
+        if (Path(checkpoint) / "meta.pt").is_file() and not isinstance(trainer.strategy, FSDP2Strategy):
+            raise RunError(
+                f"ckpt_path={checkpoint} is a directory of shards, which trainer.strategy="
+                f"{type(trainer.strategy).__name__} cannot read. Use trainer.strategy=fsdp2 (one process will do)."
+            )
+        facts = read_facts(checkpoint)
+        module.go_on_from(facts.source)
     _check_data_fits_model(module, data)
     if not fitting:
         data.check_data()
@@ -49,13 +58,8 @@ def check_run(
         if trainer.is_global_zero:  # which may have begun to write there when another one looks
             check_directory(Path(trainer.default_root_dir), checkpoint)
         _check_disk(module, Path(trainer.default_root_dir))
-    if checkpoint is not None:
-        if (Path(checkpoint) / "meta.pt").is_file() and not isinstance(trainer.strategy, FSDP2Strategy):
-            raise RunError(
-                f"ckpt_path={checkpoint} is a directory of shards, which trainer.strategy="
-                f"{type(trainer.strategy).__name__} cannot read. Use trainer.strategy=fsdp2 (one process will do)."
-            )
-        _check_checkpoint(module, read_facts(checkpoint), checkpoint)
+    if facts is not None:
+        _check_checkpoint(module, facts, str(checkpoint))
 
 
 def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:

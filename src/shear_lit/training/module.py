@@ -14,11 +14,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from shear_lit.data.boundaries import model_inputs
 from shear_lit.data.datamodule import DomainData
 from shear_lit.data.store import DomainBatch
+from shear_lit.disk.names import split_revision
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
 from shear_lit.models.family import Family
-from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
+from shear_lit.models.huggingface import (
+    read_config,
+    read_model,
+    source_fingerprint,
+    stored_dtype,
+    without_flash_attention,
+)
 from shear_lit.models.registry import family_of, written_config
+from shear_lit.models.source_files import REVISION, pinned
 from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, keyed_uniform
 from shear_lit.pruning.importance import Importance, gate_gradients, initial_log_alpha
@@ -29,6 +37,7 @@ from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
+from shear_lit.training.errors import RunError
 from shear_lit.training.optimizer import (
     PAPER_PRUNING,
     OptimizerSettings,
@@ -71,6 +80,7 @@ class ShearingModule(L.LightningModule):
     def __init__(
         self,
         source: str,
+        revision: str | None = None,
         pruning: Pruning | None = None,
         optimizer: OptimizerSettings = PAPER_PRUNING,
         gradient_checkpointing: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
@@ -81,6 +91,8 @@ class ShearingModule(L.LightningModule):
 
         Args:
             source: Hugging Face directory or hub name of the model to start from.
+            revision: Branch, tag or commit of a hub name; null for the newest. The commit that it is when a run
+                begins is recorded, and read again by every process and after a resume.
             pruning: Target shape and the way there; null continues pre-training without gates.
             optimizer: Learning rates and their schedule.
             gradient_checkpointing: Run each block's forward again during backward, to save memory.
@@ -88,18 +100,13 @@ class ShearingModule(L.LightningModule):
             seed: Seed of the gates' noise.
         """
         super().__init__()
-        self.source = source
+        self._asked_revision = revision or split_revision(source)[1]
         self.optimizer_settings = optimizer
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.seed = seed
-        # The class of the weights that are read is the source's: the other type computes the same from them.
-        self.source_config = written_config(
-            read_config(source), "source" if pruning is None else pruning.write_as
-        )
-        self.family: Family = family_of(self.source_config)
-        self.pruning = None if pruning is None else pruning.resolved(self.source_config)
-        self.axes: tuple[Axis, ...] = () if self.pruning is None else self.pruning.gated_axes(self.family)
+        self._asked_pruning = pruning
+        self._read_source(pinned(source, revision))
         self.source_fingerprint = ""
         self.model: nn.Module | None = None
         self.gates: Gates | None = None
@@ -117,8 +124,42 @@ class ShearingModule(L.LightningModule):
         self._restored_step = 0
         self._ordered_by: str | None = None
 
+    def _read_source(self, source: str) -> None:
+        """Read the config of the model to start from, and what follows from it."""
+        self.source = source
+        # The class of the weights that are read is the source's: the other type computes the same from them.
+        asked = self._asked_pruning
+        self.source_config = written_config(
+            read_config(source), "source" if asked is None else asked.write_as
+        )
+        self.family: Family = family_of(self.source_config)
+        self.pruning = None if asked is None else asked.resolved(self.source_config)
+        self.axes: tuple[Axis, ...] = () if self.pruning is None else self.pruning.gated_axes(self.family)
+
+    def go_on_from(self, source: str) -> None:
+        """Read the commit that a run has begun with, whatever the hub has now; ``source`` is its name for it.
+
+        A run that names another model, or the same one as a directory, reads what it names.
+
+        Raises:
+            RunError: another revision is asked for.
+        """
+        (name, commit), (own_name, own_commit) = split_revision(source), split_revision(self.source)
+        if name != own_name or commit is None or commit == own_commit:
+            return
+        if self._asked_revision is not None:
+            raise RunError(
+                f"{self._asked_revision!r} is the commit {own_commit} of {name}, and the run that is resumed has "
+                f"begun with {commit}. Remove it, or say {commit}.",
+                key=REVISION,
+            )
+        self._read_source(source)
+
     def setup(self, stage: str) -> None:
-        """Make room for the losses of the data's domains."""
+        """Let all processes read the same commit, and make room for the losses of the data's domains."""
+        first = self.trainer.strategy.broadcast(self.source)
+        if first != self.source:
+            self._read_source(first)
         if self.domain_loss is None:
             self.domain_loss = DomainLoss(len(self.data.domains))
 
@@ -128,6 +169,9 @@ class ShearingModule(L.LightningModule):
             return
         # Once: the source may move, or its hub go away, while the run goes on.
         self.source_fingerprint = source_fingerprint(self.source)
+        if self.source_config.dtype is None:
+            # For exports, which may not find the source.
+            self.source_config.dtype = getattr(torch, stored_dtype(self.source))
         if self.pruning is not None and self.pruning.ranked:
             scores = self.pruning.initial_scores
             self._ordered_by = MEASURED if scores is None else read_scores(scores).origin.criterion
@@ -164,16 +208,21 @@ class ShearingModule(L.LightningModule):
         self.gates.start_from(initial_log_alpha(importance, pruning))
 
     def _measured_importance(self, sequences: int) -> Importance:
-        """Squared gradients of all gates, open, the same on every rank."""
-        assert self.attached is not None
-        sums, count = gate_gradients(
-            self.attached,
-            lambda batch: self._language_loss(self.transfer_batch_to_device(batch, self.device, 0)),
-            self.data.calibration_batches(sequences),
-            source=self.family.shape,
-            axes=self.axes,
-            device=self.device,
-        )
+        """Squared gradients of all gates, open, the same on every rank.
+
+        They are those of float32 whatever ``trainer.precision`` says; under FSDP2 with bf16-mixed, where weights are
+        gathered in bfloat16 for all passes, those of bfloat16, which differ from them by rounding.
+        """
+        assert self.attached is not None and self.model is not None
+        with without_flash_attention(self.model):
+            sums, count = gate_gradients(
+                self.attached,
+                lambda batch: self._loss(model_inputs(self.transfer_batch_to_device(batch, self.device, 0))),
+                self.data.calibration_batches(sequences),
+                source=self.family.shape,
+                axes=self.axes,
+                device=self.device,
+            )
         self.zero_grad()
         # Every rank has seen as many batches as the others, so that means are in proportion to sums.
         return {axis: self.trainer.strategy.reduce(total.squared / count) for axis, total in sums.items()}
@@ -342,8 +391,11 @@ class ShearingModule(L.LightningModule):
 
     def _language_loss(self, batch: DomainBatch) -> Tensor:
         """Mean next-token loss in nats; of documents that are apart, over all tokens but their first."""
+        return self._loss(self._inputs(batch))
+
+    def _loss(self, inputs: dict[str, Tensor]) -> Tensor:
         assert self.model is not None
-        return cast(Tensor, self.model(**self._inputs(batch), use_cache=False).loss)
+        return cast(Tensor, self.model(**inputs, use_cache=False).loss)
 
     def _expected_sizes(self, state: GateState) -> Tensor:
         return torch.stack(

@@ -23,6 +23,7 @@ from shear_lit.data.mixture_log import (
     read_mixture_log,
     write_mixture_log,
 )
+from shear_lit.disk.names import split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.pruning.artefact import gates_file
 from shear_lit.pruning.scores import LEARNED, Origin
@@ -102,12 +103,13 @@ def add_to_mixture_log(trainer: L.Trainer, data: DomainData, losses: Mapping[str
 
 def write_provenance(trainer: L.Trainer, module: ShearingModule) -> None:
     """Write what the run is made of (versions, commit, data, source), numbered where an earlier start has left one."""
+    source, commit = split_revision(module.source)
     facts = {
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "commit": _commit(),
         "data": module.data.manifest.fingerprint,
-        "source": {"name": module.source, "fingerprint": module.source_fingerprint},
+        "source": {"name": source, "commit": commit, "fingerprint": module.source_fingerprint},
         "world_size": trainer.world_size,
         "strategy": type(trainer.strategy).__name__,
         "from_step": trainer.global_step,

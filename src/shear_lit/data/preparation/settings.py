@@ -28,7 +28,7 @@ class PrepareSettings:
     domains: dict[str, str | list[str]]
     """Text by domain: a path, a glob, `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these. `.jsonl`, `.jsonl.gz`, `.jsonl.zst` and `.parquet` have many documents each; `.txt`, `.md` and source files are one."""  # noqa: E501 (the help has no line breaks)
     tokenizer: str
-    """Hugging Face directory or name of the source model's tokenizer, or a SentencePiece `.model` file."""
+    """Directory or hub name (or name@revision) of the source model's tokenizer, or a SentencePiece `.model` file."""
     output: str
     """Directory to write. If it holds prepared data, the files that are not in it yet are added."""
     sequence_length: CountFrom2 = 4096
