@@ -21,16 +21,15 @@ from tests.toy import CONFIGS, DOMAINS, _tokenizer, _write_domain
 
 TARGET = dict(layers=1, hidden=6, query_heads=2, kv_heads=1, intermediate=4)
 PRUNE = [f"--model.pruning.target.{axis}={size}" for axis, size in TARGET.items()]
+EXACT = ["--model.pruning.constraint=exact", "--model.pruning.initial_log_alpha=4.605170185988092"]
 SHARDS = ["--trainer.strategy=fsdp2", "--trainer.devices=2"]
 RUNS = {
     "pretrain": ("pretrain", []),
     "pretrain-shards": ("pretrain", SHARDS),
     "lagrangian": ("prune", PRUNE),
     "lagrangian-shards": ("prune", [*PRUNE, *SHARDS]),
-    "exact": (
-        "prune",
-        [*PRUNE, "--model.pruning.constraint=exact", "--model.pruning.initial_log_alpha=4.605170185988092"],
-    ),
+    "exact": ("prune", [*PRUNE, *EXACT]),
+    "exact-shards": ("prune", [*PRUNE, *EXACT, *SHARDS]),
 }
 """What is run, by name: the configuration, and what is said besides."""
 LENGTHS = ["--trainer.max_steps=4", "--data.mixture.update_every_steps=2", "--trainer.logger=false"]

@@ -17,6 +17,7 @@ from shear_lit.training.run_mark import MARK, RunMark, check_unmarked, token_in
 from shear_lit.training.run_start import check_directory, set_aside_failed_start
 from tests.training.forks import ForkError, run, start
 from tests.training.runs import fit
+from tests.training.stops import SPREAD
 
 SHORT = "--trainer.max_steps=4"
 
@@ -204,3 +205,20 @@ def test_reports_of_steps_that_are_taken_again_are_not_repeated(finished, tmp_pa
     assert [event.step for event in shown.Scalars("loss/language")] == [2, 4]
     said = (tmp_path / "log" / "0.log").read_text()
     assert "goes back to step 0" in said and "-1" not in said
+
+
+def directory_of_its_own():
+    """The second process sees another directory of the same name, as on a machine of its own."""
+    from shear_lit.training import run_start
+
+    if os.environ.get("LOCAL_RANK") == "1":
+        run_start.token_in = lambda directory: None
+
+
+def test_directory_that_machines_do_not_share_is_refused(toy, tmp_path):
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), *SPREAD]
+    with pytest.raises(ForkError) as said:
+        run(fit, tmp_path / "log", processes=2, arguments=arguments, sabotage=directory_of_its_own)
+    errors = [line for line in str(said.value).splitlines() if line.startswith("error: ")]
+    assert errors and all("is not the same directory for all processes" in error for error in errors)
+    assert not (tmp_path / "run").exists()

@@ -1,13 +1,17 @@
 """A run that is told to stop saves what it has, says so with its exit code, and goes on by the same command line."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from shear_lit.training import boundary
+from shear_lit.training import boundary, stopping
+from shear_lit.training.signals import StopSignals
 from tests.training.forks import run
 from tests.training.runs import fit
-from tests.training.stops import MOMENTS, SPREAD, _Told, stop_and_go_on, wrong_in
+from tests.training.stops import MOMENTS, SIGNALS, SPREAD, _Told, stop_and_go_on, wrong_in
 
 # The whole matrix is in ``make nightly``: here each moment and each signal, alone and with two processes.
 CASES = [
@@ -44,3 +48,68 @@ def test_step_that_a_stop_does_not_save_would_be_seen(toy, tmp_path, whole):
     again = run(fit, tmp_path / "again", arguments=arguments)
     found = wrong_in(whole("prune")[1], stopped, again, signal.SIGINT, tmp_path)
     assert found == ["steps [4] were taken twice"]
+
+
+TOLD_TWICE = """
+import os, signal, sys, time
+from shear_lit.training import signals
+number, pause = int(sys.argv[1]), float(sys.argv[2])
+signals.AT_ONCE_AFTER_SECONDS = 0.05
+with signals.SIGNALS.heard():
+    os.kill(os.getpid(), number)
+    time.sleep(pause)
+    os.kill(os.getpid(), number)
+    other = signal.SIGINT if number != signal.SIGINT else signal.SIGTERM
+    os.kill(os.getpid(), other)  # of another kind: the first of its kind
+    print("goes on after", signals.SIGNALS.received)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(("pause", "code"), [(0.0, 0), (0.1, None)])
+def test_second_signal_of_a_kind_ends_at_once_unless_it_came_with_the_first(number, pause, code):
+    """Launchers send the same signal twice within a moment; who sends it again later means it."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_TWICE, str(int(number)), str(pause)], capture_output=True, text=True
+    )
+    assert done.returncode == (-number if code is None else code), done.stderr
+    assert done.stdout == ("" if code is None else f"goes on after {int(number)}\n")
+
+
+def test_handlers_are_those_from_before_when_the_run_is_over():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopSignals().heard():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({"SLURM_JOB_ID": "7"}, "requeue 7\n"),
+        ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}, "requeue 7_2\n"),
+        ({}, ""),
+    ],
+)
+def test_job_of_slurm_goes_back_to_its_queue(tmp_path, monkeypatch, environment, asked):
+    scontrol, notes = tmp_path / "scontrol", tmp_path / "notes"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {notes}\n')
+    scontrol.chmod(0o755)
+    notes.touch()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for key in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    stopping._requeue()
+    assert notes.read_text() == asked
+
+
+def test_job_that_may_not_go_back_is_said(tmp_path, monkeypatch, caplog):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho 'Requested operation is presently disabled' >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    stopping._requeue()
+    assert "SLURM job 7 was not requeued: Requested operation is presently disabled" in caplog.text
