@@ -4,6 +4,7 @@
 # run which was stopped goes on. make clients is a part of it, too: does what is written load in the clients that people
 # use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the like asks
 # only some of them, ALSO="ctranslate2" more. make launches runs the scripts of launch/ on the toy.
+# make runs tries what may happen to a run: KILLS kills, each signal at each moment, a disk that refuses each operation.
 # make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
 # which it has five minutes, and then what is marked gpu is tested.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -12,12 +13,13 @@ OUTPUT ?= runs/demo
 CLIENTS ?= transformers-4.57 vllm llama.cpp
 ALSO ?=
 EDITS ?= 2000
+KILLS ?= 100
 RESULTS ?= benchmarks/results/clients_cpu2_2026-11.md
 MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients doors launches gpu
+.PHONY: demo test lint nightly clients doors launches runs gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -30,11 +32,14 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors launches
+nightly: clients doors runs launches
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
 	$(BIN)/python -m tests.bad_inputs.fuzz --edits $(EDITS) --work runs/doors
+
+runs: .venv/installed-test
+	$(BIN)/python -m tests.training.nightly signals kills disks --kills $(KILLS) --work runs/nightly
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches

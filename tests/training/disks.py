@@ -4,6 +4,7 @@ import builtins
 import errno
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ class BadDisk:
     """Counts what this process does in a directory, and refuses one of it."""
 
     def __init__(self, directory: str, refused: int) -> None:
-        self.directory, self.refused, self.operations = Path(directory), refused, 0
+        self.directory, self.refused, self.operations = Path(directory), refused, list[str]()
 
-    def meets(self, path: Any) -> None:
+    def meets(self, what: str, path: Any) -> None:
         """Count an operation on ``path``, and refuse it if it is its turn."""
         if isinstance(path, int) or not Path(os.fsdecode(path)).is_relative_to(self.directory):
             return
-        self.operations += 1
-        if self.operations - 1 == self.refused:
+        # Names of events and of temporary files are other ones each time.
+        name = re.sub(r"tfevents.*|tmp\w+", "*", str(Path(os.fsdecode(path)).relative_to(self.directory)))
+        self.operations.append(f"{what} {name}")
+        if len(self.operations) - 1 == self.refused:
             number = REFUSALS[self.refused % len(REFUSALS)]
             raise OSError(number, os.strerror(number), os.fsdecode(path))
 
@@ -36,27 +39,27 @@ class BadDisk:
         def opened(own: Callable[..., Any]) -> Callable[..., Any]:
             def open_(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
                 if any(letter in mode for letter in "wax+"):
-                    self.meets(file)
+                    self.meets("open", file)
                 return own(file, mode, *args, **options)
 
             return open_
 
-        def called(own: Callable[..., Any]) -> Callable[..., Any]:
+        def called(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
             def call(path: Any, *args: Any, **options: Any) -> Any:
-                self.meets(path)
+                self.meets(name, path)
                 return own(path, *args, **options)
 
             return call
 
         builtins.open = io.open = opened(io.open)  # type: ignore[assignment]
         for name in ("mkdir", "rename", "replace"):
-            setattr(os, name, called(getattr(os, name)))
+            setattr(os, name, called(name, getattr(os, name)))
         disk, writer = self, torch._C.PyTorchFileWriter
 
         class Writer(writer):  # type: ignore[misc, valid-type]
             def __init__(self, name: Any, *args: Any, **options: Any) -> None:
                 if isinstance(name, str):
-                    disk.meets(name)
+                    disk.meets("write", name)
                 super().__init__(name, *args, **options)
 
         torch._C.PyTorchFileWriter = Writer  # type: ignore[misc]

@@ -154,6 +154,10 @@ def killed_run(nightly: Nightly, name: str, numbers: random.Random) -> list[str]
         if processes == 2 and numbers.randrange(2):
             one = numbers.choice(forked.workers)
             one.kill()
+            if not (
+                folder / "run" / "provenance.json"
+            ).exists():  # before they have met, a launcher ends them
+                forked.kill()
             end = time.monotonic() + ALL_END_WITHIN_SECONDS
             while any(worker.exitcode is None for worker in forked.workers) and time.monotonic() < end:
                 time.sleep(0.05)
@@ -219,20 +223,19 @@ def kills(nightly: Nightly, count: int, seed: int) -> Iterator[tuple[str, Callab
 
 
 def disks(nightly: Nightly) -> Iterator[tuple[str, Callable[[], list[str]]]]:
-    """Each file operation of each rank fails once, with a full disk or a missing permission."""
+    """Each kind of file operation of each rank fails, with a full disk or a missing permission."""
     for name in ("prune", "prune, two", "pretrain, two"):
         for rank in range(FITS[name][2]):
-            count = operations_of(nightly, name, rank)
-            for at in range(count):
+            for at, operation in operations_of(nightly, name, rank).items():
 
                 def case(name: str = name, rank: int = rank, at: int = at) -> list[str]:
                     return refused_by_the_disk(nightly, name, rank, at)
 
-                yield f"disk, {name}, rank {rank}, operation {at} of {count}", case
+                yield f"disk, {name}, rank {rank}, {operation}, operation {at}", case
 
 
-def operations_of(nightly: Nightly, name: str, rank: int) -> int:
-    """How many file operations one rank does in the directory of a run."""
+def operations_of(nightly: Nightly, name: str, rank: int) -> dict[int, str]:
+    """The file operations of one rank in the directory of a run, by number; of equal ones the first and the last."""
     folder = nightly.place()
     seen = run(
         fit_on_a_bad_disk,
@@ -243,7 +246,10 @@ def operations_of(nightly: Nightly, name: str, rank: int) -> int:
         rank=rank,
         at=-1,
     )
-    return int(seen[rank]["operations"])
+    operations: list[str] = seen[rank]["operations"]
+    last = {operation: at for at, operation in enumerate(operations)}
+    first = {operation: at for at, operation in reversed(list(enumerate(operations)))}
+    return {at: operations[at] for at in sorted({*first.values(), *last.values()})}
 
 
 def refused_by_the_disk(nightly: Nightly, name: str, rank: int, at: int) -> list[str]:

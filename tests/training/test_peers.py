@@ -1,7 +1,10 @@
 """When one process of a run fails alone, or hangs, all end soon, and say which one it was, and where."""
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +78,37 @@ def test_hung_run_ends_in_time_and_says_where_each_process_is(toy, tmp_path):
     codes, said = ended(toy, tmp_path, InStep(1, hang), PATIENCE, "--trainer.devices=2")
     assert None not in codes and 0 not in codes
     assert "no process got on for 3 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
+
+
+CHILD = """
+import time
+from shear_lit.training.peers import end_with_launcher
+end_with_launcher()
+print("watches", flush=True)
+time.sleep(60)
+"""
+LAUNCHER = """
+import os, subprocess, sys
+environment = {**os.environ, "LOCAL_RANK": "1"}
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, env=environment)
+child.stdout.readline()
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def is_running(process):
+    """Whether a process is there and does something: one that nobody has waited for is still listed."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_process_of_a_launcher_that_was_killed_ends():
+    """It would wait for the others half an hour, if they have not met yet."""
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, CHILD], capture_output=True, text=True)
+    child, end = int(done.stdout), time.monotonic() + 20
+    while is_running(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_running(child)

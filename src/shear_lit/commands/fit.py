@@ -28,6 +28,7 @@ from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
 from shear_lit.training.lightning_loops import NEVER, leave_signals_alone
 from shear_lit.training.module import ShearingModule, TrainingSettings
+from shear_lit.training.peers import end_with_launcher
 from shear_lit.training.run_checkpoints import step_of
 from shear_lit.training.run_directory import PROVENANCE
 from shear_lit.training.run_log import MetricsFile
@@ -53,6 +54,7 @@ def run_training(name: str, command: Command, flags: Sequence[str]) -> str | Sto
 
     Gives what a validation found, or how a run was stopped by a signal.
     """
+    end_with_launcher()
     asked = {word for word in flags if word in (_ALL, _ENVIRONMENT)}
     TrainingParser.short, TrainingParser.shows_environment = not asked, _ENVIRONMENT in asked
     flags = ["--help" if word in asked else word for word in flags]
