@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from importlib.metadata import entry_points
 
 import pytest
@@ -456,3 +457,23 @@ def test_export_refuses_a_full_directory_and_no_checkpoint(tmp_path, refused):
     (tmp_path / "mine").touch()
     said = refused(["export", "--checkpoint=/nowhere/step=1", f"--output={tmp_path}"])
     assert "is not empty" in said and "Choose another" in said
+
+
+def test_thread_of_tensorboard_ends_without_a_word_and_others_with_one(capfd, monkeypatch):
+    """The main thread meets the same error when it writes next, and says it."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    cli._quieten()
+
+    class _AsyncWriterThread(threading.Thread):
+        def run(self):
+            raise OSError(28, "No space left on device")
+
+    class Other(_AsyncWriterThread):
+        pass
+
+    for kind in (_AsyncWriterThread, Other):
+        thread = kind(name=kind.__name__)
+        thread.start()
+        thread.join()
+    said = capfd.readouterr().err
+    assert "Exception in thread Other" in said and "_AsyncWriterThread:" not in said

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -114,6 +115,7 @@ def _nearest(name: str) -> str:
 
 def _quieten() -> None:
     """Log plainly, without what libraries say that is neither about the run nor for the person who started it."""
+    threading.excepthook = _tell_of_thread
     # Processes that Lightning starts know their number by one of these; the first of them speaks for all.
     first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
@@ -126,6 +128,12 @@ def _quieten() -> None:
     warnings.filterwarnings(
         "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
     )
+
+
+def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Say what ended a thread; TensorBoard's is asked by the main one, which says it again in one line."""
+    if type(failure.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(failure)
 
 
 def _chosen(command: Command, flags: list[str]) -> Command:

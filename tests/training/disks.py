@@ -17,9 +17,9 @@ REFUSALS = (errno.ENOSPC, errno.EACCES)
 
 
 class BadDisk:
-    """Counts what this process does in a directory, and refuses one of it."""
+    """Counts what this process does in a directory, and refuses one of it: the n-th of a name."""
 
-    def __init__(self, directory: str, refused: int) -> None:
+    def __init__(self, directory: str, refused: tuple[str, int] | None) -> None:
         self.directory, self.refused, self.operations = Path(directory), refused, list[str]()
 
     def meets(self, what: str, path: Any) -> None:
@@ -28,9 +28,11 @@ class BadDisk:
             return
         # Names of events and of temporary files are other ones each time.
         name = re.sub(r"tfevents.*|tmp\w+", "*", str(Path(os.fsdecode(path)).relative_to(self.directory)))
-        self.operations.append(f"{what} {name}")
-        if len(self.operations) - 1 == self.refused:
-            number = REFUSALS[self.refused % len(REFUSALS)]
+        operation = f"{what} {name}"
+        before = self.operations.count(operation)
+        self.operations.append(operation)
+        if self.refused == (operation, before):
+            number = REFUSALS[len(self.operations) % len(REFUSALS)]
             raise OSError(number, os.strerror(number), os.fsdecode(path))
 
     def install(self) -> None:
@@ -65,8 +67,10 @@ class BadDisk:
         torch._C.PyTorchFileWriter = Writer  # type: ignore[misc]
 
 
-def fit_on_a_bad_disk(arguments: list[str], directory: str, rank: int, at: int) -> dict[str, Any]:
-    """A run of which the process ``rank`` meets a disk that refuses its operation ``at``; -1: none."""
+def fit_on_a_bad_disk(
+    arguments: list[str], directory: str, rank: int, at: tuple[str, int] | None
+) -> dict[str, Any]:
+    """A run of which the process ``rank`` meets a disk that refuses the operation ``at``, if one."""
     if int(os.environ.get("LOCAL_RANK", "0")) != rank:
         return fit(arguments)
     disk = BadDisk(directory, at)

@@ -29,7 +29,12 @@ class Watch(Callback):
     """Keeps what a run did: each micro-batch with its gates and loss, each mixture, and where it ended."""
 
     def __init__(self) -> None:
-        self.record: dict[str, Any] = {"batches": {}, "mixtures": {}, "gates_after": {}, "reports": {}}
+        self.record: dict[str, Any] = {"batches": {}, "mixtures": {}, "gates_after": {}, "norms": {}}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        gradients = [whole(p.grad).double() for p in pl_module.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients]))
+        self.record["norms"][trainer.global_step] = float(norm)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from shear_lit.data.mixture_log import read_mixture_log
-from shear_lit.training import boundary
+from shear_lit.training import boundary, module
 from tests.training.forks import run
 from tests.training.runs import fit
+from tests.training.stops import same
 
 ORDERED = [
     "--model.pruning.constraint=exact",
@@ -90,3 +91,24 @@ def test_checkpoint_of_a_boundary_holds_the_mixture_that_it_moved_to(whole, proc
     state = torch.load(path, weights_only=True)["DomainData"]
     assert state["updated_at"] == 4
     assert state["loader"]["weights"] == list(record["mixtures"][4].values())
+
+
+def stop_within_a_step():
+    """What a callback like Lightning's Timer does: it ends the run after any micro-batch."""
+    train = module.ShearingModule.training_step
+
+    def step(self, batch, index):
+        if self.trainer.global_step == 4 and batch["micro_batch"] == 1:
+            self.trainer.should_stop = True
+        return train(self, batch, index)
+
+    module.ShearingModule.training_step = step
+
+
+def test_run_that_a_callback_ends_within_a_step_finishes_it_and_goes_on(toy, tmp_path, whole):
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), "--ckpt_path=auto"]
+    (stopped,) = run(fit, tmp_path / "stopped", arguments=arguments, sabotage=stop_within_a_step)
+    assert len(stopped["batches"]) == 5 * 4
+    (again,) = run(fit, tmp_path / "again", arguments=arguments)
+    (uninterrupted,) = whole("pretrain")[1]
+    assert all(same(again[part], uninterrupted[part]) for part in ("parameters", "moments", "data"))

@@ -1,5 +1,6 @@
 """A run that is killed and resumed is the run that was never interrupted, bit for bit."""
 
+import csv
 import time
 from pathlib import Path
 
@@ -95,6 +96,9 @@ def test_metrics_file_goes_on_after_a_resume(toy, tmp_path):
     assert min(step for step, _ in resumed[0]["batches"]) == 8
     assert file.read_text().startswith(before) and len(file.read_text()) > len(before)
     assert file.read_text().count("step,name,value") == 1
+    with file.open() as rows:
+        cost = [float(row["value"]) for row in csv.DictReader(rows) if row["name"] == "run/device_seconds"]
+    assert cost == sorted(cost)  # it goes on counting
 
 
 def test_flags_win_over_the_checkpoint(toy, tmp_path, whole):

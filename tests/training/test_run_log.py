@@ -14,6 +14,7 @@ from shear_lit.training.run_log import RunLog
 from tests.toy import DOMAINS, LENGTH
 from tests.training.forks import ForkError, run
 from tests.training.runs import fit
+from tests.training.stops import SPREAD
 
 # Units of a row: query heads are counted within their KV group.
 SOURCE = {"layers": 3, "hidden": 32, "kv_heads": 2, "query_heads": 4, "intermediate": 48}
@@ -75,6 +76,34 @@ def test_reported_expected_size_is_that_of_the_gates(events, whole):
                 log_alpha = record["gates_after"][step - 1][axis].double()
                 kept = 1 - torch.sigmoid(2 / 3 * np.log(0.1 / 1.1) - log_alpha)
                 assert size == pytest.approx(float(kept.sum(-1).mean()), rel=1e-5)
+
+
+def test_reported_norm_is_that_of_the_gradients_before_they_are_clipped(events, whole):
+    (record,) = whole("prune")[1]
+    assert max(record["norms"].values()) > 1  # where they are clipped
+    for step, norm in values(events, "gradient/norm").items():
+        own = [record["norms"][of] for of in (step - 2, step - 1)]
+        assert norm == pytest.approx(np.mean(own), rel=1e-5)
+
+
+def test_reported_norm_of_shards_is_that_of_the_whole(whole):
+    alone, sharded = (
+        {step: numbers["gradient/norm"] for step, numbers in record["reports"] if "gradient/norm" in numbers}
+        for record in (whole("prune")[1][0], whole("prune", *SPREAD, processes=2)[1][1])
+    )
+    assert alone.keys() == sharded.keys()
+    assert list(sharded.values()) == pytest.approx(list(alone.values()), rel=1e-4)
+
+
+def test_reported_lag_is_how_far_a_loss_is_behind_its_reference(events):
+    for domain, reference in {"code": 2.0, "law": 2.5, "wiki": 3.0}.items():
+        losses, lags = (values(events, f"loss/{kind}/{domain}") for kind in ("validation", "lag"))
+        assert lags == pytest.approx({step: loss - reference for step, loss in losses.items()}, rel=1e-5)
+
+
+def test_mixture_is_reported_from_its_beginning(events):
+    assert values(events, "mixture/weight/code")[0] == 0.5
+    assert values(events, "mixture/tokens/code")[0] == 0
 
 
 def test_reported_tokens_are_those_that_were_drawn(events, whole):
