@@ -57,18 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _dispatch(name, command, arguments[1:])
         finally:
             sys.stdout.flush()  # a reader that is gone is noticed here, also after help
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down a run, and ends with 1
+            print(failure_of(error.__context__, name, command).line, file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from error
+        raise
+    except BaseException as error:  # some libraries raise what is no Exception
         if os.environ.get(DEBUG, "") not in ("", "0"):
             traceback.print_exception(error)
         code, line = failure_of(error, name, command)
         if line:
             print(line, file=sys.stderr)
         raise SystemExit(code) from error
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down a run, and ends with 1
-            print(failure_of(error.__context__, name, command).line, file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from error
-        raise
 
 
 def _dispatch(name: str, command: Command | None, words: list[str]) -> None:

@@ -13,7 +13,7 @@ from shear_lit.commands.parsing import actions_of, fields_of, hint_of, settings_
 
 _RUN = {
     "config": "YAML file of keys; several may follow each other",
-    "ckpt_path": "Checkpoint to resume from or to validate; `auto`: the run's newest, or none yet; `last`: its newest",
+    "ckpt_path": "Checkpoint to go on from; `auto`: the newest, or begin; `last`",
     "seed_everything": "Seed of what is not seeded by model.seed and data.seed",
 }
 _TRAINER = {

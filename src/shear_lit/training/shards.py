@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 import torch.distributed.checkpoint as sharded
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     Metadata,
     MetadataIndex,
@@ -107,11 +108,18 @@ def save_shards(
         beside: What is not sharded.
         writes_meta: Whether this process writes it.
         no_dist: Whether there are no others.
+
+    Raises:
+        OSError and others: one of the processes could not write; all raise what it met.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         _expect_one_process()
-        sharded.save(state, checkpoint_id=directory, no_dist=no_dist)
+        try:
+            sharded.save(state, checkpoint_id=directory, no_dist=no_dist)
+        except CheckpointException as error:  # no Exception, and no word of the disk
+            cause, _ = next(iter(error.failures.values()))
+            raise cause from error
     if writes_meta:
         torch.save({**beside, CHECKSUMS: {INDEX: index_checksum(directory)}}, directory / META)
 
