@@ -1,6 +1,5 @@
 """What happens between two optimizer steps, in which order, and that what is written there is of one moment."""
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -83,12 +82,9 @@ def test_first_mixture_follows_the_cut_that_training_begins_with(toy, tmp_path):
     assert losses != late
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_checkpoint_of_a_boundary_holds_the_mixture_that_it_moved_to(whole, processes):
-    flags = ["--trainer.strategy=fsdp2", "--trainer.devices=2"] if processes == 2 else []
-    folder, (record, *_) = whole("prune", *flags, processes=processes)
-    path = folder / "checkpoints" / ("step=000004.ckpt" if processes == 1 else "step=000004/meta.pt")
-    state = torch.load(path, weights_only=True)["DomainData"]
+def test_checkpoint_of_a_boundary_holds_the_mixture_that_it_moved_to(whole):
+    folder, (record,) = whole("prune")
+    state = torch.load(folder / "checkpoints" / "step=000004.ckpt", weights_only=True)["DomainData"]
     assert state["updated_at"] == 4
     assert state["loader"]["weights"] == list(record["mixtures"][4].values())
 
