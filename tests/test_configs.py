@@ -83,7 +83,7 @@ REFERENCES = {
 DOMAINS = ["cc", "github", "book", "stackexchange", "wiki", "arxiv", "c4-rp"]
 
 
-class Built(BaseException):
+class Built(SystemExit):
     """A run that passed its checks."""
 
 

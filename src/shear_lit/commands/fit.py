@@ -26,9 +26,9 @@ from shear_lit.training.boundary import Boundary
 from shear_lit.training.checks import check_run
 from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
+from shear_lit.training.launcher import end_with_launcher
 from shear_lit.training.lightning_loops import NEVER, leave_signals_alone
 from shear_lit.training.module import ShearingModule, TrainingSettings
-from shear_lit.training.peers import end_with_launcher
 from shear_lit.training.run_checkpoints import step_of
 from shear_lit.training.run_directory import PROVENANCE
 from shear_lit.training.run_log import MetricsFile
