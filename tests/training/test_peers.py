@@ -5,6 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from torch.distributed.checkpoint.api import CheckpointException
+
 from shear_lit.training import module, peers, shards
 from tests.training.forks import start
 from tests.training.runs import fit
