@@ -108,7 +108,7 @@ class Work:
             partial.mkdir(exist_ok=True)
             _train_pieces(partial / "tokenizer.model")
             fast: Any = load_tokenizer(str(partial / "tokenizer.model"))
-            fast.backend_tokenizer.save(str(partial / "tokenizer.json"))
+            fast.backend.save(str(partial / "tokenizer.json"))
             _write_tokenizer_config(partial, bos="<s>", eos="</s>", unknown="<unk>")
             partial.rename(directory)
         return tuple(sorted(directory.iterdir()))

@@ -38,7 +38,7 @@ os.sched_setaffinity(0, options["cores"])
 os.environ["RAYON_NUM_THREADS"] = str(len(options["cores"]))
 os.environ["TOKENIZERS_PARALLELISM"] = "true" if len(options["cores"]) > 1 else "false"
 from shear_lit.data.tokenizer import load_tokenizer
-tokenizer = load_tokenizer(options["tokenizer"]).backend_tokenizer
+tokenizer = load_tokenizer(options["tokenizer"]).backend
 texts = [json.loads(line)["text"] for line in open(options["text"], encoding="utf-8")]
 batches = [texts[start : start + 1000] for start in range(0, len(texts), 1000)]
 start = time.perf_counter()

@@ -42,8 +42,7 @@ FRAMEWORKS = {
     ("transformers",): (
         "models/",
         "pruning/",
-        "data/preparation/prepare.py",
-        "data/tokenizer.py",
+        "data/transformers_tokenizer.py",
         "evaluation/",
         "commands/demo.py",
         "commands/demo/",

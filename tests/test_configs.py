@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import types
 from dataclasses import dataclass
 
 import pytest
@@ -178,7 +179,8 @@ def build(tmp_path, monkeypatch):
     check = fit.ShearingCLI.before_fit
     monkeypatch.setattr(fit.ShearingCLI, "before_fit", stop)
     monkeypatch.setattr(module, "read_model", no_weights)
-    monkeypatch.setattr(checks, "tokenizer_fingerprint_of", lambda source: "f" * 64)
+    known = types.SimpleNamespace(is_of=lambda fingerprint: fingerprint == "f" * 64)
+    monkeypatch.setattr(checks, "tokenizer_of", lambda source: known)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**13, 0, 10**13))
     return build
 

@@ -54,7 +54,8 @@ def test_looking_at_data_needs_no_lightning(toy, command):
     assert "torch" in found  # what is imported is seen
 
 
-def test_preparing_needs_no_lightning(toy, tmp_path):
+def test_preparing_needs_neither_lightning_nor_transformers(toy, tmp_path):
     """Neither in the process that was started, nor in those that tokenise."""
     flags = [f"--domains.law={toy.root / 'law.jsonl'}", f"--tokenizer={toy.source()}", "--sequence_length=24"]
-    assert "lightning" not in loaded("prepare", *flags, f"--output={tmp_path / 'out'}", "--workers=1")
+    found = set(loaded("prepare", *flags, f"--output={tmp_path / 'out'}", "--workers=1"))
+    assert not {"lightning", "transformers", "torchvision"} & found and "litdata" in found

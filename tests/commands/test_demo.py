@@ -32,7 +32,7 @@ from shear_lit.commands.demo.stages import config_file, control_steps, fit
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel, markdown_table
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.evaluate import evaluate
-from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
+from shear_lit.data.tokenizer import tokenizer_of
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.llama import llama
 from shear_lit.models.writing import WEIGHT_SUFFIXES
@@ -423,4 +423,4 @@ def test_source_in_the_home_directory_is_found_by_all_its_readers(tmp_path, monk
     monkeypatch.setenv("HOME", str(tmp_path))
     write_source(tmp_path / "source")
     assert read_config("~/source").hidden_size == 32
-    assert tokenizer_fingerprint_of("~/source") == tokenizer_fingerprint_of(str(tmp_path / "source"))
+    assert tokenizer_of("~/source").fingerprint == tokenizer_of(str(tmp_path / "source")).fingerprint

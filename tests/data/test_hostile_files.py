@@ -25,7 +25,7 @@ from shear_lit.data.references import References, read_references, write_referen
 from shear_lit.data.schedule import MixtureSchedule
 from shear_lit.data.simulation import read_history, simulate
 from shear_lit.data.store import SequenceStore
-from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
+from shear_lit.data.tokenizer import load_tokenizer
 from shear_lit.data.verification import verify
 from shear_lit.mistakes import Mistake
 from tests.bad_inputs.edits import edited_bytes, edited_value
@@ -185,7 +185,7 @@ def test_tokenizer(tokenizer_directory, tmp_path):
     copied = shutil.copytree(tokenizer_directory, tmp_path / "tokenizer")
 
     def read():
-        tokenizer_record(str(copied), load_tokenizer(str(copied)))
+        load_tokenizer(str(copied)).record()
 
     for name in ("tokenizer.json", "tokenizer_config.json"):
         refused_in_one_line(read, copied / name, json)

@@ -116,13 +116,6 @@ def test_each_damage_is_named_with_its_file(copied, damage, message):
         read_manifest(copied)
 
 
-def test_another_tokenizer_is_refused(prepared):
-    manifest = read_manifest(prepared)
-    manifest.check_tokenizer("f" * 64, "the same")
-    with pytest.raises(DataError, match="'other' is another one"):
-        manifest.check_tokenizer("e" * 64, "other")
-
-
 def test_domains_that_differ_are_all_named():
     check_same_domains(["a", "b"], ["b", "a"], "key", "the data")
     with pytest.raises(

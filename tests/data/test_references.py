@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.manifest import TokenizerRecord
 from shear_lit.data.references import References, read_references, write_references
 
 REFERENCES = References(source="a model", tokenizer="f" * 64, losses={"a": 1.5, "b": 2.0})
@@ -52,8 +53,12 @@ def test_impossible_losses_are_refused(loss):
         References(source="", tokenizer="", losses={"a": loss}).for_domains(("a",), "the data")
 
 
+def made_by(fingerprint):
+    return TokenizerRecord(name="/nowhere", fingerprint=fingerprint, vocabulary=9, bos_id=0, eos_id=1)
+
+
 def test_losses_of_another_tokenizer_are_refused():
-    REFERENCES.check_tokenizer("f" * 64)
-    References(source="", tokenizer="", losses={}).check_tokenizer("e" * 64)
+    REFERENCES.check_tokenizer(made_by("f" * 64))
+    References(source="", tokenizer="", losses={}).check_tokenizer(made_by("e" * 64))
     with pytest.raises(DataError, match="two tokenizers"):
-        REFERENCES.check_tokenizer("e" * 64)
+        REFERENCES.check_tokenizer(made_by("e" * 64))

@@ -7,7 +7,7 @@ from huggingface_hub import constants
 
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
-from shear_lit.data.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_fingerprint_of
+from shear_lit.data.tokenizer import load_tokenizer, tokenizer_of
 from shear_lit.disk.names import split_revision
 from shear_lit.models.huggingface import SourceError, read_config, source_fingerprint
 from shear_lit.models.source_files import pinned
@@ -45,7 +45,7 @@ def test_name_with_a_revision_is_read_at_it(hub):
     assert (
         source_fingerprint(f"{NAME}@v1") == source_fingerprint(str(hub / FIRST)) != source_fingerprint(NAME)
     )
-    assert tokenizer_fingerprint_of(f"{NAME}@v1") == tokenizer_fingerprint_of(str(hub / FIRST))
+    assert tokenizer_of(f"{NAME}@v1").fingerprint == tokenizer_of(str(hub / FIRST)).fingerprint
 
 
 def test_tokenizer_is_that_of_the_revision(hub):
@@ -55,9 +55,9 @@ def test_tokenizer_is_that_of_the_revision(hub):
         (hub / "other" / path.name).write_bytes(path.read_bytes())
     (hub / "other" / "tokenizer.json").write_text(file.read_text().replace('"w7"', '"other"'))
     publish(hub / "hub", hub / "other", "3" * 40, refs=("v3",))
-    assert tokenizer_fingerprint_of(f"{NAME}@v3") != tokenizer_fingerprint_of(f"{NAME}@v1")
+    assert tokenizer_of(f"{NAME}@v3").fingerprint != tokenizer_of(f"{NAME}@v1").fingerprint
     # As `prepare` loads it.
-    assert tokenizer_fingerprint(load_tokenizer(f"{NAME}@v3")) == tokenizer_fingerprint_of(str(hub / "other"))
+    assert load_tokenizer(f"{NAME}@v3").fingerprint == tokenizer_of(str(hub / "other")).fingerprint
 
 
 def test_scores_are_of_a_commit_which_is_cut_later(hub):

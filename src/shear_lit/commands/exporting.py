@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shear_lit.disk.names import expanded
+from shear_lit.evaluation.tokenizer import keep_tokenizer
 from shear_lit.models import clients
 from shear_lit.models.choices import Precision, WrittenAs
 from shear_lit.models.companions import has_tokenizer, licence_files, source_licence
@@ -180,6 +181,7 @@ def _write(
         cut.tensors,
         companions_of=origin,
         dtype=numbers,
+        check_companions=keep_tokenizer,
         extra_files={
             **cut.files,
             "README.md": model_card(card),

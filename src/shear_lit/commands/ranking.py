@@ -12,10 +12,10 @@ from shear_lit.commands.measuring import chosen_device
 from shear_lit.data.boundaries import DocumentBoundary, boundary_of, model_inputs
 from shear_lit.data.loader import ValidationLoader
 from shear_lit.data.manifest import Manifest
-from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
 from shear_lit.data.remote import read_prepared
 from shear_lit.data.remote_settings import RemoteSettings
 from shear_lit.data.store import SequenceStore
+from shear_lit.data.tokenizer import check_made_by
 from shear_lit.disk.writing import write_file
 from shear_lit.models.choices import Criterion, Device
 from shear_lit.models.family import Family
@@ -84,7 +84,7 @@ def rank_units(
             vocabulary=manifest.tokenizer.vocabulary,
             sequence_length=manifest.sequence_length,
         )
-        manifest.check_tokenizer(tokenizer_fingerprint_of(source), source)
+        check_made_by(manifest, source)
         batches = _Batches(
             SequenceStore(data, split, manifest, remote),
             manifest,

@@ -101,7 +101,7 @@ class DomainData(LightningDataModule):
         references = self.mixture.read_references()
         if references is None:
             return None
-        references.check_tokenizer(self.manifest.tokenizer.fingerprint)
+        references.check_tokenizer(self.manifest.tokenizer)
         references.check_attention(cross_document=self.cross_document_attention)
         losses = references.for_domains(self.domains, f"the data in {self.directory}")
         return torch.tensor(losses, dtype=torch.float64)

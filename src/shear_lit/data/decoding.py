@@ -5,7 +5,7 @@ from typing import cast
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import Manifest
-from shear_lit.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from shear_lit.data.tokenizer import load_tokenizer
 
 
 def decoder_of(manifest: Manifest, tokenizer: str | None = None) -> Callable[[list[int]], str]:
@@ -23,11 +23,11 @@ def decoder_of(manifest: Manifest, tokenizer: str | None = None) -> Callable[[li
             "--tokenizer, or leave --sequences out.",
             key="tokenizer",
         ) from error
-    if (found := tokenizer_fingerprint(loaded)) != manifest.tokenizer.fingerprint:
+    if not loaded.is_of(manifest.tokenizer.fingerprint):
         raise DataError(
-            f"{name!r} is another one (fingerprint {found[:12]}) than made the tokens "
+            f"{name!r} is another one (fingerprint {loaded.fingerprint[:12]}) than made the tokens "
             f"({manifest.tokenizer.name!r}, {manifest.tokenizer.fingerprint[:12]}): they would give other text. "
             "Name a directory that holds that one with --tokenizer.",
             key="tokenizer",
         )
-    return lambda tokens: cast(str, loaded.decode(tokens))
+    return lambda tokens: cast(str, loaded.backend.decode(tokens, skip_special_tokens=False))

@@ -160,21 +160,6 @@ class Manifest:
                 )
         return {name: tuple(c.sequences for c in d.splits[split].chunks) for name, d in self.domains.items()}
 
-    def check_tokenizer(self, fingerprint: str, name: str) -> None:
-        """Refuse a model whose tokenizer is not the one that made the tokens.
-
-        Raises:
-            DataError: ``fingerprint``, that of the tokenizer called ``name``, differs.
-        """
-        if fingerprint != self.tokenizer.fingerprint:
-            raise DataError(
-                f"{self.place!r}: the data was tokenised by {self.tokenizer.name!r} "
-                f"(fingerprint {self.tokenizer.fingerprint[:12]}), the model's tokenizer {name!r} is another one "
-                f"({fingerprint[:12]}): its token ids mean other texts. "
-                f"Run `shear-lit prepare --tokenizer {name}`, or choose data made for this model.",
-                key=KEY,
-            )
-
 
 def content_fingerprint(
     tokenizer: TokenizerRecord, sequence_length: int, token_type: str, domains: Mapping[str, DomainRecord]

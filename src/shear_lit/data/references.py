@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import check_same_domains, is_domain_name
+from shear_lit.data.manifest import TokenizerRecord, check_same_domains, is_domain_name
 from shear_lit.data.records import shown
+from shear_lit.data.tokenizer import is_same
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import read_yaml
 from shear_lit.disk.writing import write_file
@@ -52,16 +53,16 @@ class References:
                 )
         return [float(self.losses[name]) for name in domains]
 
-    def check_tokenizer(self, fingerprint: str) -> None:
+    def check_tokenizer(self, made_by: TokenizerRecord) -> None:
         """Refuse losses per token of another tokenizer.
 
         Raises:
             DataError: the fingerprint of theirs is known and differs.
         """
-        if self.tokenizer and self.tokenizer != fingerprint:
+        if self.tokenizer and not is_same(made_by, self.tokenizer):
             raise DataError(
                 f"{self.source!r}: the losses were measured with tokenizer {self.tokenizer[:12]!r}, the data was made "
-                f"by tokenizer {fingerprint[:12]}: losses per token of two tokenizers cannot be compared. "
+                f"by tokenizer {made_by.fingerprint[:12]}: losses per token of two tokenizers cannot be compared. "
                 "Run `shear-lit reference measure` on this data.",
                 key=_KEY,
             )

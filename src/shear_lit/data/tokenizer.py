@@ -1,26 +1,35 @@
-"""The tokenizer of a data set: any fast one of Hugging Face, or a SentencePiece model, and what identifies it."""
+"""The tokenizer of a data set, as its own files say: ``tokenizer.json``, or a SentencePiece model.
+
+It is read by the tokenizers library. transformers may read the same directory as something else: a ``tokenizer_class``
+in its config can replace the rules by which ``tokenizer.json`` cuts words.
+"""
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, normalizers
-from tokenizers.models import BPE, Unigram
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.manifest import TokenizerRecord
+from shear_lit.data.manifest import KEY as DATA
+from shear_lit.data.manifest import Manifest, TokenizerRecord
 from shear_lit.data.records import one_line
+from shear_lit.data.sentencepiece import from_sentencepiece
 from shear_lit.disk.names import expanded, is_elsewhere, split_revision
+from shear_lit.disk.reading import read_json
 
-_SPACE = "\u2581"  # what SentencePiece writes for a space
+FILE, MODEL = "tokenizer.json", "tokenizer.model"
+"""What holds a tokenizer in a directory: of the tokenizers library, or of SentencePiece."""
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 _MOST_BYTES = 1 << 28  # the largest of any known model has an eighth of that
 _FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    FILE,
+    MODEL,
+    *_SETTINGS,
     "added_tokens.json",
     "chat_template.jinja",
     "config.json",
@@ -28,91 +37,143 @@ _FILES = (
     "vocab.json",
     "vocab.txt",
 )
-_PROBES = (
-    "The quick brown fox, 3.14 times.",
-    "  two  spaces\tand a tab\n\n    indented = {x: [1, 2]}\n",
-    "Zwölf Boxkämpfer jagen Виктора 快速的棕色狐狸 🦊",
+PROBE = (
+    "The quick brown fox, 3.14 times: 1 12 123 1234 1234567.89 and 2026-11-26.",
+    "  two  spaces,    four\tand a tab\n\n\n    def f(x):\n        return {'x': [1, 2], \"y\": None}  # trailing   \n",
+    "I'll say it's THEY'RE we've don't; e-mail@example.org https://example.org/a_b?c=d&e=%20f",
+    "Zwölf Boxkämpfer jagen Viktor; el niño comió piñas; Виктор прыгает; Γρήγορα; العربية; עברית; हिन्दी; ไทย",
+    "快速的棕色狐狸 こんにちは世界 안녕하세요 🦊👩‍👩‍👧 \u2581 \ufb01 e\u0301 \u00a0 \u200b \ufeff \x00\x07",
+    "<s> </s> <unk> <pad> <|endoftext|> <|im_start|> <|im_end|> [INST] <|begin_of_text|> <bos> <eos>",
 )
+"""A text in which tokenizers differ: numbers, white space, code, scripts, bytes, names of special tokens."""
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+@dataclass(frozen=True, kw_only=True)
+class TextTokenizer:
+    """What turns text into the ids of tokens, and back."""
+
+    name: str
+    """What it was loaded as."""
+    backend: Tokenizer
+    """It, in the tokenizers library."""
+    bos_id: int | None
+    """Id of the token that begins a text, if there is one."""
+    eos_id: int | None
+    """Id of the token that ends a text, if there is one."""
+    split_special_tokens: bool = False
+    """Whether a special token's name inside a text is text."""
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """The largest id and one."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what it does: its tokens, its special ids, and the ids of a fixed text.
+
+        Two serialisations of one tokenizer have the same, and so has one that lies elsewhere.
+        """
+        probe = [self.backend.encode(text, add_special_tokens=False).ids for text in PROBE]
+        special = {"bos": self.bos_id, "eos": self.eos_id}
+        content = [self.backend.get_vocab(with_added_tokens=True), special, probe]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def earlier_fingerprint(self) -> str | None:
+        """What versions before 0.2 wrote for it: the SHA-256 of its form in transformers; None where there is none."""
+        from shear_lit.data.transformers_tokenizer import serialised_in_transformers
+
+        return serialised_in_transformers(self.name)
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is its own, also one that an earlier version wrote."""
+        return fingerprint == self.fingerprint or fingerprint == self.earlier_fingerprint
+
+    def record(self) -> TokenizerRecord:
+        """What a manifest says of it."""
+        return TokenizerRecord(
+            name=self.name,
+            fingerprint=self.fingerprint,
+            vocabulary=self.vocabulary,
+            bos_id=self.bos_id,
+            eos_id=self.eos_id,
+        )
+
+
+def load_tokenizer(name: str, *, key: str = "tokenizer") -> TextTokenizer:
     """Load the tokenizer ``name``: a directory, a hub name (or name@revision), or a SentencePiece ``.model`` file.
 
     Raises:
-        DataError: there is none, or none that is fast.
+        DataError: there is none, or none that is fast; it names ``key``.
     """
     path = expanded(name)
     try:
-        _check_files(path)
-        is_model = path.suffix == ".model" and path.is_file()
-        tokenizer = _from_sentencepiece(path) if is_model else _from_directory(path)
-    except DataError:
+        check_files(path)
+        found = _from_files(name, path)
+    except DataError as error:
+        error.key = key
         raise
     except Exception as error:  # each library that reads one has errors of its own
         raise DataError(
             f"{name!r} cannot be loaded ({one_line(error)}): a Hugging Face directory or name, or a SentencePiece "
             "`.model` file is expected. Correct it.",
-            key="tokenizer",
+            key=key,
         ) from error
-    if not tokenizer.is_fast:
-        raise DataError(
-            f"{name!r} has no fast version, which is needed here. Convert it to tokenizer.json.",
-            key="tokenizer",
-        )
-    return tokenizer
+    return found
 
 
-def tokenizer_record(name: str, tokenizer: PreTrainedTokenizerBase) -> TokenizerRecord:
-    """What a manifest says of the tokenizer that was loaded as ``name``."""
-    return TokenizerRecord(
-        name=name,
-        fingerprint=tokenizer_fingerprint(tokenizer),
-        vocabulary=max(tokenizer.get_vocab().values(), default=-1) + 1,
-        bos_id=tokenizer.bos_token_id,
-        eos_id=tokenizer.eos_token_id,
-    )
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of a tokenizer's serialised form: the same for the same tokenizer wherever it lies.
-
-    Truncation and padding are left out: they are settings of the last call.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
-    for transient in ("truncation", "padding"):
-        content.pop(transient, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def tokenizer_fingerprint_of(source: str) -> str:
-    """The fingerprint of the tokenizer beside a model, in a local directory or on the hub.
+def check_made_by(manifest: Manifest, source: str) -> None:
+    """Refuse a model whose tokenizer is not the one that made the tokens of prepared data.
 
     Raises:
-        DataError: there is none that can be loaded.
+        DataError: it is another one, or cannot be loaded.
     """
-    return tokenizer_fingerprint(tokenizer_of(source))
+    tokenizer = tokenizer_of(source)
+    if not tokenizer.is_of(manifest.tokenizer.fingerprint):
+        raise DataError(
+            f"{manifest.place!r}: the data was tokenised by {manifest.tokenizer.name!r} "
+            f"(fingerprint {manifest.tokenizer.fingerprint[:12]}), the model's tokenizer {source!r} is another one "
+            f"({tokenizer.fingerprint[:12]}): its token ids mean other texts. "
+            f"Run `shear-lit prepare --tokenizer {source}`, or choose data made for this model.",
+            key=DATA,
+        )
 
 
-def tokenizer_of(source: str) -> PreTrainedTokenizerBase:
+def is_same(record: TokenizerRecord, fingerprint: str) -> bool:
+    """Whether a fingerprint is of the tokenizer that a manifest names; an earlier version may have written one."""
+    if fingerprint == record.fingerprint:
+        return True
+    try:
+        tokenizer = load_tokenizer(record.name)
+    except DataError:  # it is not there any more, and nothing tells
+        return False
+    return tokenizer.is_of(fingerprint) and tokenizer.is_of(record.fingerprint)
+
+
+def tokenizer_of(source: str) -> TextTokenizer:
     """The tokenizer beside a model, in a local directory or on the hub.
 
     Raises:
         DataError: there is none that can be loaded.
     """
     try:
-        _check_files(expanded(source))
-        return _from_directory(expanded(source))
-    except Exception as error:  # as above
+        return load_tokenizer(source)
+    except DataError as error:
+        cause = error if error.__cause__ is None else error.__cause__
         raise DataError(
-            f"{source!r} has no tokenizer that can be loaded ({one_line(error)}), so that nothing tells whether the "
+            f"{source!r} has no tokenizer that can be loaded ({one_line(cause)}), so that nothing tells whether the "
             f"data suits the model. Copy the model's tokenizer files into its directory.",
             key="model.source",
         ) from error
 
 
-def _check_files(path: Path) -> None:
-    """Refuse files that would be waited at for ever, fill the memory, or lie elsewhere, before a library opens them."""
+def check_files(path: Path) -> None:
+    """Refuse files that would be waited at for ever, fill the memory, or lie elsewhere, before a library opens them.
+
+    Raises:
+        OSError: one of them is such a file.
+    """
     for file in [path, *(path / name for name in _FILES)]:
         if file != path and file.is_symlink() and is_elsewhere(file, path):
             raise OSError(f"{str(file)!r} is a link that leads out of the directory")
@@ -120,86 +181,82 @@ def _check_files(path: Path) -> None:
             raise OSError(f"{str(file)!r} is no file of at most {_MOST_BYTES:,} bytes")
 
 
-def _from_directory(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a directory, or of a name on the hub; code that comes with it is never run, nor asked about."""
-    name, revision = split_revision(str(path))
-    at = {} if revision is None else {"revision": revision}
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **at)
-    return tokenizer
+def _from_files(name: str, path: Path) -> TextTokenizer:
+    if path.suffix == ".model" and path.is_file():
+        return _of_sentencepiece(name, path)
+    directory = path if path.exists() else _from_hub(name)
+    if directory is not None and (directory / FILE).is_file():
+        found = _of_file(name, directory)
+        if found is not None:
+            return found
+    elif directory is not None and (directory / MODEL).is_file():
+        return _of_sentencepiece(name, directory / MODEL)
+    from shear_lit.data.transformers_tokenizer import from_transformers
 
-
-def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
-    """Convert a SentencePiece model, and hold the result against SentencePiece itself.
-
-    transformers 5 converts one too, but orders the merges of a BPE model by length instead of by score: runs of spaces
-    then become other tokens than those that the model was trained on.
-    """
-    try:
-        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{str(path)!r} is read with the package {error.name!r}, which is not installed. "
-            "Install it with `pip install 'shear-lit[corpus]'`.",
-            key="tokenizer",
-        ) from error
-    try:
-        processor = SentencePieceProcessor(model_file=str(path))
-    except RuntimeError as error:
-        raise DataError(
-            f"{str(path)!r} is no SentencePiece model ({error}). Correct the path.", key="tokenizer"
-        ) from error
-    # The module makes its classes when it is imported: no type checker sees them.
-    model = vars(sentencepiece_model_pb2)["ModelProto"].FromString(processor.serialized_model_proto())
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_converted(model), **_special_tokens(processor))
-    for probe in _PROBES:
-        if tokenizer(probe, add_special_tokens=False)["input_ids"] != processor.encode(probe):
-            raise DataError(
-                f"{str(path)!r}: converted to a fast tokenizer, it gives other tokens than SentencePiece "
-                f"(of {probe!r}). Name the Hugging Face directory of its model instead.",
-                key="tokenizer",
-            )
-    return tokenizer
-
-
-def _converted(model: Any) -> Tokenizer:
-    """The model of a SentencePiece file as a fast tokenizer."""
-    pieces, unknown = [(piece.piece, piece.score) for piece in model.pieces], model.trainer_spec.unk_id
-    fallback = model.trainer_spec.byte_fallback
-    if model.trainer_spec.model_type == model.trainer_spec.UNIGRAM:
-        tokenizer = Tokenizer(Unigram(pieces, unk_id=unknown, byte_fallback=fallback))
-    else:
-        ids = {piece: index for index, (piece, _) in enumerate(pieces)}
-        tokenizer = Tokenizer(
-            BPE(
-                ids, _merges(ids, pieces), unk_token=pieces[unknown][0], fuse_unk=True, byte_fallback=fallback
-            )
-        )
-    spec = model.normalizer_spec
-    steps: list[Any] = (
-        [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    backend, special, splits = from_transformers(name)
+    return TextTokenizer(
+        name=name, backend=backend, bos_id=special["bos"], eos_id=special["eos"], split_special_tokens=splits
     )
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if spec.add_dummy_prefix:
-        steps.append(normalizers.Prepend(_SPACE))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-    strip = [decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+
+
+def _of_sentencepiece(name: str, file: Path) -> TextTokenizer:
+    backend, special = from_sentencepiece(file)
+    ids = {role: backend.token_to_id(token) for role, token in special.items()}
+    return TextTokenizer(name=name, backend=backend, bos_id=ids.get("bos_token"), eos_id=ids.get("eos_token"))
+
+
+def _of_file(name: str, directory: Path) -> TextTokenizer | None:
+    """The tokenizer of ``tokenizer.json``; None where a class of transformers knows more of it than the files say."""
+    backend = Tokenizer.from_file(str(directory / FILE))
+    backend.no_truncation()
+    backend.no_padding()
+    settings: dict[str, Any] = {}
+    for file in reversed(_SETTINGS):
+        if (directory / file).is_file():
+            content = read_json(directory / file)
+            settings |= content if isinstance(content, dict) else {}
+    more = settings.get("added_tokens_decoder")
+    if isinstance(more, Mapping) and any(
+        backend.token_to_id(_text_of(each) or "") is None for each in more.values()
+    ):
+        return None
+    ids: dict[str, int | None] = {}
+    for role in ("bos_token", "eos_token"):
+        if role not in settings:
+            return None
+        token = _text_of(settings[role])
+        ids[role] = None if token is None else backend.token_to_id(token)
+        if token is not None and ids[role] is None:
+            return None
+    return TextTokenizer(
+        name=name,
+        backend=backend,
+        bos_id=ids["bos_token"],
+        eos_id=ids["eos_token"],
+        split_special_tokens=bool(settings.get("split_special_tokens", False)),
     )
-    return tokenizer
 
 
-def _merges(ids: dict[str, int], pieces: list[tuple[str, float]]) -> list[tuple[str, str]]:
-    """All ways to join two pieces into a third, the third of the highest score first, as SentencePiece joins them."""
-    found = []
-    for piece, score in pieces:
-        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-        own = [(left, right) for left, right in halves if left in ids and right in ids]
-        found += [(-score, ids[left], ids[right], left, right) for left, right in own]
-    return [(left, right) for *_, left, right in sorted(found)]
+def _text_of(token: Any) -> str | None:
+    """A special token, which files write as text or with its properties."""
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else None
 
 
-def _special_tokens(processor: Any) -> dict[str, str]:
-    ids = {"bos_token": processor.bos_id(), "eos_token": processor.eos_id(), "unk_token": processor.unk_id()}
-    return {name: processor.id_to_piece(index) for name, index in ids.items() if index >= 0}
+def _from_hub(name: str) -> Path | None:
+    """The directory in the hub's cache with the files of a tokenizer; None where the hub has no ``tokenizer.json``."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    repository, revision = split_revision(name)
+    try:
+        file = Path(hf_hub_download(repository, FILE, revision=revision))
+    except (EntryNotFoundError, HFValidationError):  # the second: it is no name of a repository
+        return None
+    for other in _SETTINGS:
+        try:
+            hf_hub_download(repository, other, revision=revision)
+        except EntryNotFoundError:
+            continue
+    check_files(file.parent)
+    return file.parent

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from shear_lit.data.boundaries import boundary_of
 from shear_lit.data.loader import ValidationLoader
-from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
 from shear_lit.data.remote import read_prepared
 from shear_lit.data.remote_settings import REMOTE, RemoteSettings
 from shear_lit.data.store import DomainBatch, SequenceStore
+from shear_lit.data.tokenizer import check_made_by
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config
@@ -63,7 +63,7 @@ def open_validation_text(
         sequence_length=manifest.sequence_length,
     )
     if has_tokenizer(model):
-        manifest.check_tokenizer(tokenizer_fingerprint_of(model), model)
+        check_made_by(manifest, model)
     return ValidationText(
         model=model,
         domains=store.domains,

@@ -27,7 +27,8 @@ _CARRIED_FILES = (*TOKENIZER_FILES, *LICENCE_FILES, GENERATION)
 _CARD = "README.md"
 _MOST_LICENCES = 10
 # The name that transformers 5 gives the class which reads tokenizer.json as it is, and the name that all versions know.
-_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+_GENERAL_CLASS = "PreTrainedTokenizerFast"
+_CLASSES = {"TokenizersBackend": _GENERAL_CLASS}
 # A list under the first name makes earlier versions fail; all versions read it under the second.
 _MORE_TOKENS, _MORE_TOKENS_BEFORE = "extra_special_tokens", "additional_special_tokens"
 
@@ -68,6 +69,16 @@ def rewrite_tokenizer_config(file: Path) -> bool:
         return False
     file.write_text(json.dumps(readable, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return True
+
+
+def name_general_class(directory: Path) -> str:
+    """Have ``tokenizer_config.json`` name the class that reads ``tokenizer.json`` as it is; returns what it named."""
+    file = directory / TOKENIZER_CONFIG
+    entries = read_entries(directory, file.name, str(directory)) if file.is_file() else {}
+    named = str(entries.get("tokenizer_class"))
+    entries["tokenizer_class"] = _GENERAL_CLASS
+    file.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return named
 
 
 def readable_tokenizer_config(entries: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A model written as a directory that stock transformers, of every version, and the programs around it load."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -43,11 +43,13 @@ def write_model(
     companions_of: str,
     dtype: torch.dtype,
     extra_files: Mapping[str, str | bytes] | None = None,
+    check_companions: Callable[[Path], None] = lambda directory: None,
 ) -> None:
     """Write weights and config, with the tokenizer and the licence of the model ``companions_of``.
 
     It is written beside ``directory``, read back, compared bit for bit, and only then given its name. Weights
-    beyond 5 GB go into several files. Tensors have the names that they have in ``companions_of``.
+    beyond 5 GB go into several files. Tensors have the names that they have in ``companions_of``. What was copied of it
+    is put right, or refused, by ``check_companions``.
 
     Raises:
         DirectoryError: ``directory`` is not empty, or its disk is too small.
@@ -64,6 +66,7 @@ def write_model(
         model.config.architectures = [type(model).__name__]
         write_config(partial, model.config, dtype=str(dtype).removeprefix("torch."))
         copy_companions(companions_of, partial)
+        check_companions(partial)
         for name, content in extra_files.items():
             (partial / name).write_bytes(content.encode() if isinstance(content, str) else content)
         for path in partial.glob("*.safetensors"):  # safetensors hides its files from other users

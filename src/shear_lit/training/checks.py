@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning as L
 
 from shear_lit.data.datamodule import DomainData
-from shear_lit.data.preparation.prepare import tokenizer_fingerprint_of
+from shear_lit.data.tokenizer import tokenizer_of
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning
@@ -71,12 +71,13 @@ def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
         vocabulary=manifest.tokenizer.vocabulary,
         sequence_length=manifest.sequence_length,
     )
-    fingerprint = tokenizer_fingerprint_of(module.source)
-    if fingerprint != manifest.tokenizer.fingerprint:
+    tokenizer = tokenizer_of(module.source)
+    if not tokenizer.is_of(manifest.tokenizer.fingerprint):
         raise RunError(
             f"data.directory={data.directory} was tokenised by {manifest.tokenizer.name} (fingerprint "
             f"{manifest.tokenizer.fingerprint[:12]}), and model.source={module.source} has another tokenizer "
-            f"({fingerprint[:12]}): its token ids mean other things. Prepare the data again with the model's tokenizer."
+            f"({tokenizer.fingerprint[:12]}): its token ids mean other things. "
+            f"Prepare the data again with the model's tokenizer."
         )
 
 

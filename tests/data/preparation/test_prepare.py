@@ -15,9 +15,10 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.preparation import prepare as module
 from shear_lit.data.preparation.duplicates import Duplicates
-from shear_lit.data.preparation.prepare import prepare, tokenizer_fingerprint
+from shear_lit.data.preparation.prepare import prepare
 from shear_lit.data.splits import SplitShares, SplitTokens
 from shear_lit.data.store import SequenceStore
+from shear_lit.data.tokenizer import TextTokenizer, load_tokenizer
 from tests.trees import tree
 
 HALVES = SplitShares(prune=0.4, pretrain=0.4, validation=0.2)
@@ -270,20 +271,21 @@ def test_a_tokenizer_that_cannot_be_loaded_is_refused(settings, write_jsonl, tmp
 
 def test_fingerprint_is_that_of_the_tokenizer_wherever_it_lies(tokenizer_directory, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
-    first = tokenizer_fingerprint(tokenizer)
+    first = load_tokenizer(str(tokenizer_directory)).fingerprint
     tokenizer(["some text", "more"], padding=False, truncation=True, max_length=3)
     tokenizer.save_pretrained(tmp_path / "elsewhere")
     again = AutoTokenizer.from_pretrained(tmp_path / "elsewhere")
-    assert tokenizer_fingerprint(tokenizer) == first == tokenizer_fingerprint(again)
+    assert load_tokenizer(str(tmp_path / "elsewhere")).fingerprint == first
     again.add_tokens(["<another>"])
-    assert tokenizer_fingerprint(again) != first
+    again.save_pretrained(tmp_path / "another")
+    assert load_tokenizer(str(tmp_path / "another")).fingerprint != first
 
 
 def test_large_vocabularies_are_stored_in_four_bytes(settings, write_jsonl, monkeypatch):
     options = settings({"web": write_jsonl("web.jsonl", TEXTS)})
     small = prepare(options)
-    record = module.tokenizer_record
-    monkeypatch.setattr(module, "tokenizer_record", lambda *a: replace(record(*a), vocabulary=70_000))
+    record = TextTokenizer.record
+    monkeypatch.setattr(TextTokenizer, "record", lambda self: replace(record(self), vocabulary=70_000))
     wide = settings(options.domains, output=options.output + "-wide")
     assert (small.token_type, prepare(wide).token_type) == ("uint16", "uint32")
     assert stored_tokens(options.output, "prune") == stored_tokens(wide.output, "prune")

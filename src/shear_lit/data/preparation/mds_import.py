@@ -22,7 +22,7 @@ from shear_lit.data.preparation.mds_settings import MdsImport
 from shear_lit.data.preparation.packing import SplitWriter
 from shear_lit.data.preparation.workers import disk_error
 from shear_lit.data.records import shown
-from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
+from shear_lit.data.tokenizer import load_tokenizer
 
 _TYPE = "uint16"
 _MOST_WRITERS = 500  # each has a file open
@@ -47,7 +47,7 @@ def import_mds(settings: MdsImport) -> Manifest:
             key="output",
         )
     shards = {split: [s for f in fs for s in mds_shards(f)] for split, fs in settings.folders().items()}
-    tokenizer = tokenizer_record(settings.tokenizer, load_tokenizer(settings.tokenizer))
+    tokenizer = load_tokenizer(settings.tokenizer).record()
     _check_disk(output, shards)
     partial = output.with_name(f"{output.name}.partial")
     packed = partial / "packed"

@@ -7,10 +7,8 @@ the pieces. A run that is stopped, by whatever means, goes on where it was, and 
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import (
@@ -28,9 +26,7 @@ from shear_lit.data.preparation.settings import PrepareSettings
 from shear_lit.data.preparation.tokenising import Tokenising
 from shear_lit.data.preparation.units import Cutting
 from shear_lit.data.preparation.workers import disk_error
-from shear_lit.data.tokenizer import load_tokenizer, tokenizer_record
-from shear_lit.data.tokenizer import tokenizer_fingerprint as tokenizer_fingerprint
-from shear_lit.data.tokenizer import tokenizer_fingerprint_of as tokenizer_fingerprint_of
+from shear_lit.data.tokenizer import TextTokenizer, load_tokenizer
 
 _BYTES_PER_TOKEN = 4  # of raw text, about: usual text has 3 to 5
 _COMPRESSION = {Kind.GZIP: 3, Kind.ZSTANDARD: 3, Kind.TABLE: 2}  # about
@@ -65,27 +61,30 @@ def _prepared(settings: PrepareSettings, output: Path, partial: Path) -> Manifes
     sources = find_sources(settings.domains)
     tokenizer = load_tokenizer(settings.tokenizer)
     _check_special_tokens(settings, tokenizer)
-    record = tokenizer_record(settings.tokenizer, tokenizer)
+    record = tokenizer.record()
     if earlier is not None:
-        _check_same_settings(earlier, settings, record)
+        _check_same_settings(earlier, settings, tokenizer)
+        record = replace(
+            record, fingerprint=earlier.tokenizer.fingerprint
+        )  # an earlier version may have written it
         before = Before(earlier, ledger_of(output, earlier))
         sources = new_sources(sources, before.ledger.inputs())
         if not sources:
             return earlier
     plan = _plan(settings, record, tokenizer, partial)
     _check_disk(output, partial, sources, 2 if plan.packing.token_type == "uint16" else 4)
-    manifest = run(plan, sources, before, tokenizer.backend_tokenizer.to_str())
+    manifest = run(plan, sources, before, tokenizer.backend.to_str())
     commit(plan.packed, output)
     return manifest
 
 
 def _plan(
-    settings: PrepareSettings, record: TokenizerRecord, tokenizer: PreTrainedTokenizerBase, partial: Path
+    settings: PrepareSettings, record: TokenizerRecord, tokenizer: TextTokenizer, partial: Path
 ) -> Plan:
     token_type = "uint16" if record.vocabulary <= 1 << 16 else "uint32"
     tokenising = Tokenising(
         tokenizer=str(partial / "tokenizer.json"),
-        split_special_tokens=bool(getattr(tokenizer, "split_special_tokens", False)),
+        split_special_tokens=tokenizer.split_special_tokens,
         before=(record.bos_id,) if settings.prepend_bos and record.bos_id is not None else (),
         after=(record.eos_id,) if settings.append_eos and record.eos_id is not None else (),
         token_type=token_type,
@@ -134,11 +133,11 @@ def _earlier(output: Path) -> Manifest | None:
     return None
 
 
-def _check_same_settings(earlier: Manifest, settings: PrepareSettings, record: TokenizerRecord) -> None:
+def _check_same_settings(earlier: Manifest, settings: PrepareSettings, tokenizer: TextTokenizer) -> None:
     """Refuse to add to data that was made differently."""
-    if earlier.tokenizer.fingerprint != record.fingerprint:
+    if not tokenizer.is_of(earlier.tokenizer.fingerprint):
         raise DataError(
-            f"{settings.tokenizer!r} (fingerprint {record.fingerprint[:12]}) is not the one that made what "
+            f"{settings.tokenizer!r} (fingerprint {tokenizer.fingerprint[:12]}) is not the one that made what "
             f"is in output={settings.output!r}: {earlier.tokenizer.name!r} ({earlier.tokenizer.fingerprint[:12]}). "
             "Use that one, or prepare into another directory.",
             key="tokenizer",
@@ -154,10 +153,10 @@ def _check_same_settings(earlier: Manifest, settings: PrepareSettings, record: T
             )
 
 
-def _check_special_tokens(settings: PrepareSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_special_tokens(settings: PrepareSettings, tokenizer: TextTokenizer) -> None:
     for wanted, token, key in (
-        (settings.append_eos, tokenizer.eos_token_id, "append_eos"),
-        (settings.prepend_bos, tokenizer.bos_token_id, "prepend_bos"),
+        (settings.append_eos, tokenizer.eos_id, "append_eos"),
+        (settings.prepend_bos, tokenizer.bos_id, "prepend_bos"),
     ):
         if wanted and token is None:
             raise DataError(
