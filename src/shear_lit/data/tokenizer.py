@@ -160,12 +160,16 @@ def tokenizer_of(source: str) -> TextTokenizer:
     try:
         return load_tokenizer(source)
     except DataError as error:
-        cause = error if error.__cause__ is None else error.__cause__
-        raise DataError(
-            f"{source!r} has no tokenizer that can be loaded ({one_line(cause)}), so that nothing tells whether the "
-            f"data suits the model. Copy the model's tokenizer files into its directory.",
-            key="model.source",
-        ) from error
+        raise no_tokenizer(source, error if error.__cause__ is None else error.__cause__) from error
+
+
+def no_tokenizer(source: str, cause: BaseException) -> DataError:
+    """The error that says why there is no tokenizer beside a model."""
+    return DataError(
+        f"{source!r} has no tokenizer that can be loaded ({one_line(cause)}), so that nothing tells whether the "
+        f"data suits the model. Copy the model's tokenizer files into its directory.",
+        key="model.source",
+    )
 
 
 def check_files(path: Path) -> None:

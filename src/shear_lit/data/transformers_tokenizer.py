@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.sentencepiece import from_sentencepiece
+from shear_lit.data.tokenizer import check_files, no_tokenizer
 from shear_lit.disk.names import expanded, split_revision
 
 
@@ -21,6 +22,19 @@ def in_transformers(name: str) -> PreTrainedTokenizerBase:
     at = {} if revision is None else {"revision": revision}
     found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(repository, trust_remote_code=False, **at)
     return found
+
+
+def beside(source: str) -> PreTrainedTokenizerBase:
+    """What transformers reads beside a model, in a local directory or on the hub.
+
+    Raises:
+        DataError: there is nothing that can be loaded.
+    """
+    try:
+        check_files(expanded(source))
+        return in_transformers(source)
+    except Exception as error:  # transformers and the libraries below it have errors of their own
+        raise no_tokenizer(source, error) from error
 
 
 def from_transformers(name: str) -> tuple[Tokenizer, dict[str, int | None], bool]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PretrainedConfig
 
-from shear_lit.data.transformers_tokenizer import in_transformers
+from shear_lit.data.transformers_tokenizer import beside
 from shear_lit.evaluation.clients.comparison import Expected
 from shear_lit.models.huggingface import CONFIG, read_model
 
@@ -81,7 +81,7 @@ def _linked(directory: str) -> tuple[Path, ...]:
 
 def ids_of(directory: str, text: str) -> list[int]:
     """The ids of a text."""
-    tokenizer = in_transformers(str(_VIEWS.get(directory, directory)))
+    tokenizer = beside(str(_VIEWS.get(directory, directory)))
     return [int(token) for token in tokenizer.encode(text)]
 
 
