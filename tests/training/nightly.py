@@ -150,6 +150,7 @@ def killed_run(nightly: Nightly, name: str, numbers: random.Random) -> list[str]
     arguments = nightly.arguments(name, folder)
     wrong = []
     for attempt in range(numbers.choice([1, 1, 2])):
+        begun = starts_in(folder / "run")
         forked = start(fit, folder / f"killed-{attempt}", processes=processes, arguments=arguments)
         time.sleep(numbers.uniform(0.0, seconds))
         if processes == 2 and numbers.randrange(2):
@@ -173,6 +174,11 @@ def killed_run(nightly: Nightly, name: str, numbers: random.Random) -> list[str]
         wrong += differences(whole, again)
     last = complete_checkpoints(folder / "run")[-1]
     return wrong + ([] if last.name.startswith("step=000012") else [f"it ends with {last.name}"])
+
+
+def starts_in(run: Path) -> int:
+    """How many starts of a run have got as far as its first step; one that failed before keeps its own aside."""
+    return len([*run.glob("provenance*.json"), *run.glob("failed-start*/provenance*.json")])
 
 
 def killed_command(nightly: Nightly, name: str, numbers: random.Random) -> list[str]:
