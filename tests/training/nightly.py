@@ -156,9 +156,7 @@ def killed_run(nightly: Nightly, name: str, numbers: random.Random) -> list[str]
         if processes == 2 and numbers.randrange(2):
             one = numbers.choice(forked.workers)
             one.kill()
-            if not (
-                folder / "run" / "provenance.json"
-            ).exists():  # before they have met, a launcher ends them
+            if starts_in(folder / "run") == begun:  # before they have met, a launcher ends them
                 forked.kill()
             end = time.monotonic() + ALL_END_WITHIN_SECONDS
             while any(worker.exitcode is None for worker in forked.workers) and time.monotonic() < end:
