@@ -5,9 +5,14 @@ import signal
 import subprocess
 import sys
 
+import lightning as L
 import pytest
+import torch.distributed as dist
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from shear_lit.training import boundary, stopping
+from shear_lit.training.lightning_loops import leave_signals_alone
 from shear_lit.training.signals import StopSignals
 from tests.training.forks import run
 from tests.training.runs import fit
@@ -110,3 +115,16 @@ def test_job_that_may_not_go_back_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     stopping._requeue()
     assert "SLURM job 7 was not requeued: Requested operation is presently disabled" in caplog.text
+
+
+def test_lightning_neither_hears_signals_nor_asks_all_ranks_for_them_at_every_batch(monkeypatch):
+    """By names that it does not promise: a version that has others fails here."""
+    assert callable(_TrainingEpochLoop._broadcast_sigterm_tensor)
+    assert callable(_SignalConnector.register_signal_handlers)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    leave_signals_alone(trainer)
+    before = [signal.getsignal(number) for number in SIGNALS]
+    monkeypatch.setattr(dist, "broadcast", lambda *args, **options: pytest.fail("it asks"))
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+    trainer._signal_connector.register_signal_handlers()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
