@@ -213,6 +213,13 @@ def nan_in_one_micro_batch():
     )
 
 
+def nan_right_after_a_checkpoint():
+    """At step 6, whose weights are those of step=000006.ckpt."""
+    global NAN_STEP
+    NAN_STEP = 6
+    nan_in_one_micro_batch()
+
+
 def nan_in_a_later_step():
     global NAN_STEP
     NAN_STEP = 9
@@ -252,6 +259,12 @@ def test_loss_that_is_not_finite_stops_the_run(toy, tmp_path, whole):
     assert f"with the domains {names}." in said
     assert f"the last checkpoint from before is {tmp_path}/run/checkpoints/step=000004.ckpt" in said
     assert checkpoints == ["step=000002.ckpt", "step=000004.ckpt"]
+
+
+def test_checkpoint_that_may_hold_the_bad_weights_is_not_recommended(toy, tmp_path):
+    said, checkpoints = refused_run(toy, tmp_path, nan_right_after_a_checkpoint)
+    assert "the loss of optimizer step 6 is not finite" in said and checkpoints[-1] == "step=000006.ckpt"
+    assert f"the last checkpoint from before is {tmp_path}/run/checkpoints/step=000004.ckpt" in said
 
 
 def test_every_rank_stops_where_one_has_such_a_loss(toy, tmp_path):

@@ -12,7 +12,9 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from shear_lit.training import boundary, stopping
+from shear_lit.training.checkpoints import read_facts
 from shear_lit.training.lightning_loops import leave_signals_alone
+from shear_lit.training.run_checkpoints import latest_checkpoint
 from shear_lit.training.signals import StopSignals
 from tests.training.forks import run
 from tests.training.runs import fit
@@ -33,6 +35,15 @@ def test_stopped_run_goes_on_as_if_it_had_not_been(toy, tmp_path, whole, process
     stopped, again = stop_and_go_on(arguments, tmp_path, number, moment, processes=processes)
     uninterrupted = whole("prune", *(SPREAD if processes == 2 else ()), processes=processes)[1]
     assert wrong_in(uninterrupted, stopped, again, number, tmp_path) == []
+
+
+def test_last_validation_is_not_left(toy, tmp_path):
+    """A run that has taken all its steps is not begun again: its checkpoint has the losses of its end."""
+    arguments = [*toy.arguments("prune", tmp_path / "run"), "--trainer.max_steps=4"]
+    (stopped,), (again,) = stop_and_go_on(arguments, tmp_path, signal.SIGTERM, "validation")
+    facts = read_facts(latest_checkpoint(tmp_path / "run"))
+    assert list(facts.losses.values()) == stopped["domain_losses"][4].tolist()
+    assert (stopped["code"], again["code"], again["batches"]) == (143, 0, {})
 
 
 def no_save_at_a_signal():

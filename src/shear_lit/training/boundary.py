@@ -62,7 +62,7 @@ class Boundary(Checkpoint):
         self.told = 0
         """The signal by which all ranks agreed to stop; 0 if none came."""
         self.peers: Peers | None = None
-        self._saved = (-1, -1)
+        self._saved_step = 0
         self._device_seconds, self._skipped_steps = 0.0, list[int]()
         self._should_stop = False
 
@@ -70,9 +70,10 @@ class Boundary(Checkpoint):
         """Everything that may happen between two optimizer steps, in this order and no other."""
         self.told = self._agreement.of(SIGNALS.received)
         self._order_gates()
-        if self._validates or self.log.due or self._saves:
+        validates = self.module.data.update_due
+        if validates or self.log.due or self._saves:
             self.log.check()
-        validated = self._validates and self._validate()
+        validated = validates and self._validate()
         if validated:
             self._move_mixture()
             self._write_gates_and_mixture()
@@ -90,23 +91,13 @@ class Boundary(Checkpoint):
         return self.trainer.global_step
 
     @property
-    def _validates(self) -> bool:
-        """A run that is told to stop leaves the validation to the one that goes on."""
-        return self.module.data.update_due and not self.told
-
-    @property
     def _ends(self) -> bool:
         return bool(self.told or self.trainer.should_stop or self._step >= self.trainer.max_steps)
 
     @property
     def _saves(self) -> bool:
         due = self._ends or self._step % self.every_steps == 0
-        return due and self._step > 0 and self._saved != self._state
-
-    @property
-    def _state(self) -> tuple[int, int]:
-        """What a checkpoint would hold: the steps done, and the one at which the mixture has moved."""
-        return self._step, self.module.data.updated_at_step
+        return due and self._step > self._saved_step
 
     # What is done
 
@@ -138,7 +129,7 @@ class Boundary(Checkpoint):
         sharded = isinstance(trainer.strategy, FSDP2Strategy) and trainer.strategy.saves_shards
         path = free_checkpoint(trainer.default_root_dir, self._step, sharded=sharded)
         trainer.save_checkpoint(trainer.strategy.broadcast(path), weights_only=False)
-        self._saved = self._state
+        self._saved_step = self._step
         if trainer.is_global_zero and self.keep > 0:
             remove_all_but(self.keep, trainer.default_root_dir)
 
@@ -168,7 +159,7 @@ class Boundary(Checkpoint):
         self.trainer, self.module = trainer, cast(ShearingModule, pl_module)
         self.log = RunLog(trainer, self.module, device_seconds=self._device_seconds)
         self._agreement = Agreement(trainer.world_size)
-        self._saved, self.module.skipped_steps = self._state, self._skipped_steps
+        self._saved_step, self.module.skipped_steps = self._step, self._skipped_steps
         set_micro_batches_done(trainer, self.module.data.micro_batches_done)
         if trainer.is_global_zero:
             remove_half_written(trainer.default_root_dir)
@@ -210,12 +201,12 @@ class Boundary(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leave the validation of a run that is to stop."""
+        """Leave the validation of a run that is to stop, but for the last, which no other start would make up for."""
         if trainer.state.fn == "fit":
             assert self.peers is not None
             self.peers.at(self._step)
             self.told = self._agreement.of(SIGNALS.received)
-            if self.told:
+            if self.told and self._step < trainer.max_steps:
                 raise _Told
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
