@@ -74,7 +74,8 @@ with signals.SIGNALS.heard():
     os.kill(os.getpid(), number)
     other = signal.SIGINT if number != signal.SIGINT else signal.SIGTERM
     os.kill(os.getpid(), other)  # of another kind: the first of its kind
-    print("goes on after", signals.SIGNALS.received)
+print("goes on after", signals.SIGNALS.received, flush=True)
+os.kill(os.getpid(), other)  # while it ends: a launcher tells all when the first has left
 """
 
 

@@ -1,1 +1,1 @@
-"""The LightningModule, its optimizer groups, the boundary between two steps, strategies, and how a run begins and ends."""
+"""The LightningModule, its optimizer groups, the boundary between two steps, strategies; how a run begins and ends."""

@@ -24,7 +24,10 @@ class StopSignals:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Remember signals while the block lasts, instead of ending by them."""
+        """Remember signals while the block lasts, instead of ending by them.
+
+        A process that was told goes on so until it ends: a launcher tells all others when the first of them has left.
+        """
         if threading.current_thread() is not threading.main_thread():  # which alone may have handlers
             yield
             return
@@ -33,8 +36,9 @@ class StopSignals:
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if not self.received:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

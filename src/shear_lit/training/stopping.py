@@ -36,11 +36,11 @@ def stopped_by(trainer: L.Trainer) -> Stopped | None:
     (boundary,) = [each for each in trainer.checkpoint_callbacks if isinstance(each, Boundary)]
     if not boundary.told:
         return None
+    if trainer.is_global_zero and boundary.told == signal.SIGUSR1:
+        _requeue()
     trainer.strategy.barrier("stopped")
     if not trainer.is_global_zero:
         return Stopped("", 0 if is_child(trainer) else exit_code(boundary.told))
-    if boundary.told == signal.SIGUSR1:
-        _requeue()
     saved = complete_checkpoints(trainer.default_root_dir)
     where = f"saved in {saved[-1]}" if saved else "not saved: no step was taken"
     line = (
