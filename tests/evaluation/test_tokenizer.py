@@ -42,6 +42,15 @@ def test_class_that_cuts_text_otherwise_is_replaced(directory):
     assert AutoTokenizer.from_pretrained(directory).encode(TEXT, add_special_tokens=False) == ids(directory)
 
 
+def test_class_of_its_own_is_replaced_and_its_code_not_asked_for(directory):
+    config = directory / "tokenizer_config.json"
+    entries = {**json.loads(config.read_text()), "tokenizer_class": "Mine"}
+    config.write_text(json.dumps({**entries, "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}))
+    keep_tokenizer(directory)
+    read = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    assert read.encode(TEXT, add_special_tokens=False) == ids(directory)
+
+
 def test_tokenizer_that_is_read_rightly_stays_as_it_is(toy, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((toy.source() / name).read_bytes())

@@ -72,11 +72,15 @@ def rewrite_tokenizer_config(file: Path) -> bool:
 
 
 def name_general_class(directory: Path) -> str:
-    """Have ``tokenizer_config.json`` name the class that reads ``tokenizer.json`` as it is; returns what it named."""
+    """Have ``tokenizer_config.json`` name the class that reads ``tokenizer.json`` as it is; returns what it named.
+
+    Code that it names is not named any more: it is not copied.
+    """
     file = directory / TOKENIZER_CONFIG
     entries = read_entries(directory, file.name, str(directory)) if file.is_file() else {}
     named = str(entries.get("tokenizer_class"))
     entries["tokenizer_class"] = _GENERAL_CLASS
+    entries.pop("auto_map", None)
     file.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return named
 
