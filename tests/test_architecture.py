@@ -53,6 +53,8 @@ FRAMEWORKS = {
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "misc"}
 # Its unpicklers look up torch's records and nothing else: they are what makes another's unpickling safe.
 MAY_PICKLE = ("training", "pickles.py")
+# A thread can only end a process whose main thread waits for another one by leaving at once.
+THREADS = ("peers.py", "launcher.py", "run_mark.py")
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -236,8 +238,7 @@ def unsafe_code(source: Path) -> list[str]:
             first, _, rest = dotted(node.func).partition(".")
             function = ".".join(filter(None, [names.get(first, first), rest]))
             reason = unsafe_call(node, function)
-            # A thread can only end a process whose main thread waits for another one by leaving at once.
-            if reason == "exit" and path.name in ("cli.py", "__main__.py", "peers.py", "launcher.py"):
+            if reason == "exit" and path.name in ("cli.py", "__main__.py", *THREADS):
                 continue
             if reason:
                 found.append(f"{where(path, source, node.lineno)}: {reason}")

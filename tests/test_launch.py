@@ -97,15 +97,3 @@ def test_torchrun_takes_its_options_and_its_variables():
         assert len(own) == 6 and {*own} <= options
         assert {f"--{name.lower().replace('_', '-')}" for name in variables} <= options
         assert variables == ["SIGNALS_TO_HANDLE", "SHUTDOWN_TIMEOUT"]
-
-
-def test_stages_differ_in_what_they_are_asked_for_only():
-    """Everything after the first command is the same, but for the name of the script itself."""
-
-    def body(path):
-        text = path.read_text(encoding="utf-8").split("set -euo pipefail")[1]
-        return re.sub(r"\b(prune|pretrain)\b", "STAGE", text)
-
-    for launcher in ("slurm", "torchrun"):
-        first, second = (body(path) for path in sorted((LAUNCH / launcher).iterdir()))
-        assert first == second

@@ -51,10 +51,10 @@ class Toy:
 def write_toy(root: Path) -> Toy:
     """Write three domains of made-up words, a tokenizer trained on them, two models, and prepared data."""
     numbers = random.Random(0)
-    files = {domain: str(_write_domain(root / f"{domain}.jsonl", numbers)) for domain in DOMAINS}
-    tokenizer = _tokenizer(list(files.values()))
+    files = {domain: str(write_domain(root / f"{domain}.jsonl", numbers)) for domain in DOMAINS}
+    tokenizer = trained_tokenizer(list(files.values()))
     for name, shape in SOURCES.items():
-        _write_source(root / name, tokenizer, **shape)
+        write_source(root / name, tokenizer, **shape)
     settings = PrepareSettings(
         domains=dict(files),
         tokenizer=str(root / "gqa-tied"),
@@ -65,14 +65,14 @@ def write_toy(root: Path) -> Toy:
     return Toy(root)
 
 
-def _write_domain(path: Path, numbers: random.Random) -> Path:
+def write_domain(path: Path, numbers: random.Random) -> Path:
     words = ["".join(numbers.choices("abcdefghijklmnop", k=numbers.randint(2, 6))) for _ in range(40)]
     texts = (" ".join(numbers.choices(words, k=numbers.randint(20, 120))) for _ in range(160))
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
 
 
-def _tokenizer(files: list[str]) -> PreTrainedTokenizerFast:
+def trained_tokenizer(files: list[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -81,14 +81,21 @@ def _tokenizer(files: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
-def _write_source(directory: Path, tokenizer: PreTrainedTokenizerFast, *, tied: bool, kv_heads: int) -> None:
-    torch.manual_seed(0)
+def write_source(
+    directory: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    kv_heads: int = 2,
+    **sizes: int,
+) -> None:
+    """A random llama with a tokenizer; ``sizes`` are entries of its config."""
+    torch.manual_seed(seed)
+    usual = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=8)
     config = LlamaConfig(
+        **{**usual, **sizes},
         vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=8,
         num_key_value_heads=kv_heads,
         head_dim=4,
         max_position_embeddings=64,

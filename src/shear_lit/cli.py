@@ -124,6 +124,8 @@ def _quieten() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.WARNING)  # it tells of every file that it wrote
     # LightningCLI warns of arguments that are not those of the process: they are those of ``main``.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter", category=UserWarning)
+    # Losses of a validation are the same on all ranks before they are handed to callbacks.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(", category=UserWarning)
     # Lightning reads a leaf the way torch before 2.14 wanted it, at every batch.
     warnings.filterwarnings(
         "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning

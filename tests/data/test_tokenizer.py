@@ -17,6 +17,7 @@ from shear_lit.data import transformers_tokenizer
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import read_manifest
 from shear_lit.data.preparation.prepare import prepare
+from shear_lit.data.sentencepiece import from_sentencepiece
 from shear_lit.data.tokenizer import check_made_by, is_same, load_tokenizer, tokenizer_of
 from tests import tiny
 
@@ -257,13 +258,44 @@ def test_directory_with_a_sentencepiece_model_is_read_as_the_file_is(sentencepie
     assert found.fingerprint == load_tokenizer(sentencepiece_model).fingerprint
 
 
-def test_special_tokens_that_a_class_knows_are_asked_of_it(cuts_numbers):
-    """A config that names no end of text leaves it to the class: LLaMA's has one, and the general one has none."""
+def test_tokens_that_a_class_gave_are_not_taken_for_those_of_the_file(cuts_numbers):
+    """An earlier version prepared by the rules of the class: other tokens, to which none of the file's may be added."""
+    name_class(cuts_numbers, "GPT2TokenizerFast")
+    content = json.loads(AutoTokenizer.from_pretrained(cuts_numbers).backend_tokenizer.to_str())
+    for transient in ("truncation", "padding"):
+        content.pop(transient)
+    earlier = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert not load_tokenizer(str(cuts_numbers)).is_of(earlier)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("PreTrainedTokenizerFast", None), ("GPT2TokenizerFast", "<|endoftext|>")]
+)
+def test_special_tokens_that_a_class_knows_are_asked_of_it(cuts_numbers, name, text):
+    """A config that names no end of text leaves it to the class; how the text is cut is the file's all the same."""
+    before = load_tokenizer(str(cuts_numbers))
     config = cuts_numbers / "tokenizer_config.json"
     settings = json.loads(config.read_text())
     del settings["eos_token"], settings["bos_token"]
-    config.write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}))
-    assert load_tokenizer(str(cuts_numbers)).eos_id is None
+    config.write_text(json.dumps(settings))
+    name_class(cuts_numbers, name)
+    found = load_tokenizer(str(cuts_numbers))
+    assert found.eos_id == (None if text is None else found.backend.token_to_id(text))
+    assert found.eos_id == AutoTokenizer.from_pretrained(cuts_numbers).eos_token_id
+    assert ids(found, "in 1234 and 567") == ids(before, "in 1234 and 567")
+
+
+def test_data_of_an_earlier_version_knows_a_sentencepiece_model(sentencepiece_model):
+    """The hash is of the converted model with its special tokens, as transformers wrote it."""
+    backend, special = from_sentencepiece(Path(sentencepiece_model))
+    content = json.loads(backend.to_str())
+    content["added_tokens"] = []
+    fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), **special)
+    written = json.loads(fast.backend_tokenizer.to_str())
+    for transient in ("truncation", "padding"):
+        written.pop(transient)
+    earlier = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+    assert load_tokenizer(sentencepiece_model).is_of(earlier)
 
 
 def test_reading_a_tokenizer_needs_neither_torch_nor_transformers(cuts_numbers):

@@ -11,10 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
-from tests.toy import Toy, write_toy
+from tests.toy import Toy, write_source, write_toy
 from tests.training.forks import run
 from tests.training.runs import fit
 
@@ -42,30 +41,11 @@ KINDS = {
 """The runs by name: their configuration, and what is said besides."""
 
 
-def write_source(directory: Path, toy: Toy) -> Path:
-    """A random model of two layers with the toy's tokenizer."""
-    torch.manual_seed(1)
-    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=8)
-    config = LlamaConfig(
-        **sizes,
-        num_key_value_heads=2,
-        head_dim=4,
-        vocab_size=300,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.1,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
-    AutoTokenizer.from_pretrained(toy.source()).save_pretrained(directory)
-    return directory
-
-
 def measured(toy: Toy, folder: Path, kind: str) -> dict[str, Any]:
     """The losses of every step and validation of one kind of run, and the mixtures that follow from them."""
     stage, flags = KINDS[kind]
-    source = write_source(folder / "source", toy)
+    source, tokenizer = folder / "source", AutoTokenizer.from_pretrained(toy.source())
+    write_source(source, tokenizer, seed=1, num_hidden_layers=2)
     arguments = [word for word in toy.arguments(stage, folder / "run") if "pruning.target" not in word]
     arguments += [f"--model.source={source}", f"--trainer.max_steps={STEPS}", *flags]
     (record,) = run(fit, folder / "log", arguments=arguments)

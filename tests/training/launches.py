@@ -60,8 +60,7 @@ class Launch:
         self, launcher: str, stage: str, run: Path, *flags: str, late: int | None = None
     ) -> subprocess.Popen:
         """Start a script on a run's directory; its output is appended to a log beside it."""
-        suffix = {"torchrun": "sh", "slurm": "sbatch"}[launcher]
-        script = ROOT / "launch" / launcher / f"{stage}.{suffix}"
+        script = ROOT / "launch" / {"torchrun": "torchrun.sh", "slurm": "slurm.sbatch"}[launcher]
         arguments = [
             str(CONFIGS / "toy" / f"{stage}.yaml"),
             f"--model.source={self.toy.source()}",

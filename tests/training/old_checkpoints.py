@@ -14,11 +14,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tests.toy import CONFIGS, DOMAINS, trained_tokenizer, write_domain, write_source
 
-from tests.toy import CONFIGS, DOMAINS, _tokenizer, _write_domain
-
+# As small as it can be.
+SIZES = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
 TARGET = dict(layers=1, hidden=6, query_heads=2, kv_heads=1, intermediate=4)
 PRUNE = [f"--model.pruning.target.{axis}={size}" for axis, size in TARGET.items()]
 EXACT = ["--model.pruning.constraint=exact", "--model.pruning.initial_log_alpha=4.605170185988092"]
@@ -49,27 +48,6 @@ def arguments(root: Path, name: str) -> list[str]:
     ]
 
 
-def write_source(directory: Path, raw: list[str]) -> None:
-    """A random model that is as small as it can be, with a tokenizer."""
-    torch.manual_seed(2)
-    config = LlamaConfig(
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=4,
-        vocab_size=300,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.1,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
-    _tokenizer(raw).save_pretrained(directory)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("src", type=Path, help="src of the version that writes")
@@ -82,8 +60,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         root, numbers = Path(folder), random.Random(3)
-        raw = {domain: str(_write_domain(root / f"{domain}.jsonl", numbers)) for domain in DOMAINS}
-        write_source(root / "source", list(raw.values()))
+        raw = {domain: str(write_domain(root / f"{domain}.jsonl", numbers)) for domain in DOMAINS}
+        write_source(root / "source", trained_tokenizer(list(raw.values())), seed=2, kv_heads=1, **SIZES)
         domains = [f"--domains.{name}={file}" for name, file in raw.items()]
         output = [f"--tokenizer={root / 'source'}", f"--output={root / 'data'}", "--sequence_length=24"]
         command("prepare", *domains, *output, "--workers=1")

@@ -1,5 +1,7 @@
 """When one process of a run fails alone, or hangs, all end soon, and say which one it was, and where."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,8 +10,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.checkpoint.api import CheckpointException
 
-from shear_lit.training import module, peers, shards
-from tests.training.forks import start
+from shear_lit.training import boundary, module, peers, shards
+from tests.training.forks import run, start
 from tests.training.runs import fit
 from tests.training.stops import SPREAD
 
@@ -77,7 +79,7 @@ def test_what_one_process_met_in_a_save_is_raised_as_what_it_is(tmp_path, monkey
 def test_hung_run_ends_in_time_and_says_where_each_process_is(toy, tmp_path):
     codes, said = ended(toy, tmp_path, InStep(1, hang), PATIENCE, "--trainer.devices=2")
     assert None not in codes and 0 not in codes
-    assert "no process got on for 1 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
+    assert "this process did not get on for 1 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
 
 
 CHILD = """
@@ -89,8 +91,14 @@ time.sleep(60)
 """
 LAUNCHER = """
 import os, subprocess, sys
+from shear_lit.training.launcher import end_with_launcher
+if sys.argv[2] == "fit":
+    end_with_launcher()  # as the process does that Lightning starts the others from
 environment = {**os.environ, "LOCAL_RANK": "1"}
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, env=environment)
+if sys.argv[2] == "torchrun":
+    environment["TORCHELASTIC_RUN_ID"] = "x"
+pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environment, **pipes)
 child.stdout.readline()
 print(child.pid, flush=True)
 os.kill(os.getpid(), 9)
@@ -105,10 +113,35 @@ def is_running(process):
         return False
 
 
-def test_process_of_a_launcher_that_was_killed_ends():
-    """It would wait for the others half an hour, if they have not met yet."""
-    done = subprocess.run([sys.executable, "-c", LAUNCHER, CHILD], capture_output=True, text=True)
-    child, end = int(done.stdout), time.monotonic() + 20
+def slow_but_alone():
+    """Both processes take longer than the time of a reduction for what needs none: they read, and one writes."""
+    read, save = module.read_model, boundary.Boundary._save
+    peers._EVERY_SECONDS = 0.1
+
+    def slow_read(*args, **options):
+        time.sleep(2.5)
+        return read(*args, **options)
+
+    def slow_save(self):
+        time.sleep(2.5)
+        save(self)
+
+    module.read_model, boundary.Boundary._save = slow_read, slow_save
+
+
+def test_process_that_reads_or_writes_for_long_is_not_taken_for_hung(toy, tmp_path):
+    arguments = [*toy.arguments("prune", tmp_path / "run"), PATIENCE, "--trainer.devices=2"]
+    arguments += ["--trainer.max_steps=4", "--checkpoint.every_steps=4"]
+    run(fit, tmp_path / "log", processes=2, arguments=arguments, sabotage=slow_but_alone)
+
+
+@pytest.mark.parametrize(("starter", "ends"), [("fit", True), ("torchrun", True), ("a shell", False)])
+def test_process_of_a_launcher_that_was_killed_ends(starter, ends):
+    """It would wait half an hour for the others; who logs out of a shell wants it to go on."""
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, CHILD, starter], capture_output=True, text=True)
+    child, end = int(done.stdout), time.monotonic() + (20 if ends else 1.5)
     while is_running(child) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not is_running(child)
+    assert is_running(child) != ends
+    if not ends:
+        os.kill(child, signal.SIGKILL)

@@ -211,6 +211,7 @@ def directory_of_its_own():
     """The second process sees another directory of the same name, as on a machine of its own."""
     from shear_lit.training import run_start
 
+    run_start.PATIENCE_SECONDS = 0.5
     if os.environ.get("LOCAL_RANK") == "1":
         run_start.token_in = lambda directory: None
 
@@ -222,3 +223,48 @@ def test_directory_that_machines_do_not_share_is_refused(toy, tmp_path):
     errors = [line for line in str(said.value).splitlines() if line.startswith("error: ")]
     assert errors and all("is not the same directory for all processes" in error for error in errors)
     assert not (tmp_path / "run").exists()
+
+
+def directory_that_shows_late():
+    """A disk of several machines: one of them sees for a while what was there before."""
+    from shear_lit.training import run_start
+
+    if os.environ.get("LOCAL_RANK") == "1":
+        own, looks = run_start.token_in, iter([None, None])
+        run_start.token_in = lambda directory: next(looks, own(directory))
+
+
+def test_directory_that_shows_late_on_another_machine_is_waited_for(toy, tmp_path):
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), *SPREAD, SHORT]
+    run(fit, tmp_path / "log", processes=2, arguments=arguments, sabotage=directory_that_shows_late)
+
+
+def test_failed_start_is_set_aside_also_when_a_run_goes_on_from_elsewhere(toy, finished, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.csv").write_text("step,name,value\n0,loss/language,9.0\n")
+    checkpoint = finished / "checkpoints" / "step=000002.ckpt"
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), SHORT, f"--ckpt_path={checkpoint}"]
+    run(fit, tmp_path / "log", arguments=arguments)
+    assert names(tmp_path / "run" / "failed-start") == ["metrics.csv"]
+    assert "9.0" not in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+LOST = """
+import sys, time
+from pathlib import Path
+from shear_lit.training import run_mark
+run_mark._RENEWED_EVERY_SECONDS = 0.05
+mark = run_mark.RunMark(Path(sys.argv[1]))
+(Path(sys.argv[1]) / run_mark.MARK).write_text('{"token": "another", "process": 7, "host": "elsewhere"}')
+time.sleep(20)
+"""
+
+
+def test_run_whose_directory_was_taken_over_ends(tmp_path):
+    """It stood still so long that another one has gone on with it: what it would write is of no use."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, str(tmp_path)], capture_output=True, text=True, timeout=15
+    )
+    assert done.returncode == 1
+    assert "process 7 on elsewhere has taken over" in done.stderr
+    assert token_in(tmp_path) == "another"

@@ -236,14 +236,14 @@ class ShearingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log to the run's directory, show a bar on a terminal, and keep gates float32 when sharded."""
-        asked = self._get(self.config_init, "trainer")
+        asked, given = self._get(self.config_init, "trainer"), self.config_init[self.subcommand]
+        given["ckpt_path"] = checkpoint_to_start_from(given.get("ckpt_path"), asked.default_root_dir)
         if self.subcommand != "fit":
             kwargs["logger"] = False  # what is measured on the side belongs to no run's log
         elif asked.logger in (None, True):
             root = Path(asked.default_root_dir)
             # What followed the checkpoint that a run goes on from is shown no more.
-            path = checkpoint_to_start_from(self.config_init[self.subcommand].get("ckpt_path"), root)
-            step = -1 if path is None else step_of(Path(path))
+            step = -1 if given["ckpt_path"] is None else step_of(Path(given["ckpt_path"]))
             shown: dict[str, Any] = {} if step < 0 else {"purge_step": step + 1}
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="", **shown)
             kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
@@ -295,10 +295,5 @@ class ShearingCLI(LightningCLI):
             self.found = "\n".join(f"{name:<24} {loss:.4f} nats per token" for name, loss in losses)
 
     def _check(self, *, fitting: bool) -> None:
-        settings = self.config_init[self.subcommand]
-        settings["ckpt_path"] = checkpoint_to_start_from(
-            settings.get("ckpt_path"), self.trainer.default_root_dir
-        )
-        check_run(
-            self.model, self.datamodule, self.trainer, checkpoint=settings.get("ckpt_path"), fitting=fitting
-        )
+        checkpoint = self.config_init[self.subcommand].get("ckpt_path")
+        check_run(self.model, self.datamodule, self.trainer, checkpoint=checkpoint, fitting=fitting)

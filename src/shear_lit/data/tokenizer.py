@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.manifest import KEY as DATA
@@ -25,6 +25,8 @@ from shear_lit.disk.reading import read_json
 FILE, MODEL = "tokenizer.json", "tokenizer.model"
 """What holds a tokenizer in a directory: of the tokenizers library, or of SentencePiece."""
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_ROLES = ("bos_token", "eos_token")
+_PROPERTIES = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _MOST_BYTES = 1 << 28  # the largest of any known model has an eighth of that
 _FILES = (
     FILE,
@@ -81,10 +83,14 @@ class TextTokenizer:
 
     @cached_property
     def earlier_fingerprint(self) -> str | None:
-        """What versions before 0.2 wrote for it: the SHA-256 of its form in transformers; None where there is none."""
-        from shear_lit.data.transformers_tokenizer import serialised_in_transformers
+        """What versions before 0.2 wrote for it: the SHA-256 of its form in transformers.
 
-        return serialised_in_transformers(self.name)
+        None where transformers reads another tokenizer: then those versions did not make their tokens with this one.
+        """
+        from shear_lit.data.transformers_tokenizer import as_earlier_versions_read
+
+        read, serialised = as_earlier_versions_read(self)
+        return serialised if read is not None and read.fingerprint == self.fingerprint else None
 
     def is_of(self, fingerprint: str) -> bool:
         """Whether a fingerprint is its own, also one that an earlier version wrote."""
@@ -101,26 +107,24 @@ class TextTokenizer:
         )
 
 
-def load_tokenizer(name: str, *, key: str = "tokenizer") -> TextTokenizer:
+def load_tokenizer(name: str) -> TextTokenizer:
     """Load the tokenizer ``name``: a directory, a hub name (or name@revision), or a SentencePiece ``.model`` file.
 
     Raises:
-        DataError: there is none, or none that is fast; it names ``key``.
+        DataError: there is none, or none that is fast.
     """
     path = expanded(name)
     try:
         check_files(path)
-        found = _from_files(name, path)
-    except DataError as error:
-        error.key = key
+        return _from_files(name, path)
+    except DataError:
         raise
     except Exception as error:  # each library that reads one has errors of its own
         raise DataError(
             f"{name!r} cannot be loaded ({one_line(error)}): a Hugging Face directory or name, or a SentencePiece "
             "`.model` file is expected. Correct it.",
-            key=key,
+            key="tokenizer",
         ) from error
-    return found
 
 
 def check_made_by(manifest: Manifest, source: str) -> None:
@@ -190,17 +194,12 @@ def _from_files(name: str, path: Path) -> TextTokenizer:
         return _of_sentencepiece(name, path)
     directory = path if path.exists() else _from_hub(name)
     if directory is not None and (directory / FILE).is_file():
-        found = _of_file(name, directory)
-        if found is not None:
-            return found
-    elif directory is not None and (directory / MODEL).is_file():
+        return _of_file(name, directory)
+    if directory is not None and (directory / MODEL).is_file():
         return _of_sentencepiece(name, directory / MODEL)
     from shear_lit.data.transformers_tokenizer import from_transformers
 
-    backend, special, splits = from_transformers(name)
-    return TextTokenizer(
-        name=name, backend=backend, bos_id=special["bos"], eos_id=special["eos"], split_special_tokens=splits
-    )
+    return from_transformers(name)
 
 
 def _of_sentencepiece(name: str, file: Path) -> TextTokenizer:
@@ -209,8 +208,8 @@ def _of_sentencepiece(name: str, file: Path) -> TextTokenizer:
     return TextTokenizer(name=name, backend=backend, bos_id=ids.get("bos_token"), eos_id=ids.get("eos_token"))
 
 
-def _of_file(name: str, directory: Path) -> TextTokenizer | None:
-    """The tokenizer of ``tokenizer.json``; None where a class of transformers knows more of it than the files say."""
+def _of_file(name: str, directory: Path) -> TextTokenizer:
+    """The tokenizer of ``tokenizer.json``, with the special tokens that the files beside it name, or their class."""
     backend = Tokenizer.from_file(str(directory / FILE))
     backend.no_truncation()
     backend.no_padding()
@@ -219,19 +218,17 @@ def _of_file(name: str, directory: Path) -> TextTokenizer | None:
         if (directory / file).is_file():
             content = read_json(directory / file)
             settings |= content if isinstance(content, dict) else {}
-    more = settings.get("added_tokens_decoder")
-    if isinstance(more, Mapping) and any(
-        backend.token_to_id(_text_of(each) or "") is None for each in more.values()
-    ):
-        return None
-    ids: dict[str, int | None] = {}
-    for role in ("bos_token", "eos_token"):
-        if role not in settings:
-            return None
-        token = _text_of(settings[role])
-        ids[role] = None if token is None else backend.token_to_id(token)
-        if token is not None and ids[role] is None:
-            return None
+    _add_missing(backend, settings.get("added_tokens_decoder"))
+    special = {role: _text_of(settings.get(role)) for role in _ROLES}
+    if not all(role in settings for role in _ROLES):
+        from shear_lit.data.transformers_tokenizer import special_tokens_of_class
+
+        special = special_tokens_of_class(name)
+    missing = [
+        token for token in special.values() if token is not None and backend.token_to_id(token) is None
+    ]
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    ids = {role: None if token is None else backend.token_to_id(token) for role, token in special.items()}
     return TextTokenizer(
         name=name,
         backend=backend,
@@ -239,6 +236,25 @@ def _of_file(name: str, directory: Path) -> TextTokenizer | None:
         eos_id=ids["eos_token"],
         split_special_tokens=bool(settings.get("split_special_tokens", False)),
     )
+
+
+def _add_missing(backend: Tokenizer, more: Any) -> None:
+    """Add the tokens that ``tokenizer_config.json`` has and ``tokenizer.json`` has not, which get the ids that it says.
+
+    Raises:
+        ValueError: they would get others.
+    """
+    named = {int(key): value for key, value in more.items()} if isinstance(more, Mapping) else {}
+    for number, entry in sorted(named.items()):
+        token = _text_of(entry)
+        if token is None or backend.token_to_id(token) is not None:
+            continue
+        properties = {key: bool(entry.get(key, False)) for key in _PROPERTIES}
+        backend.add_tokens([AddedToken(token, **properties)])
+        if backend.token_to_id(token) != number:
+            raise ValueError(
+                f"added_tokens_decoder gives {token!r} the id {number}, which {FILE} cannot give it"
+            )
 
 
 def _text_of(token: Any) -> str | None:

@@ -4,12 +4,11 @@ import hashlib
 import json
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.sentencepiece import from_sentencepiece
-from shear_lit.data.tokenizer import check_files, no_tokenizer
+from shear_lit.data.tokenizer import TextTokenizer, check_files, no_tokenizer
 from shear_lit.disk.names import expanded, split_revision
 
 
@@ -37,32 +36,51 @@ def beside(source: str) -> PreTrainedTokenizerBase:
         raise no_tokenizer(source, error) from error
 
 
-def from_transformers(name: str) -> tuple[Tokenizer, dict[str, int | None], bool]:
-    """A tokenizer by its class in transformers: it, the ids of its special tokens, and whether their names are text.
+def from_transformers(name: str) -> TextTokenizer:
+    """A tokenizer of which no file tells all, as its class in transformers reads it.
 
     Raises:
         DataError: it has no fast version.
         Exception: whatever transformers raises at what it cannot read.
     """
-    found: Any = in_transformers(name)
+    found = in_transformers(name)
     if not found.is_fast:
-        raise DataError(f"{name!r} has no fast version, which is needed here. Convert it to tokenizer.json.")
-    special = {"bos": found.bos_token_id, "eos": found.eos_token_id}
-    return found.backend_tokenizer, special, bool(getattr(found, "split_special_tokens", False))
+        raise DataError(
+            f"{name!r} has no fast version, which is needed here. Convert it to tokenizer.json.",
+            key="tokenizer",
+        )
+    return _as_text_tokenizer(name, found)
 
 
-def serialised_in_transformers(name: str) -> str | None:
-    """SHA-256 of the form that a tokenizer has in transformers, by which versions before 0.2 knew it."""
-    path = expanded(name)
+def special_tokens_of_class(name: str) -> dict[str, str | None]:
+    """The tokens that begin and end a text (``bos_token``, ``eos_token``), as the class of a tokenizer knows them."""
+    found = in_transformers(name)
+    return {"bos_token": found.bos_token, "eos_token": found.eos_token}
+
+
+def as_earlier_versions_read(tokenizer: TextTokenizer) -> tuple[TextTokenizer | None, str]:
+    """A tokenizer as versions before 0.2 read it, and the SHA-256 by which they knew it."""
+    path = expanded(tokenizer.name)
     try:
         if path.suffix == ".model" and path.is_file():
             backend, special = from_sentencepiece(path)
             found: Any = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
         else:
-            found = in_transformers(name)
+            found = in_transformers(tokenizer.name)
         content = json.loads(found.backend_tokenizer.to_str())
-    except Exception:  # what transformers cannot read had no fingerprint
-        return None
+    except Exception:  # what transformers cannot read, they did not read
+        return None, ""
     for transient in ("truncation", "padding"):
         content.pop(transient, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    serialised = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return _as_text_tokenizer(tokenizer.name, found), serialised
+
+
+def _as_text_tokenizer(name: str, found: Any) -> TextTokenizer:
+    return TextTokenizer(
+        name=name,
+        backend=found.backend_tokenizer,
+        bos_id=found.bos_token_id,
+        eos_id=found.eos_token_id,
+        split_special_tokens=bool(getattr(found, "split_special_tokens", False)),
+    )

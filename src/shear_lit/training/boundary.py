@@ -61,13 +61,14 @@ class Boundary(Checkpoint):
         self.every_steps, self.keep = int(every_steps), int(keep)
         self.told = 0
         """The signal by which all ranks agreed to stop; 0 if none came."""
-        self.peers: Peers | None = None
+        self.peers = Peers(0, 1, timeout=default_pg_timeout)
         self._saved_step = 0
         self._device_seconds, self._skipped_steps = 0.0, list[int]()
         self._should_stop = False
 
     def between_steps(self) -> None:
         """Everything that may happen between two optimizer steps, in this order and no other."""
+        self.peers.rest()
         self.told = self._agreement.of(SIGNALS.received)
         self._order_gates()
         validates = self.module.data.update_due
@@ -83,6 +84,7 @@ class Boundary(Checkpoint):
             self._save()
         self._stop_if_told()
         self.log.go_on()
+        self.peers.at(self._step)
 
     # What is due
 
@@ -112,6 +114,8 @@ class Boundary(Checkpoint):
             validate(self.trainer)
         except _Told:
             return False
+        finally:
+            self.peers.rest()
         return True
 
     def _move_mixture(self) -> None:
@@ -184,7 +188,6 @@ class Boundary(Checkpoint):
         """Keep the numbers of a micro-batch; between two steps, do what is due."""
         completes = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self.log.keep(outputs, batch, completes=completes)
-        assert self.peers is not None
         self.peers.at(self._step)
         # A callback may end the run at any micro-batch (Timer), and half a step cannot be saved.
         self._should_stop, trainer.should_stop = self._should_stop or trainer.should_stop, False
@@ -203,7 +206,6 @@ class Boundary(Checkpoint):
     ) -> None:
         """Leave the validation of a run that is to stop, but for the last, which no other start would make up for."""
         if trainer.state.fn == "fit":
-            assert self.peers is not None
             self.peers.at(self._step)
             self.told = self._agreement.of(SIGNALS.received)
             if self.told and self._step < trainer.max_steps:
@@ -222,15 +224,12 @@ class Boundary(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Let the other processes know, which would wait for this one."""
-        if self.peers is not None:
-            self.peers.fail(
-                " ".join(f"{exception}".split()) or type(exception).__name__, child=is_child(trainer)
-            )
+        said = " ".join(f"{exception}".split()) or type(exception).__name__
+        self.peers.fail(said, child=is_child(trainer))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the other processes end as they like."""
-        if self.peers is not None:
-            self.peers.leave()
+        self.peers.leave()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

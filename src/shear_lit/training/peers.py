@@ -4,6 +4,7 @@ Without this, the others wait in a reduction until its time is over (half an hou
 A thread of each process asks the store through which the processes found each other, once a second.
 """
 
+import math
 import os
 import sys
 import threading
@@ -34,7 +35,7 @@ class Peers:
         self._rank, self._ranks = rank, range(world_size)
         # A little before the process group's own, whose message says that it waited, and not for whom.
         self._timeout = max(timeout.total_seconds() / 2, timeout.total_seconds() - 3 * _EVERY_SECONDS)
-        self._step, self._moved_at = 0, time.monotonic()
+        self._step, self._moved_at = 0, math.inf  # until the first step
         self._left = threading.Event()
         self._heard = ""
         self._store: dist.Store | None = None
@@ -49,6 +50,10 @@ class Peers:
     def at(self, step: int) -> None:
         """Note that this process gets on, and at which optimizer step it is."""
         self._step, self._moved_at = step, time.monotonic()
+
+    def rest(self) -> None:
+        """Expect nothing until ``at``: to read and to write takes as long as it takes."""
+        self._moved_at = math.inf
 
     def leave(self) -> None:
         """Watch no longer: the run is over."""
@@ -66,7 +71,7 @@ class Peers:
             self._say_and_exit(self._heard)
         with suppress(RuntimeError):  # the first process, which keeps the store, is gone: the others see that
             if not self._store.check(["failed"]):
-                self._store.set("failed", f"{self._rank}\n{message}")
+                self._store.set("failed", f"{self._rank}\n{message} ({self.where()})")
             end = time.monotonic() + _GRACE_SECONDS + 2 * _EVERY_SECONDS
             while time.monotonic() < end and (child or not self._all_know()):
                 time.sleep(_EVERY_SECONDS / 5)
@@ -99,7 +104,7 @@ class Peers:
                         self._heard = f"rank {rank} has failed: {message}"
                         self._end(self._heard)
                 elif time.monotonic() - self._moved_at > self._timeout:
-                    message = f"no process got on for {self._timeout:.0f} s: {self.where()}."
+                    message = f"this process did not get on for {self._timeout:.0f} s: {self.where()}."
                     self._store.set("failed", f"{self._rank}\n{message}")
                     self._heard = message
                     self._end(message)

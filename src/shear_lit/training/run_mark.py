@@ -7,12 +7,13 @@ when it is of the same SLURM job (which was requeued), or of a process of this m
 import json
 import os
 import socket
+import sys
 import tempfile
 import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from shear_lit.disk.writing import write_file
 from shear_lit.training.errors import RunError
@@ -52,7 +53,18 @@ class RunMark:
     def _renew(self) -> None:
         while not self._released.wait(_RENEWED_EVERY_SECONDS):
             with suppress(OSError):  # a disk that is away for a moment: the next time, then
+                if (holder := _read(self._path)) and holder.get("token") not in (None, self.token):
+                    self._end(holder)
                 os.utime(self._path)
+
+    def _end(self, holder: dict[str, Any]) -> NoReturn:
+        """End this process, which stood still for a minute or longer: what it would write is of no use to the other."""
+        sys.stderr.write(
+            f"error: fit: process {holder.get('process')} on {holder.get('host')} has taken over "
+            f"{str(self._path.parent)!r}, as this one did not renew its mark there. It ends.\n"
+        )
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def check_unmarked(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from shear_lit.training.run_mark import MARK, RunMark, check_unmarked, token_in
 
 AUTO, LAST = "auto", "last"
 """Words of ``--ckpt_path``: the newest complete checkpoint, or a new run where there is none; and the newest one."""
+PATIENCE_SECONDS = 90.0
+"""How long another machine may take to show a new file; NFS keeps for up to a minute what was not there."""
+_LOOKS_EVERY_SECONDS = 0.2
 _KEPT_ASIDE = "failed-start"
 _OF_A_START = (
     "config*.yaml",
@@ -55,8 +59,7 @@ def check_directory(directory: Path, checkpoint: str | None) -> None:
     """
     check_folder(directory, key="trainer.default_root_dir")
     check_unmarked(directory)
-    resumes = checkpoint is not None and directory.resolve() in Path(checkpoint).resolve().parents
-    if resumes or not directory.is_dir():
+    if _goes_on(directory, checkpoint) or not directory.is_dir():
         return
     if complete_checkpoints(directory):
         raise RunError(
@@ -101,7 +104,7 @@ def marked(trainer: L.Trainer, checkpoint: str | None) -> Iterator[None]:
     directory = Path(trainer.default_root_dir)
     mark = RunMark(directory)
     try:
-        if checkpoint is None:
+        if not _goes_on(directory, checkpoint):
             set_aside_failed_start(directory)
         yield
     finally:
@@ -119,15 +122,27 @@ def check_all_see(trainer: L.Trainer) -> None:
     if trainer.world_size == 1:
         return
     directory, path = Path(trainer.default_root_dir), trainer.ckpt_path
-    token, first_path = trainer.strategy.broadcast((token_in(directory), None if path is None else str(path)))
-    differs = token is not None and token_in(directory) != token
-    differs = differs or first_path != (None if path is None else str(path))
+    own_path = None if path is None else str(path)
+    token, first_path = trainer.strategy.broadcast((token_in(directory), own_path))
+    differs = first_path != own_path or not _shows(directory, token)
     if not trainer.strategy.reduce_boolean_decision(not differs, all=True):
         raise RunError(
             f"{str(directory)!r} is not the same directory for all processes: each machine would keep a part of every "
             f"checkpoint, and none could be resumed. Name one on storage that all machines share.",
             key="trainer.default_root_dir",
         )
+
+
+def _shows(directory: Path, token: str | None) -> bool:
+    """Whether the mark of the first process is in a directory; a disk of several machines may show it late."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while token_in(directory) != token:
+        if time.monotonic() > end:
+            return False
+        time.sleep(_LOOKS_EVERY_SECONDS)
+        with suppress(OSError):  # what was not there is looked up again when its folder is listed
+            _ = [path.name for path in (*directory.parent.iterdir(), *directory.iterdir())]
+    return True
 
 
 @contextmanager
@@ -149,6 +164,11 @@ def nothing_left(directory: Path) -> Iterator[None]:
                 if not was_there:
                     directory.rmdir()
         raise
+
+
+def _goes_on(directory: Path, checkpoint: str | None) -> bool:
+    """Whether the run that lies in a directory goes on, not one that lies elsewhere or a new one."""
+    return checkpoint is not None and directory.resolve() in Path(checkpoint).resolve().parents
 
 
 def _names_in(directory: Path) -> list[str]:

@@ -31,7 +31,7 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():  # which alone may have handlers
             yield
             return
-        self.received = 0
+        self.received, self._first_at = 0, {}
         before = {number: signal.signal(number, self._remember) for number in STOPPING}
         try:
             yield

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Stage 1 under torchrun, on one machine of eight GPUs unless NODES and GPUS say otherwise:
-#   launch/torchrun/prune.sh configs/prune/llama2-7b_to_1.3b.yaml [--key=value ...]
+# A run of either stage under torchrun, on one machine of eight GPUs unless NODES and GPUS say otherwise:
+#   launch/torchrun.sh configs/prune/llama2-7b_to_1.3b.yaml [--key=value ...]
 # On several machines, the same command on each of them:
-#   NODES=2 MASTER_ADDR=the-first-of-them launch/torchrun/prune.sh configs/prune/llama2-7b_to_1.3b.yaml
+#   NODES=2 MASTER_ADDR=the-first-of-them launch/torchrun.sh configs/pretrain/sheared-llama-1.3b.yaml
 # The same command begins the run and goes on with it. What each ending means is in launch/README.md.
 set -euo pipefail
-config=${1:?a config is missing: launch/torchrun/prune.sh configs/prune/NAME.yaml [--key=value ...]}
+config=${1:?a config is missing: launch/torchrun.sh configs/STAGE/NAME.yaml [--key=value ...]}
 shift
 nodes=${NODES:-1}
 gpus=${GPUS:-8}
