@@ -40,7 +40,7 @@ from machine import machine
 from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.demo.source import fetch_source
 from shear_lit.commands.export import export
-from shear_lit.data.tokenizer import load_tokenizer
+from shear_lit.data.tokens.tokenizer import load_tokenizer
 from shear_lit.evaluation.clients import asking
 from shear_lit.evaluation.clients.asking import (
     CLIENTS,

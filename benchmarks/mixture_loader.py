@@ -27,11 +27,11 @@ import torch
 
 from orders import check_orders, write_numbered
 from rivals import has_mosaicml, litdata_rate, mosaicml_rate, write_mosaicml
-from shear_lit.data.loader import MixtureLoader
-from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.preparation.packing import SplitWriter
-from shear_lit.data.schedule import MixtureSchedule
-from shear_lit.data.store import SequenceStore
+from shear_lit.data.order.schedule import MixtureSchedule
+from shear_lit.data.prepared.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
+from shear_lit.data.preparing.packing import SplitWriter
+from shear_lit.data.serving.loader import MixtureLoader
+from shear_lit.data.serving.store import SequenceStore
 
 WEIGHTS = {"cc": 0.67, "github": 0.1, "book": 0.08, "c4": 0.15}
 

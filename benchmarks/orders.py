@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from shear_lit.data.loader import MixtureLoader
-from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.preparation.packing import SplitWriter
-from shear_lit.data.schedule import MixtureSchedule
-from shear_lit.data.store import SequenceStore
+from shear_lit.data.order.schedule import MixtureSchedule
+from shear_lit.data.prepared.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
+from shear_lit.data.preparing.packing import SplitWriter
+from shear_lit.data.serving.loader import MixtureLoader
+from shear_lit.data.serving.store import SequenceStore
 
 WORLDS, WORKERS = (1, 2, 4, 8), (0, 1, 2)
 SIZES = {"capped": 100, "endless": 40, "one": 1, "short": 30}  # in the order that a manifest has

@@ -37,7 +37,7 @@ options = json.loads(sys.argv[1])
 os.sched_setaffinity(0, options["cores"])
 os.environ["RAYON_NUM_THREADS"] = str(len(options["cores"]))
 os.environ["TOKENIZERS_PARALLELISM"] = "true" if len(options["cores"]) > 1 else "false"
-from shear_lit.data.tokenizer import load_tokenizer
+from shear_lit.data.tokens.tokenizer import load_tokenizer
 tokenizer = load_tokenizer(options["tokenizer"]).backend
 texts = [json.loads(line)["text"] for line in open(options["text"], encoding="utf-8")]
 batches = [texts[start : start + 1000] for start in range(0, len(texts), 1000)]
@@ -49,7 +49,7 @@ PREPARE = """
 import json, os, sys, time
 options = json.loads(sys.argv[1])
 os.sched_setaffinity(0, options.pop("cores", os.sched_getaffinity(0)))
-from shear_lit.data.preparation.prepare import PrepareSettings, prepare
+from shear_lit.data.preparing.prepare import PrepareSettings, prepare
 start = time.perf_counter()
 manifest = prepare(PrepareSettings(**options))
 seconds = time.perf_counter() - start

@@ -35,7 +35,7 @@ def float64_norms(monkeypatch):
 def storage():
     """An S3 server on this machine, which every S3 client of the session then asks."""
     pytest.importorskip("moto", reason="the S3 server is moto's: pip install shear-lit[test]")
-    from tests.data.storage import Storage
+    from tests.data.serving.storage import Storage
 
     patch, server = pytest.MonkeyPatch(), Storage()
     settings = {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}

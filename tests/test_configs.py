@@ -12,9 +12,16 @@ from transformers import LlamaConfig, Qwen3Config
 
 from shear_lit import cli
 from shear_lit.commands import fit
-from shear_lit.data import datamodule
-from shear_lit.data.loader import accumulation_of
-from shear_lit.data.manifest import SPLITS, ChunkRecord, DomainRecord, Manifest, SplitRecord, TokenizerRecord
+from shear_lit.data.prepared.manifest import (
+    SPLITS,
+    ChunkRecord,
+    DomainRecord,
+    Manifest,
+    SplitRecord,
+    TokenizerRecord,
+)
+from shear_lit.data.serving import datamodule
+from shear_lit.data.serving.loader import accumulation_of
 from shear_lit.models.registry import parameter_count
 from shear_lit.training import checks, module
 from tests.toy import CONFIGS

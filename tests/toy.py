@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from shear_lit.data.preparation.prepare import PrepareSettings, prepare
+from shear_lit.data.preparing.prepare import PrepareSettings, prepare
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DOMAINS = ("code", "law", "wiki")

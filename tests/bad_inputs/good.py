@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from shear_lit.data.mixture_log import MIXTURE_LOG
+from shear_lit.data.order.mixture_log import MIXTURE_LOG
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE
 from shear_lit.reporting.recipe import RECIPE
 from tests.bad_inputs.ending import Ending, endings
-from tests.data.preparation.mds_folders import sample, write_mds
+from tests.data.preparing.mds_folders import sample, write_mds
 from tests.toy import CONFIGS, DOMAINS, TARGETS, write_toy
 
 TARGET = "--target={layers: 2, hidden: 24, query_heads: 2, kv_heads: 1, intermediate: 32}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shear_lit.data.mixture_log import MIXTURE_LOG
+from shear_lit.data.order.mixture_log import MIXTURE_LOG
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE
 from shear_lit.reporting.recipe import RECIPE
 from shear_lit.training.shard_index import INDEX

@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from shear_lit import cli
-from shear_lit.data.decoding import decoder_of
-from shear_lit.data.manifest import read_manifest
-from shear_lit.data.store import SequenceStore
+from shear_lit.data.looking.decoding import decoder_of
+from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.serving.store import SequenceStore
 
 
 def run(capfd, *arguments):

@@ -32,7 +32,7 @@ from shear_lit.commands.demo.stages import config_file, control_steps, fit
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel, markdown_table
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.evaluate import evaluate
-from shear_lit.data.tokenizer import tokenizer_of
+from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.llama import llama
 from shear_lit.models.writing import WEIGHT_SUFFIXES

@@ -14,10 +14,10 @@ from shear_lit.commands import measuring as command
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import measure
 from shear_lit.data.errors import DataError
-from shear_lit.data.preparation.prepare import PrepareSettings, prepare
-from shear_lit.data.references import read_references
-from shear_lit.data.splits import SplitShares
-from shear_lit.data.store import SequenceStore
+from shear_lit.data.order.references import read_references
+from shear_lit.data.preparing.prepare import PrepareSettings, prepare
+from shear_lit.data.preparing.splits import SplitShares
+from shear_lit.data.serving.store import SequenceStore
 from shear_lit.disk.writing import OutputError
 from shear_lit.evaluation.prepared import EvaluationError
 from shear_lit.models.text_check import TextError

@@ -8,7 +8,7 @@ import pytest
 
 from shear_lit import cli
 from shear_lit.commands.table import COMMANDS
-from shear_lit.data.mixture import MixtureSettings
+from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.pruning.settings import ExactGates, Pruning
 from shear_lit.theory.shape import Axis
 

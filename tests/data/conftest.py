@@ -7,10 +7,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from shear_lit.data.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.preparation.packing import SplitWriter
-from shear_lit.data.preparation.prepare import PrepareSettings
-from shear_lit.data.splits import SplitShares
+from shear_lit.data.prepared.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
+from shear_lit.data.preparing.packing import SplitWriter
+from shear_lit.data.preparing.prepare import PrepareSettings
+from shear_lit.data.preparing.splits import SplitShares
 
 LENGTH = 4
 RECORD = TokenizerRecord(name="none", fingerprint="f" * 64, vocabulary=1000, bos_id=None, eos_id=0)

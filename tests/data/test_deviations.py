@@ -1,6 +1,6 @@
 """Where the data differs from the authors' release on purpose (docs/deviations.md), shown by number."""
 
-from shear_lit.data.schedule import MixtureSchedule
+from shear_lit.data.order.schedule import MixtureSchedule
 
 
 def served(plan, batches):

@@ -13,23 +13,28 @@ import pytest
 import yaml
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.inspection import described
-from shear_lit.data.manifest import read_manifest
-from shear_lit.data.mixture_log import MixtureChange, MixtureLog, read_mixture_log, write_mixture_log
-from shear_lit.data.preparation.ledger import ledger_of
-from shear_lit.data.preparation.mds import mds_shards
-from shear_lit.data.preparation.prepare import prepare
-from shear_lit.data.preparation.spool import SpoolRecord, finished, write_spool
-from shear_lit.data.records import record_of
-from shear_lit.data.references import References, read_references, write_references
-from shear_lit.data.schedule import MixtureSchedule
-from shear_lit.data.simulation import read_history, simulate
-from shear_lit.data.store import SequenceStore
-from shear_lit.data.tokenizer import load_tokenizer
-from shear_lit.data.verification import verify
+from shear_lit.data.looking.inspection import described
+from shear_lit.data.looking.simulation import read_history, simulate
+from shear_lit.data.order.mixture_log import (
+    MixtureChange,
+    MixtureLog,
+    read_mixture_log,
+    write_mixture_log,
+)
+from shear_lit.data.order.references import References, read_references, write_references
+from shear_lit.data.order.schedule import MixtureSchedule
+from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.verification import verify
+from shear_lit.data.preparing.ledger import ledger_of
+from shear_lit.data.preparing.mds import mds_shards
+from shear_lit.data.preparing.prepare import prepare
+from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.tokens.spool import SpoolRecord, finished, write_spool
+from shear_lit.data.tokens.tokenizer import load_tokenizer
+from shear_lit.disk.records import record_of
 from shear_lit.mistakes import Mistake
 from tests.bad_inputs.edits import edited_bytes, edited_value
-from tests.data.preparation.mds_folders import sample, write_mds
+from tests.data.preparing.mds_folders import sample, write_mds
 
 EDITS = int(os.environ.get("FUZZ_EDITS", "30"))
 DOMAINS = ("a", "b", "c")

@@ -7,7 +7,7 @@ from huggingface_hub import constants
 
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
-from shear_lit.data.tokenizer import load_tokenizer, tokenizer_of
+from shear_lit.data.tokens.tokenizer import load_tokenizer, tokenizer_of
 from shear_lit.disk.names import split_revision
 from shear_lit.models.huggingface import SourceError, read_config, source_fingerprint
 from shear_lit.models.source_files import pinned

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from shear_lit.data.mixture_log import read_mixture_log
+from shear_lit.data.order.mixture_log import read_mixture_log
 from shear_lit.training.checkpoints import read_checkpoint
 from shear_lit.training.run_checkpoints import complete_checkpoints
 from shear_lit.training.run_mark import MARK

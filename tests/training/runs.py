@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from shear_lit import cli
 from shear_lit.commands import fit as command
-from shear_lit.data.datamodule import DomainData
+from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.pruning.attach import AttachedGates
 from shear_lit.training.run_log import RunLog
 

@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import load_file
 
-from shear_lit.data.mixture_log import read_mixture_log
+from shear_lit.data.order.mixture_log import read_mixture_log
 from shear_lit.training import boundary, module
 from tests.training.forks import run
 from tests.training.runs import fit

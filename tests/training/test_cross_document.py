@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import measure
-from shear_lit.data import boundaries
-from shear_lit.data.boundaries import DocumentBoundary, document_positions, model_inputs
-from shear_lit.data.references import read_references
-from shear_lit.data.store import SequenceStore
+from shear_lit.data.order.references import read_references
+from shear_lit.data.serving import boundaries
+from shear_lit.data.serving.boundaries import DocumentBoundary, document_positions, model_inputs
+from shear_lit.data.serving.store import SequenceStore
 from shear_lit.models.llama import llama
 from shear_lit.pruning.attach import attach
 from shear_lit.theory.shape import Axis

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shear_lit.data.mixture_log import read_mixture_log
+from shear_lit.data.order.mixture_log import read_mixture_log
 from tests.toy import DOMAINS, LENGTH
 from tests.training.forks import run
 from tests.training.runs import fit

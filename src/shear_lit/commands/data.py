@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Literal
 
 from shear_lit.commands.failures import UsageError
-from shear_lit.data.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
 from shear_lit.ranges import Count, CountFrom0
 
 if TYPE_CHECKING:
-    from shear_lit.data.manifest import Manifest
-    from shear_lit.data.simulation import Supply
+    from shear_lit.data.looking.simulation import Supply
+    from shear_lit.data.prepared.manifest import Manifest
 
 
 def data(
@@ -45,14 +45,14 @@ def data(
         )
     if simulate is not None and steps is None:
         raise UsageError(f"simulate={simulate!r} needs the length of the run. Give it with --steps.")
-    from shear_lit.data.inspection import described, shown_text
-    from shear_lit.data.remote import read_prepared
+    from shear_lit.data.looking.inspection import described, shown_text
+    from shear_lit.data.serving.remote import read_prepared
 
     manifest = read_prepared(directory, remote)
     parts = [described(manifest)]
     if sequences:
-        from shear_lit.data.decoding import decoder_of
-        from shear_lit.data.store import SequenceStore
+        from shear_lit.data.looking.decoding import decoder_of
+        from shear_lit.data.serving.store import SequenceStore
 
         store = SequenceStore(directory, split, manifest, remote)
         decode = decoder_of(manifest, tokenizer)
@@ -66,7 +66,7 @@ def data(
 def _supply(
     manifest: "Manifest", directory: str, split: str, file: str, steps: int, global_batch: int | None
 ) -> "Supply":
-    from shear_lit.data.simulation import read_history, simulate
+    from shear_lit.data.looking.simulation import read_history, simulate
 
     history = read_history(file, tuple(manifest.domains), f"the data in {directory}")
     return simulate(manifest, split, history, steps=steps, global_batch=global_batch)

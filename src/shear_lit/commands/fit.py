@@ -17,7 +17,7 @@ from shear_lit.commands.failures import chain, one_line
 from shear_lit.commands.help import short_help
 from shear_lit.commands.parsing import OneLineErrors, in_words_of
 from shear_lit.commands.table import Command
-from shear_lit.data.datamodule import DomainData
+from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.mistakes import Mistake

@@ -3,9 +3,9 @@
 import logging
 from typing import Any
 
-from shear_lit.data.manifest import Manifest
-from shear_lit.data.preparation.documents import listed
-from shear_lit.data.preparation.settings import PrepareSettings
+from shear_lit.data.prepared.manifest import Manifest
+from shear_lit.data.preparing.settings import PrepareSettings
+from shear_lit.data.text.documents import listed
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def prepare(**settings: Any) -> None:
     lists.
     """
     options = PrepareSettings(**settings)
-    from shear_lit.data.preparation.prepare import prepare as prepare_data
+    from shear_lit.data.preparing.prepare import prepare as prepare_data
 
     manifest = prepare_data(options)
     _log.info("%s\n%s", options.output, summary(manifest))

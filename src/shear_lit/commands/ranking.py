@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from shear_lit.commands.measuring import chosen_device
-from shear_lit.data.boundaries import DocumentBoundary, boundary_of, model_inputs
-from shear_lit.data.loader import ValidationLoader
-from shear_lit.data.manifest import Manifest
-from shear_lit.data.remote import read_prepared
-from shear_lit.data.remote_settings import RemoteSettings
-from shear_lit.data.store import SequenceStore
-from shear_lit.data.tokenizer import check_made_by
+from shear_lit.data.prepared.manifest import Manifest
+from shear_lit.data.serving.boundaries import DocumentBoundary, boundary_of, model_inputs
+from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.remote import read_prepared
+from shear_lit.data.serving.remote_settings import RemoteSettings
+from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.tokens.tokenizer import check_made_by
 from shear_lit.disk.writing import write_file
 from shear_lit.models.choices import Criterion, Device
 from shear_lit.models.family import Family

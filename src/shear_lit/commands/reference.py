@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shear_lit.data.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import check_new_file
 from shear_lit.models.choices import Device, Precision
@@ -55,7 +55,7 @@ def measure(
     path = expanded(output)
     check_new_file(path, key="output", what="references")
     from shear_lit.commands.measuring import measure_domains
-    from shear_lit.data.references import References, write_references
+    from shear_lit.data.order.references import References, write_references
     from shear_lit.evaluation.prepared import EvaluationError
 
     measured = measure_domains(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
-from shear_lit.data.boundaries import model_inputs
-from shear_lit.data.store import DomainBatch
+from shear_lit.data.serving.boundaries import model_inputs
+from shear_lit.data.serving.store import DomainBatch
 
 _CHUNK_LOGITS = 1 << 24  # 64 MiB of float32 at a time
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shear_lit.data.boundaries import boundary_of
-from shear_lit.data.loader import ValidationLoader
-from shear_lit.data.remote import read_prepared
-from shear_lit.data.remote_settings import REMOTE, RemoteSettings
-from shear_lit.data.store import DomainBatch, SequenceStore
-from shear_lit.data.tokenizer import check_made_by
+from shear_lit.data.serving.boundaries import boundary_of
+from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.remote import read_prepared
+from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.store import DomainBatch, SequenceStore
+from shear_lit.data.tokens.tokenizer import check_made_by
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config

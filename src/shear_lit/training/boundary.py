@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.constants import default_pg_timeout
 
-from shear_lit.data.loader import accumulation_of
+from shear_lit.data.serving.loader import accumulation_of
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.ranges import Count, KeptCount
 from shear_lit.training.agreement import Agreement

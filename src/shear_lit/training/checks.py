@@ -6,8 +6,8 @@ from pathlib import Path
 
 import lightning as L
 
-from shear_lit.data.datamodule import DomainData
-from shear_lit.data.tokenizer import tokenizer_of
+from shear_lit.data.serving.datamodule import DomainData
+from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning

@@ -11,9 +11,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from shear_lit.data.boundaries import model_inputs
-from shear_lit.data.datamodule import DomainData
-from shear_lit.data.store import DomainBatch
+from shear_lit.data.serving.boundaries import model_inputs
+from shear_lit.data.serving.datamodule import DomainData
+from shear_lit.data.serving.store import DomainBatch
 from shear_lit.disk.names import split_revision
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention

@@ -15,14 +15,14 @@ from typing import Any, cast
 import lightning as L
 import torch
 
-from shear_lit.data.datamodule import DomainData
-from shear_lit.data.mixture_log import (
+from shear_lit.data.order.mixture_log import (
     MIXTURE_LOG,
     MixtureChange,
     MixtureLog,
     read_mixture_log,
     write_mixture_log,
 )
+from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.disk.names import split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.pruning.artefact import gates_file

@@ -1,0 +1,1 @@
+"""What a person wants to see of prepared data, and of what a run would draw from it."""

@@ -1,0 +1,1 @@
+"""Which sequence comes next."""

@@ -1,0 +1,146 @@
+"""The log of a run's mixture, ``mixture.json`` in the run's directory: each change, and the losses it followed.
+
+``{"format": 1, "domains": [...], "global_batch": G, "sequence_length": T, "updates": [{"step": 0, "weights": {...},
+"losses": {...} or null}, ...]}``, one update per step, in order. The first one is what the run began with. With the
+settings of the run, these weights give its order of sequences again.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.manifest import is_domain_name, write_json
+from shear_lit.disk.names import expanded
+from shear_lit.disk.records import read_values, record_of, shown
+
+FORMAT = 1
+"""The version of the file that this package writes."""
+MIXTURE_LOG = "mixture.json"
+"""The file's name in the directory of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureChange:
+    """The mixture from one optimizer step on."""
+
+    step: int
+    """The first optimizer step that draws with these weights."""
+    weights: dict[str, float]
+    """Fraction of each domain; they sum to 1."""
+    losses: dict[str, float] | None
+    """Nats per token that the mixture followed, nan where none was measured; none for what a run begins with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureLog:
+    """How the mixture of a run moved."""
+
+    domains: tuple[str, ...]
+    """The domains' names, in the order of the data."""
+    global_batch: int
+    """Sequences of one optimizer step."""
+    sequence_length: int
+    """Tokens of one sequence."""
+    updates: tuple[MixtureChange, ...] = ()
+    """The changes, one per step, in order."""
+
+    @property
+    def final_weights(self) -> dict[str, float]:
+        """The weights after the last update."""
+        return self.updates[-1].weights
+
+    def up_to(self, step: int) -> "MixtureLog":
+        """The log without what came after ``step``: what a run that resumes there knows."""
+        return replace(self, updates=tuple(change for change in self.updates if change.step <= step))
+
+    def followed_by(self, change: MixtureChange) -> "MixtureLog":
+        """The log that ends with ``change``; what was written of its step, or of later ones, is no longer so."""
+        earlier = self.up_to(change.step - 1)
+        return replace(earlier, updates=(*earlier.updates, change))
+
+
+def write_mixture_log(path: str | Path, log: MixtureLog) -> None:
+    """Write ``log``, wholly or not at all."""
+    content = asdict(log) | {"format": FORMAT, "updates": [_entry(change) for change in log.updates]}
+    write_json(Path(path), content)
+
+
+def read_mixture_log(path: str | Path, key: str = "data.mixture.proportions") -> MixtureLog:
+    """Read the log of a run; ``path`` is the file or the directory of the run.
+
+    Raises:
+        DataError: there is none, or it is not of the format that ``write_mixture_log`` writes; it names ``key``.
+    """
+    file = expanded(path)
+    file = file / MIXTURE_LOG if file.is_dir() else file
+    try:
+        return _log_of(read_values(file))
+    except OSError as error:
+        raise DataError(
+            f"{str(path)!r} cannot be read ({error.strerror or error}): the {MIXTURE_LOG} of a run is expected there. "
+            "Correct the path, or write the fraction of each domain.",
+            key=key,
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{str(file)!r}: {error}: it is no {MIXTURE_LOG} of a run. "
+            "Name that of another run, or write the fraction of each domain.",
+            key=key,
+        ) from error
+
+
+def _entry(change: MixtureChange) -> dict[str, Any]:
+    losses = change.losses
+    if losses is not None:  # JSON knows no nan
+        losses = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}  # type: ignore[misc]
+    return {"step": change.step, "weights": change.weights, "losses": losses}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Update:
+    step: int
+    weights: dict[str, float]
+    losses: dict[str, float | None] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Log:
+    format: int
+    domains: list[str]
+    global_batch: int
+    sequence_length: int
+    updates: list[_Update]
+
+
+def _log_of(content: Any) -> MixtureLog:
+    log = record_of(_Log, content)
+    if log.format != FORMAT:
+        raise ValueError(f"format {log.format}, this version reads {FORMAT}")
+    if not log.domains or not all(is_domain_name(name) for name in log.domains):
+        raise ValueError(f"its domains are {shown(log.domains)}, which are no names of domains")
+    steps = [update.step for update in log.updates]
+    if not steps or any(later <= earlier for earlier, later in pairwise(steps)):
+        raise ValueError(f"the updates are of steps {shown(steps)}, which must be there and rise")
+    if not log.global_batch or not log.sequence_length:
+        raise ValueError("global_batch and sequence_length are at least 1")
+    return MixtureLog(
+        domains=tuple(log.domains),
+        global_batch=log.global_batch,
+        sequence_length=log.sequence_length,
+        updates=tuple(_change_of(update, set(log.domains)) for update in log.updates),
+    )
+
+
+def _change_of(update: _Update, domains: set[str]) -> MixtureChange:
+    weights = {name: float(weight) for name, weight in update.weights.items()}
+    whole = set(weights) == domains and abs(math.fsum(weights.values()) - 1) <= 1e-6
+    if not whole or min(weights.values()) < 0:
+        raise ValueError(f"the weights of step {update.step} are not one mixture of its domains")
+    losses = update.losses
+    if losses is not None and set(losses) != domains:
+        raise ValueError(f"the losses of step {update.step} are not those of its domains")
+    read = None if losses is None else {n: math.nan if v is None else float(v) for n, v in losses.items()}
+    return MixtureChange(step=update.step, weights=weights, losses=read)

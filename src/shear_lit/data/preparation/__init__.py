@@ -1,1 +1,0 @@
-"""From raw text, or the packed sequences of others, to prepared data."""

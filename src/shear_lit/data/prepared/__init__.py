@@ -1,0 +1,1 @@
+"""What prepared data is: its manifest, its chunks, and whether they are whole."""

@@ -1,0 +1,94 @@
+"""Holding every chunk and every index of a prepared data set against its manifest; nothing is written."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shear_lit.data.errors import DamagedData, DataError
+from shear_lit.data.prepared.manifest import (
+    KEY,
+    MANIFEST,
+    ChunkRecord,
+    Manifest,
+    index_problem,
+    manifest_alone,
+)
+from shear_lit.data.serving.remote import is_remote, read_prepared
+from shear_lit.data.serving.remote_chunks import open_chunks
+from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.disk.names import expanded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """A prepared data set that is what its manifest says."""
+
+    directory: str
+    """Where it lies."""
+    chunks: int
+    """Chunks that were read."""
+    bytes: int
+    """Their bytes."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.directory}: whole; {self.chunks:,} chunks of {self.bytes:,} bytes are those of {MANIFEST}"
+        )
+
+
+def verify(directory: str, *, workers: int = 4, remote: RemoteSettings = REMOTE) -> Verified:
+    """Read every chunk of a prepared data set; ``workers`` at a time.
+
+    Raises:
+        DamagedData: with a line for each chunk and each index that is missing or not what the manifest says.
+        DataError: there is no manifest that can be read.
+    """
+    if workers < 1:
+        raise DataError(f"{workers}: at least 1 is needed. Correct it.", key="workers")
+    manifest = _manifest(directory, remote)
+    problems = [] if is_remote(directory) else list(_index_problems(expanded(directory), manifest))
+    chunks, everything = open_chunks(directory, remote), list(_every_chunk(manifest))
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = tqdm(
+            pool.map(lambda place: chunks.problem(*place), everything),
+            total=len(everything),
+            unit="chunk",
+            desc="check",
+            disable=None,  # only on a terminal
+        )
+        problems += [what for what in found if what is not None]
+    if problems:
+        raise DamagedData(_report(directory, problems), key=KEY)
+    return Verified(directory=directory, chunks=len(everything), bytes=sum(c.bytes for _, c in everything))
+
+
+def _manifest(directory: str, remote: RemoteSettings) -> Manifest:
+    """The manifest alone: what it says of the files is looked at later, all of it."""
+    return read_prepared(directory, remote) if is_remote(directory) else manifest_alone(directory)
+
+
+def _index_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
+    for name, domain in manifest.domains.items():
+        for split, record in domain.splits.items():
+            problem = index_problem(directory, f"{name}/{split}", record, manifest.sequence_length)
+            if problem is not None:
+                yield f"{problem[0]}: {problem[1]}"
+
+
+def _every_chunk(manifest: Manifest) -> Iterator[tuple[str, ChunkRecord]]:
+    for name, domain in manifest.domains.items():
+        for split, record in domain.splits.items():
+            for chunk in record.chunks:
+                yield f"{name}/{split}", chunk
+
+
+def _report(directory: str, problems: list[str]) -> str:
+    lines = "\n".join(f"  {what}" for what in problems)
+    return (
+        f"{directory!r}: {len(problems)} of its files are not what {MANIFEST} says:\n{lines}\n"
+        "Copy these again from where they are whole, or run `shear-lit prepare` again."
+    )

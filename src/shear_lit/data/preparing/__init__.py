@@ -1,0 +1,1 @@
+"""Raw text to prepared data: the stages, and the run that goes through them."""

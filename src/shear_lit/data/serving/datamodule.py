@@ -1,0 +1,368 @@
+"""The LightningDataModule: a prepared directory, and a mixture that follows the losses."""
+
+import logging
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.order.mixture import MixtureSettings
+from shear_lit.data.order.schedule import MixtureSchedule
+from shear_lit.data.prepared.manifest import Manifest, check_same_domains, listed_names
+from shear_lit.data.serving.boundaries import DocumentBoundary, boundary_of
+from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
+from shear_lit.data.serving.remote import read_prepared
+from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.store import SequenceStore
+from shear_lit.ranges import Count, CountFrom0
+from shear_lit.theory.mixture import MixtureRule, bounded_weights, update_weights
+
+_log = logging.getLogger(__name__)
+_NEVER = -1
+
+
+class DomainData(LightningDataModule):
+    """Training batches mixed over domains, and validation batches of each domain."""
+
+    def __init__(
+        self,
+        directory: str,
+        mixture: MixtureSettings,
+        split: Literal["prune", "pretrain"] = "prune",
+        global_batch: Count = 32,
+        micro_batch: Count = 4,
+        validation_sequences: Count = 128,
+        validation_micro_batch: Count = 4,
+        workers: CountFrom0 = 0,
+        seed: int = 17,
+        cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
+        remote: RemoteSettings = REMOTE,
+    ) -> None:
+        """Read prepared data.
+
+        Args:
+            directory: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
+            mixture: How much of each domain is drawn, and how that follows the losses.
+            split: Documents to train on: `prune` for stage 1, `pretrain` for stage 2.
+            global_batch: Sequences of one optimizer step, over all processes and accumulation.
+            micro_batch: Sequences of one forward pass of one process.
+            validation_sequences: Sequences of each domain to validate on; all of them where a domain has fewer.
+            validation_micro_batch: Sequences of one validation forward pass of one process.
+            workers: Processes that read ahead for each process; reading mapped files is fastest without.
+            seed: What the order of sequences depends on, besides the data and the mixture.
+            cross_document_attention: Whether a token may attend to earlier documents of its packed sequence, as in the
+                paper; false: positions begin anew with each document, and its first token is no label.
+            remote: How data in remote storage is read.
+        """
+        super().__init__()
+        self.directory, self.mixture, self.split = directory, mixture, split
+        # Plain numbers, which checkpoints hold: those of the parser are of types of its own.
+        self.global_batch, self.micro_batch = int(global_batch), int(micro_batch)
+        self.validation_sequences, self.validation_micro_batch = (
+            int(validation_sequences),
+            int(validation_micro_batch),
+        )
+        self.workers, self.seed, self.remote = int(workers), int(seed), remote
+        self.cross_document_attention = cross_document_attention
+        self._loader: MixtureLoader | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._updated_at = _NEVER
+
+    # What is there
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest of the prepared directory, held against its files."""
+        return read_prepared(self.directory, self.remote)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains' names; a batch holds indices into them."""
+        return tuple(self.manifest.domains)
+
+    @cached_property
+    def proportions(self) -> dict[str, float]:
+        """The mixture at the start, by domain."""
+        return self.mixture.read_proportions()
+
+    @cached_property
+    def boundary(self) -> DocumentBoundary | None:
+        """What tells documents apart, if attention must not cross them."""
+        return None if self.cross_document_attention else boundary_of(self.manifest, self.directory)
+
+    @cached_property
+    def references(self) -> Tensor | None:
+        """Reference losses in nats per token, in the order of ``domains``; none with a static mixture without them."""
+        references = self.mixture.read_references()
+        if references is None:
+            return None
+        references.check_tokenizer(self.manifest.tokenizer)
+        references.check_attention(cross_document=self.cross_document_attention)
+        losses = references.for_domains(self.domains, f"the data in {self.directory}")
+        return torch.tensor(losses, dtype=torch.float64)
+
+    @cached_property
+    def schedule(self) -> MixtureSchedule:
+        """The order of the sequences of a run on this data."""
+        return MixtureSchedule(
+            self.manifest.chunk_sizes(self.split),
+            global_batch=self.global_batch,
+            seed=self.seed,
+            max_epochs=self.mixture.max_epochs,
+        )
+
+    def check(self, *, world_size: int, max_steps: int) -> None:
+        """Refuse what cannot work, before any weight is read.
+
+        Raises:
+            DataError: the data is not whole, domains differ between data, proportions and references, or the run's
+                length, batch and processes do not divide.
+        """
+        self.check_data()
+        self.schedule.start(self._start_weights())
+        accumulation_of(self.global_batch, self.micro_batch, world_size)
+        every = self.mixture.update_every_steps
+        if max_steps < 1 or max_steps % every:
+            better = max(1, round(max_steps / every)) * every
+            raise DataError(
+                f"{max_steps} is no multiple of data.mixture.update_every_steps={every}: "
+                f"the run would end between two updates. Use trainer.max_steps={better}, or another interval.",
+                key="trainer.max_steps",
+            )
+
+    def check_data(self) -> None:
+        """Refuse what cannot be read: data that is not whole, no text to validate on, or domains that differ.
+
+        Raises:
+            DataError: one of these, or a number that is out of its range.
+        """
+        if self.workers < 0:
+            raise DataError(f"{self.workers}: use 0 or more processes.", key="data.workers")
+        where = f"the data in {self.directory}"
+        check_same_domains(self.domains, self.proportions, "data.mixture.proportions", where)
+        self._check_names("minimum", self.mixture.minimum)
+        self._check_names("maximum", self.mixture.maximum)
+        if isinstance(self.mixture.max_epochs, dict):
+            self._check_names("max_epochs", self.mixture.max_epochs)
+        self._store(self.split)
+        self._store("validation")
+        self._check_validation()
+        _ = self.references, self.boundary
+        self.validation_loader()  # which refuses what it cannot work with
+
+    # What Lightning calls
+
+    def setup(self, stage: str) -> None:
+        """Open the manifest and check it against the settings."""
+        self.check_data()
+
+    def train_dataloader(self) -> MixtureLoader:
+        """The micro-batches of this rank, from where a restored run stands."""
+        assert self.trainer is not None
+        return self.training_loader(
+            steps=self.trainer.max_steps, rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        )
+
+    def val_dataloader(self) -> ValidationLoader:
+        """The validation batches of this rank."""
+        assert self.trainer is not None
+        return self.validation_loader(rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+
+    def training_loader(self, *, steps: int, rank: int = 0, world_size: int = 1) -> MixtureLoader:
+        """The micro-batches of one rank in a run of ``steps`` optimizer steps."""
+        self._loader = MixtureLoader(
+            self._store(self.split),
+            self.schedule,
+            self._start_weights(),
+            steps=steps,
+            update_every_steps=self.mixture.update_every_steps,
+            micro_batch=self.micro_batch,
+            rank=rank,
+            world_size=world_size,
+            workers=self.workers,
+            boundary=self.boundary,
+        )
+        if self._restored is not None:
+            self._check_restored(self._restored)
+            self._loader.load_state_dict(self._restored["loader"])
+            self._updated_at = int(self._restored["updated_at"])
+        return self._loader
+
+    def validation_loader(self, *, rank: int = 0, world_size: int = 1) -> ValidationLoader:
+        """The validation batches of one rank."""
+        return ValidationLoader(
+            self._store("validation"),
+            sequences=self.validation_sequences,
+            micro_batch=self.validation_micro_batch,
+            rank=rank,
+            world_size=world_size,
+            boundary=self.boundary,
+        )
+
+    def calibration_batches(self, sequences: int) -> ValidationLoader:
+        """The first training ``sequences`` of each domain, dealt to the ranks, apart from the order of training.
+
+        All ranks get as many batches; where they do not divide, a sequence is repeated.
+        """
+        assert self.trainer is not None
+        return ValidationLoader(
+            self._store(self.split),
+            sequences=sequences,
+            micro_batch=self.micro_batch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            boundary=self.boundary,
+        )
+
+    def _store(self, split: str) -> SequenceStore:
+        return SequenceStore(self.directory, split, self.manifest, self.remote)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the mixture stands, in plain types; empty before there is a training loader."""
+        if self._loader is None:
+            return dict(self._restored or {})
+        data = self.manifest.fingerprint
+        return {"data": data, "updated_at": self._updated_at, "loader": self._loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a saved state for the training loader, which checks it: validation needs none of it."""
+        self._restored = state_dict or None
+
+    # How the mixture moves
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The present mixture, by domain."""
+        if self._loader is None:
+            return {name: self.proportions[name] for name in self.domains}
+        return dict(zip(self.domains, self._loader.state.weights, strict=True))
+
+    @property
+    def tokens_seen(self) -> dict[str, int]:
+        """Tokens of the finished global batches, by domain."""
+        length = self.manifest.sequence_length
+        return {name: drawn * length for name, drawn in self.sequences_drawn.items()}
+
+    @property
+    def sequences_drawn(self) -> dict[str, int]:
+        """Sequences of the finished global batches, by domain."""
+        drawn = (0,) * len(self.domains) if self._loader is None else self._loader.state.drawn
+        return dict(zip(self.domains, drawn, strict=True))
+
+    @property
+    def micro_batches_done(self) -> int:
+        """Micro-batches that this process has been handed since the start of the run."""
+        return 0 if self._loader is None else self._loader.micro_batches_done
+
+    @property
+    def epochs(self) -> dict[str, float]:
+        """How often each domain has been read; 1.5 is once and a half."""
+        sizes = self.manifest.chunk_sizes(self.split)
+        return {name: drawn / max(1, sum(sizes[name])) for name, drawn in self.sequences_drawn.items()}
+
+    @property
+    def updated_at_step(self) -> int:
+        """The optimizer step before which the mixture was last updated; -1 if it never was."""
+        return self._updated_at
+
+    @property
+    def update_due(self) -> bool:
+        """Whether the next step should not begin before a validation has moved the mixture.
+
+        True at the boundaries of ``update_every_steps`` until ``update_mixture`` is called; so it is after a resume
+        from a checkpoint that was taken before the validation of its step.
+        """
+        if self._loader is None or not self._loader.at_boundary:
+            return False
+        step = self._loader.state.batch
+        return self._updated_at != step and (step > 0 or self.mixture.update_at_start)
+
+    def update_mixture(self, losses: Mapping[str, float] | Tensor) -> dict[str, float]:
+        """Move the mixture by the domains' losses (nats per token), and give the new weights.
+
+        A domain without a loss counts as being at its reference. Legal only at a boundary.
+
+        Raises:
+            DataError: the loss of a domain that is drawn from is not finite, or a loss is of no known domain.
+        """
+        assert self._loader is not None, "the mixture moves while training"
+        state = self._loader.state
+        weights = torch.tensor(state.weights, dtype=torch.float64)
+        reference = torch.zeros_like(weights) if self.references is None else self.references
+        loss = self._loss_vector(losses, reference)
+        rule = MixtureRule(self.mixture.rule)
+        for name, weight, value in zip(self.domains, state.weights, loss.tolist(), strict=True):
+            if rule is not MixtureRule.STATIC and weight > 0 and not math.isfinite(value):
+                raise DataError(
+                    f"the validation loss of domain {name!r} is {value}: the mixture cannot follow it. "
+                    "Look at the last checkpoint, and lower the learning rate."
+                )
+        updated = update_weights(weights, loss, reference, rule=rule, floor=self.mixture.update_floor)
+        if self.mixture.limits_updates:
+            updated = self._bounded(updated, weights)
+        self._loader.set_weights(updated.tolist())
+        self._updated_at = state.batch
+        shown = ", ".join(f"{name} {weight:.4f}" for name, weight in self.weights.items())
+        _log.info("mixture from step %d on: %s", state.batch, shown)
+        return self.weights
+
+    def _bounded(self, updated: Tensor, weights: Tensor) -> Tensor:
+        minimum, maximum, change = (
+            self.mixture.minimum,
+            self.mixture.maximum,
+            self.mixture.largest_change,
+        )
+        return bounded_weights(
+            updated,
+            weights,
+            minimum=torch.tensor([minimum.get(name, 0.0) for name in self.domains], dtype=torch.float64),
+            maximum=torch.tensor([maximum.get(name, 1.0) for name in self.domains], dtype=torch.float64),
+            largest_change=1.0 if change is None else change,
+        )
+
+    def _start_weights(self) -> list[float]:
+        return [self.proportions[name] for name in self.domains]
+
+    def _check_validation(self) -> None:
+        for name, chunks in self.manifest.chunk_sizes("validation").items():
+            if self.mixture.rule != "static" and self.proportions[name] > 0 and not sum(chunks):
+                raise DataError(
+                    f"{self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
+                    "tells the loss that its weight follows. Prepare more validation text of it, give it a proportion "
+                    "of 0, or use data.mixture.rule=static.",
+                    key="data.mixture.rule",
+                )
+
+    def _check_names(self, key: str, named: Mapping[str, float]) -> None:
+        if unknown := sorted(set(named) - set(self.domains)):
+            raise DataError(
+                f"{dict(named)} names {listed_names(unknown)}: the data in {self.directory} has "
+                f"{', '.join(self.domains)}. Correct the name.",
+                key=f"data.mixture.{key}",
+            )
+
+    def _loss_vector(self, losses: Mapping[str, float] | Tensor, reference: Tensor) -> Tensor:
+        if isinstance(losses, Tensor):
+            return losses.detach().to("cpu", torch.float64)
+        if unknown := sorted(set(losses) - set(self.domains)):
+            raise DataError(
+                f"losses of unknown domains: {', '.join(unknown)}; the data has {', '.join(self.domains)}."
+            )
+        at_reference = dict(zip(self.domains, reference.tolist(), strict=True))
+        return torch.tensor(
+            [float(losses.get(n, at_reference[n])) for n in self.domains], dtype=torch.float64
+        )
+
+    def _check_restored(self, state: Mapping[str, Any]) -> None:
+        if state["data"] != self.manifest.fingerprint:
+            raise DataError(
+                f"{self.directory!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
+                f"the checkpoint ({state['data'][:12]}): its place in the data would mean other text. "
+                "Use the checkpoint's data, or start a new run without --ckpt_path.",
+                key="data.directory",
+            )

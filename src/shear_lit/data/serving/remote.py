@@ -1,0 +1,210 @@
+"""Prepared data in remote storage: fetching its objects through litdata's downloaders, again where that fails."""
+
+import errno
+import logging
+import os
+import stat
+import tempfile
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from botocore.config import Config
+from botocore.exceptions import NoCredentialsError
+from litdata.streaming.downloader import Downloader, get_downloader
+
+from shear_lit.data.errors import DamagedData, DataError
+from shear_lit.data.prepared.chunks import content_problem
+from shear_lit.data.prepared.manifest import (
+    KEY,
+    MANIFEST,
+    ChunkRecord,
+    Manifest,
+    parsed_manifest,
+    read_manifest,
+)
+from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.disk.names import expanded
+from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
+
+SCHEMES = ("s3://", "gs://", "hf://datasets/", "local:")
+"""How an address in remote storage begins; ``local:`` is a slow mounted directory, read through the cache."""
+
+_MOUNTED = "local:"
+_RETRIED = (408, 425, 429)  # of the statuses that blame the request: time-outs and "not so fast"
+_LONGEST_WAIT_SECONDS = 60
+_log = logging.getLogger(__name__)
+
+
+class RemoteError(DataError):
+    """An object in remote storage that could not be had; the message names it."""
+
+    exit_code = 1
+
+
+def is_remote(directory: str | Path) -> bool:
+    """Whether prepared data lies in remote storage.
+
+    Raises:
+        DataError: the address is of a storage that is not read from.
+    """
+    address = str(directory)
+    if "://" not in address and not address.startswith("local:"):
+        return False
+    if not address.startswith(SCHEMES):
+        raise DataError(
+            f"{address!r}: prepared data is read from a local directory, or from an address that "
+            f"begins with {', '.join(SCHEMES)}. Correct it; storage that speaks S3 is reached by s3:// with "
+            "AWS_ENDPOINT_URL set.",
+            key=KEY,
+        )
+    return True
+
+
+def read_prepared(directory: str | Path, remote: RemoteSettings = REMOTE) -> Manifest:
+    """The manifest of a prepared data set: held against the files of a local directory, fetched from remote storage.
+
+    Raises:
+        DataError: something is missing, half-written, or not what the manifest says.
+        RemoteError: it cannot be fetched.
+    """
+    if not is_remote(directory):
+        return read_manifest(directory)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / MANIFEST
+        place = RemoteDirectory(str(directory), remote.attempts)
+        place.fetch(MANIFEST, path)
+        return parsed_manifest(read_small(path), place.name_of(MANIFEST), place=str(directory))
+
+
+class RemoteDirectory:
+    """The objects below an address."""
+
+    def __init__(self, address: str, attempts: int) -> None:
+        if address.startswith(_MOUNTED):
+            address = f"{_MOUNTED}{expanded(address.removeprefix(_MOUNTED))}"
+        self._address, self._attempts = address.rstrip("/"), attempts
+
+    def name_of(self, name: str) -> str:
+        """The full address of an object."""
+        return f"{self._address}/{name}"
+
+    def fetch(self, name: str, target: Path, chunk: ChunkRecord | None = None) -> None:
+        """Write an object to ``target``; what should be ``chunk`` is verified, and damage counts as a failure.
+
+        No more is written than the chunk has bytes, or than a small file may have.
+
+        Raises:
+            RemoteError: it could not be had, after so many attempts or for a reason that no attempt will change.
+        """
+        for attempt in range(1, self._attempts + 1):
+            try:
+                self._download(name, target, SMALL_FILE_BYTES if chunk is None else chunk.bytes)
+                if chunk is not None and (what := content_problem(target, chunk)) is not None:
+                    raise DamagedData(what)
+                return
+            except Exception as error:  # each storage has errors of its own
+                target.unlink(missing_ok=True)
+                if attempt == self._attempts or _is_final(error):
+                    raise self._given_up(name, attempt, error) from error
+                seconds = min(2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
+                _log.warning(
+                    "%s: attempt %d of %d failed (%s); the next in %d s",
+                    self.name_of(name),
+                    attempt,
+                    self._attempts,
+                    _said(error),
+                    seconds,
+                )
+                time.sleep(seconds)
+
+    def _download(self, name: str, target: Path, most: int) -> None:
+        downloader = _downloader_of(self._address, os.getpid())
+        if type(downloader).download_fileobj is Downloader.download_fileobj:  # it does nothing
+            if self._address.startswith(_MOUNTED):
+                _check_mounted(Path(self.name_of(name).removeprefix(_MOUNTED)), most)
+            downloader.download_file(self.name_of(name), str(target))
+        else:  # by the storage's own library: the other way starts threads that worker processes would hang on
+            with target.open("wb") as file:
+                downloader.download_fileobj(self.name_of(name), _Limited(file, most))
+        if not target.is_file():
+            raise OSError("nothing arrived")
+        if target.stat().st_size > most:
+            raise _TooLargeError(most)
+
+    def _given_up(self, name: str, attempts: int, error: Exception) -> RemoteError:
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        return RemoteError(
+            f"{self._address!r}: {self.name_of(name)} could not be fetched in {times}: {_said(error)}. Check the "
+            "address, the credentials, the network and the disk, and resume the run; remote.attempts allows for "
+            "longer outages.",
+            key=KEY,
+        )
+
+
+class _TooLargeError(Exception):
+    def __init__(self, most: int) -> None:
+        super().__init__(f"it has more than the {most:,} bytes that are expected")
+
+
+class _Limited:
+    """A file that takes so many bytes and no more, whatever a storage sends."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file, self._most = file, most
+
+    def write(self, content: Any) -> int:
+        if self._file.tell() + len(content) > self._most:
+            raise _TooLargeError(self._most)
+        return self._file.write(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _check_mounted(path: Path, most: int) -> None:
+    """Refuse what cannot be copied to its end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(f"{str(path)!r} is not a file")
+    if found.st_size > most:
+        raise _TooLargeError(most)
+
+
+@lru_cache(maxsize=8)
+def _downloader_of(address: str, process: int) -> Downloader:
+    """litdata's downloader for an address, made to give up soon, as attempts are counted and said here.
+
+    Each process has its own: connections do not outlive a fork.
+    """
+    options = {}
+    if address.startswith("s3://"):
+        options["config"] = Config(retries={"total_max_attempts": 1}, connect_timeout=15, read_timeout=60)
+    return get_downloader(address, tempfile.gettempdir(), [], options, {})
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again would be of no use."""
+    if (
+        isinstance(error, (ImportError, NoCredentialsError, _TooLargeError))
+        or type(error) is FileNotFoundError
+    ):
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        return True
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in _RETRIED
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in an error of the libraries for S3, for the hub, or for Google's storage."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    found = getattr(response, "status_code", None) if response is not None else getattr(error, "code", None)
+    return found if isinstance(found, int) else None
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,129 @@
+"""What a run would draw: exactly what the schedule draws, or close to it where the run is long."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.looking import simulation
+from shear_lit.data.looking.simulation import read_history, simulate
+from shear_lit.data.order.schedule import MixtureSchedule
+from shear_lit.data.prepared.manifest import read_manifest
+
+UPDATES = [
+    {"step": 0, "weights": {"a": 0.2, "b": 0.5, "c": 0.3}, "losses": None},
+    {"step": 5, "weights": {"c": 0.1, "b": 0.15, "a": 0.75}, "losses": {"a": 2.0, "b": 1.0, "c": 1.0}},
+    {"step": 30, "weights": {"a": 0.0, "b": 1.0, "c": 0.0}, "losses": None},
+]
+DOMAINS = ("a", "b", "c")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="mixture.json"):
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return tmp_path / name
+
+    return write
+
+
+def history(path):
+    return read_history(path, DOMAINS, "the data")
+
+
+def drawn_by_the_schedule(manifest, steps, batch):
+    schedule = MixtureSchedule(manifest.chunk_sizes("prune"), global_batch=batch, seed=17)
+    weights = {update["step"]: [update["weights"][name] for name in DOMAINS] for update in UPDATES}
+    state = schedule.start(weights[0])
+    for step in range(steps):
+        if step in weights:
+            state = schedule.reweighted(state, weights[step])
+        _, state = schedule.next_batch(state)
+    return dict(zip(DOMAINS, state.drawn, strict=True))
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(3, 8), (20, 7), (40, 16)])
+def test_a_run_is_counted_as_the_schedule_draws_it(prepared, write, steps, batch):
+    manifest = read_manifest(prepared)
+    supply = simulate(
+        manifest, "prune", history(write({"updates": UPDATES})), steps=steps, global_batch=batch
+    )
+    assert supply.exact and supply.drawn == drawn_by_the_schedule(manifest, steps, batch)
+    assert sum(supply.drawn.values()) == steps * batch
+
+
+def test_a_domain_without_text_supplies_nothing(prepared, write):
+    manifest = read_manifest(prepared)
+    splits = manifest.domains["a"].splits
+    empty = replace(manifest.domains["a"], splits=splits | {"prune": replace(splits["prune"], chunks=())})
+    manifest = replace(manifest, domains=manifest.domains | {"a": empty})
+    updates = [{"step": 0, "weights": {"a": 0.0, "b": 0.5, "c": 0.5}}]
+    supply = simulate(manifest, "prune", history(write({"updates": updates})), steps=4, global_batch=8)
+    assert supply.drawn == {"a": 0, "b": 16, "c": 16}
+    assert "a " in str(supply)
+
+
+def test_a_long_run_is_within_a_sequence_per_update(prepared, write, monkeypatch):
+    manifest, past = read_manifest(prepared), history(write({"updates": UPDATES, "global_batch": 16}))
+    exact = simulate(manifest, "prune", past, steps=40)
+    monkeypatch.setattr(simulation, "EXACT_SEQUENCES", 10)
+    close = simulate(manifest, "prune", past, steps=40)
+    assert not close.exact
+    for name in DOMAINS:
+        assert abs(close.drawn[name] - exact.drawn[name]) <= len(UPDATES)
+    assert "computed from the weights" in str(close) and "counted by the schedule" in str(exact)
+
+
+def test_table_tells_tokens_and_epochs(prepared, write):
+    one = {"updates": [{"step": 0, "weights": {"a": 1, "b": 1, "c": 0}}]}
+    lines = str(
+        simulate(read_manifest(prepared), "prune", history(write(one)), steps=13, global_batch=4)
+    ).splitlines()
+    assert lines[0] == "13 steps of 4 sequences, 208 tokens, counted by the schedule"
+    assert lines[1].split() == ["domain", "sequences", "tokens", "share", "epochs"]
+    assert lines[2].split() == ["a", "26", "104", "0.5000", "2.0000"]
+    assert lines[3].split() == ["b", "26", "104", "0.5000", "0.6500"]
+    assert lines[4].split() == ["c", "0", "0", "0.0000", "0.0000"]
+
+
+def test_a_run_directory_is_as_good_as_its_file(write, tmp_path):
+    whole = {
+        "format": 1,
+        "domains": list(DOMAINS),
+        "global_batch": 4,
+        "sequence_length": 4,
+        "updates": UPDATES,
+    }
+    file = write(whole)
+    assert history(tmp_path) == history(file) and history(file).global_batch == 4
+    assert history(file).updates[1] == (5, (0.75, 0.15, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ({}, "cannot be read"),
+        ({"updates": [{"step": 0}]}, "cannot be read"),
+        ({"updates": []}, "the first must be 0"),
+        ({"updates": UPDATES[1:]}, r"steps of its updates are \[5, 30\]: the first must be 0"),
+        ({"updates": [UPDATES[0], UPDATES[0]]}, "they must grow"),
+        ({"updates": [{"step": 0, "weights": {"a": 1, "b": 0}}]}, "step 0: the domains differ.*lacks c"),
+        ({"updates": [{"step": 0, "weights": {"a": -1, "b": 1, "c": 1}}]}, "at least 0"),
+        ({"format": 2, "updates": UPDATES}, "format 2, this version reads 1"),
+    ],
+)
+def test_a_file_that_is_no_history_is_refused(write, content, message):
+    with pytest.raises(DataError, match=message):
+        history(write(content))
+
+
+def test_a_run_without_length_or_batch_is_refused(prepared, write):
+    past, manifest = history(write({"updates": UPDATES})), read_manifest(prepared)
+    for steps, batch in ((0, 4), (4, 0), (4, None)):
+        with pytest.raises(DataError, match="both must be at least 1"):
+            simulate(manifest, "prune", past, steps=steps, global_batch=batch)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_history("/nowhere/mixture.json", DOMAINS, "the data")

@@ -1,0 +1,54 @@
+"""Duplicates are found exactly, however many buckets there are and whatever was known before."""
+
+import numpy as np
+import pytest
+
+from shear_lit.data.preparing import duplicates as module
+from shear_lit.data.preparing.duplicates import find_duplicates
+from shear_lit.data.tokens.spool import Spool, SpoolRecord, write_spool
+
+
+def spool_of(path, hashes):
+    """A spool of documents with these hashes and no tokens."""
+    record = SpoolRecord(
+        documents=len(hashes), tokens=0, numbers=len(hashes), rejected={}, first=[], token_type="uint16"
+    )
+    write_spool(path, record, b"".join(hashes), [0] * len(hashes), [])
+    return Spool(path)
+
+
+def drawn(numbers, count, pool):
+    """Hashes that often repeat, also in their first half only, and at both ends of the range."""
+    ends = [bytes(16), b"\xff" * 16, bytes(8) + b"\x01" * 8]
+    return [
+        pool[n] if n < len(pool) else ends[n - len(pool)] for n in numbers.integers(0, len(pool) + 3, count)
+    ]
+
+
+@pytest.mark.parametrize("bucket_documents", [1_000_000, 50, 7])
+def test_the_first_of_equal_documents_is_kept(tmp_path, monkeypatch, bucket_documents):
+    monkeypatch.setattr(module, "BUCKET_DOCUMENTS", bucket_documents)
+    numbers = np.random.default_rng(0)
+    pool = [numbers.bytes(8) + numbers.bytes(8) for _ in range(150)]
+    pool += [hash[:8] + numbers.bytes(8) for hash in pool[:40]]
+    seen, earlier = set(), None
+    for run in range(3):
+        parts = [drawn(numbers, count, pool) for count in (40, 0, 100, 1)]
+        spools = [spool_of(tmp_path / f"{run}-{n}", part) for n, part in enumerate(parts)]
+        kept = tmp_path / f"kept-{run}"
+        found = find_duplicates(spools, tmp_path, earlier, kept)
+        for number, part in enumerate(parts):
+            wanted = []
+            for digest in part:
+                wanted.append(digest in seen)
+                seen.add(digest)
+            assert found.of(number).tolist() == wanted and found.count(number) == sum(wanted)
+        hashes = np.fromfile(kept, "<u8").reshape(-1, 2).tolist()
+        assert hashes == sorted([int.from_bytes(h[:8]), int.from_bytes(h[8:])] for h in seen)
+        earlier = kept
+    assert not list(tmp_path.glob("bucket-*"))
+
+
+def test_no_documents_at_all_have_no_duplicates(tmp_path):
+    found = find_duplicates([spool_of(tmp_path / "0", [])], tmp_path, None, tmp_path / "kept")
+    assert found.of(0).tolist() == [] and (tmp_path / "kept").stat().st_size == 0
