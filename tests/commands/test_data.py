@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from shear_lit import cli
 from shear_lit.data.looking.decoding import decoder_of
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving.store import SequenceStore
 
 
@@ -117,7 +117,7 @@ def test_check_passes_whole_data_and_names_a_bad_chunk(toy, tmp_path, capfd):
     content[100] ^= 1
     path.write_bytes(content)
     said = refused(capfd, "prepare", "--check", copied, code=1)
-    assert f"{path}: the chunk's content changed" in said and "1 of its files" in said
+    assert f"{path}: the file's content changed" in said and "1 of its files" in said
     assert "Traceback" not in said
 
 
@@ -132,7 +132,7 @@ def test_training_stops_with_the_name_of_a_bad_chunk(toy, tmp_path, capfd, worke
     flags = [f"--data.directory={copied}", f"--data.workers={workers}"]
     said = refused(capfd, *toy.arguments("prune", tmp_path / "run"), *flags, code=1)
     (last,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert last.startswith("error: data.directory=") and f": {path}: the chunk's content changed" in last
+    assert last.startswith("error: data.directory=") and f": {path}: the file's content changed" in last
     assert "Traceback" not in last and not list((tmp_path / "run").rglob("*.ckpt"))
 
 

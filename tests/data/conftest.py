@@ -3,17 +3,50 @@
 import json
 import os
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from shear_lit.data.prepared.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.preparing.packing import SplitWriter
+from shear_lit.data.prepared.chunks import SequenceDocuments, write_chunk, write_index
+from shear_lit.data.prepared.manifest import (
+    DomainRecord,
+    Manifest,
+    SplitRecord,
+    TokenizerRecord,
+    write_manifest,
+)
 from shear_lit.data.preparing.prepare import PrepareSettings
 from shear_lit.data.preparing.splits import SplitShares
 
 LENGTH = 4
 RECORD = TokenizerRecord(name="none", fingerprint="f" * 64, vocabulary=1000, bos_id=None, eos_id=0)
+
+
+def write_split(folder, tokens, *, per_chunk=5, starts=None, ends=None):
+    """Write sequences, [sequences, length], as a split; a document begins with each, or at ``starts`` of each."""
+    sequences, length = tokens.shape
+    starts = [[0]] * sequences if starts is None else starts
+    ends = [length] * sequences if ends is None else ends
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for number, first in enumerate(range(0, sequences, per_chunk)):
+        part = slice(first, first + per_chunk)
+        inside = starts[part]
+        documents = SequenceDocuments(
+            np.cumsum([0, *map(len, inside)]),
+            np.array(ends[part]),
+            np.array([s for one in inside for s in one]),
+        )
+        chunks.append(write_chunk(folder, number, [tokens[part].reshape(-1)], documents, length))
+    write_index(folder, chunks, length=length, per_chunk=per_chunk, token_type=str(tokens.dtype))
+    return SplitRecord(
+        documents=sequences,
+        tokens=tokens.size,
+        tail_tokens=0,
+        chunks=tuple(chunks),
+        padding=int(tokens.size - sum(ends)),
+    )
 
 
 def write_prepared(
@@ -29,16 +62,10 @@ def write_prepared(
     domains = {}
     for index, (name, sequences) in enumerate(sizes.items()):
         records = {}
+        tokens = np.zeros((sequences, length), dtype=token_type)
+        tokens[:, 0], tokens[:, 1] = index, np.arange(sequences)
         for split in splits:
-            writer = SplitWriter(
-                directory / name / split,
-                sequence_length=length,
-                token_type=token_type,
-                chunk_bytes=per_chunk * length * (2 if token_type == "uint16" else 4),
-            )
-            for sequence in range(sequences):
-                writer.add([index, sequence] + [0] * (length - 2))
-            records[split] = writer.finish()
+            records[split] = write_split(directory / name / split, tokens, per_chunk=per_chunk)
         domains[name] = DomainRecord(documents=sequences * len(splits), rejected={}, splits=records)
     manifest = Manifest(
         tokenizer=RECORD,

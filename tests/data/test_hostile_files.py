@@ -15,6 +15,7 @@ import yaml
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.looking.inspection import described
 from shear_lit.data.looking.simulation import read_history, simulate
+from shear_lit.data.looking.verification import verify
 from shear_lit.data.order.mixture_log import (
     MixtureChange,
     MixtureLog,
@@ -23,8 +24,7 @@ from shear_lit.data.order.mixture_log import (
 )
 from shear_lit.data.order.references import References, read_references, write_references
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared.manifest import read_manifest
-from shear_lit.data.prepared.verification import verify
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.ledger import ledger_of
 from shear_lit.data.preparing.mds import mds_shards
 from shear_lit.data.preparing.prepare import prepare

@@ -6,7 +6,7 @@ from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
 from shear_lit.ranges import Count
 
 if TYPE_CHECKING:
-    from shear_lit.data.prepared.verification import Verified
+    from shear_lit.data.looking.verification import Verified
 
 
 def check_prepared(check: str, workers: Count = 4, remote: RemoteSettings = REMOTE) -> "Verified":
@@ -19,6 +19,6 @@ def check_prepared(check: str, workers: Count = 4, remote: RemoteSettings = REMO
         workers: Chunks that are read at a time.
         remote: How data in remote storage is read.
     """
-    from shear_lit.data.prepared.verification import verify
+    from shear_lit.data.looking.verification import verify
 
     return verify(check, workers=workers, remote=remote)

@@ -9,7 +9,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.looking import simulation
 from shear_lit.data.looking.simulation import read_history, simulate
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 
 UPDATES = [
     {"step": 0, "weights": {"a": 0.2, "b": 0.5, "c": 0.3}, "losses": None},

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import check_same_domains, read_manifest, write_manifest
+from shear_lit.data.prepared.manifest import check_same_domains, write_manifest
+from shear_lit.data.prepared.reading import read_manifest
 
 
 @pytest.fixture
@@ -98,11 +99,11 @@ def truncate(path):
         ),
         (
             lambda d: (d / "c" / "prune" / "chunk-0-1.bin").unlink(),
-            "c/prune/chunk-0-1.bin: the chunk is missing",
+            "c/prune/chunk-0-1.bin: the file is missing",
         ),
         (
             lambda d: truncate(d / "c" / "prune" / "chunk-0-1.bin"),
-            "chunk-0-1.bin: the chunk has .* bytes instead of",
+            "chunk-0-1.bin: the file has .* bytes instead of",
         ),
         (
             lambda d: shutil.copy(d / "a" / "prune" / "index.json", d / "b" / "prune" / "index.json"),

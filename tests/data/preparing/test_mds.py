@@ -10,8 +10,8 @@ import pytest
 
 from shear_lit import cli
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import read_manifest
-from shear_lit.data.prepared.verification import verify
+from shear_lit.data.looking.verification import verify
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.mds import MdsError, mds_shards
 from shear_lit.data.preparing.mds_import import MdsImport, import_mds
 from shear_lit.data.serving.store import SequenceStore

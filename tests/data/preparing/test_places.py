@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from shear_lit.data.errors import DamagedData, DataError
+from shear_lit.data.looking.verification import verify
 from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.order.mixture_log import read_mixture_log
 from shear_lit.data.order.references import References, read_references, write_references
-from shear_lit.data.prepared.manifest import read_manifest
-from shear_lit.data.prepared.verification import verify
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.commit import clear, clear_work, locked, output_place
 from shear_lit.data.preparing.mds import mds_shards
 from shear_lit.data.preparing.mds_import import MdsImport, import_mds
@@ -57,7 +57,7 @@ def test_links_inside_of_prepared_data_and_to_it_are_followed(copied, tmp_path):
     (copied / "a" / "prune").symlink_to(copied / "kept")
     (tmp_path / "link").symlink_to(copied)
     assert SequenceStore(tmp_path / "link", "prune")[0, 3]["tokens"][0, 1] == 3
-    assert verify(str(tmp_path / "link")).chunks == 48
+    assert verify(str(tmp_path / "link")).files == 96
 
 
 def test_the_store_of_a_download_from_the_hub_is_no_place_outside(copied, tmp_path):
@@ -69,7 +69,7 @@ def test_the_store_of_a_download_from_the_hub_is_no_place_outside(copied, tmp_pa
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, blobs / str(number))
         place.symlink_to(os.path.relpath(blobs / str(number), place.parent))
-    assert verify(str(snapshot)).chunks == 48
+    assert verify(str(snapshot)).files == 96
 
 
 def test_a_token_outside_of_the_vocabulary_ends_the_run_where_it_is_read(copied):
@@ -214,7 +214,7 @@ def test_home_is_meant_by_a_tilde_everywhere(copied, tmp_path, monkeypatch, sett
     shutil.copytree(settings({"web": ""}).tokenizer, tmp_path / "tokenizer")
     write_jsonl("web.jsonl", TEXTS)
     prepare(settings({"web": "~/web.js*"}, output="~/out", tokenizer="~/tokenizer", workers=1))
-    assert read_manifest("~/out").domains["web"].inputs == 1 and verify("~/out").chunks == 3
+    assert read_manifest("~/out").domains["web"].inputs == 1 and verify("~/out").files == 3
     write_references("~/r.yaml", References(source="", tokenizer="", losses={"a": 1.0}))
     assert read_references("~/r.yaml").losses == {"a": 1.0}
     assert SequenceStore("~/data", "prune")[1, 7]["tokens"][0, 1] == 7

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from shear_lit.commands.prepare import summary
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing import prepare as module
 from shear_lit.data.preparing.duplicates import Duplicates
 from shear_lit.data.preparing.prepare import prepare
@@ -297,7 +297,7 @@ def test_manifest_on_disk_is_what_prepare_returned(settings, write_jsonl):
     )
     manifest = prepare(options)
     assert read_manifest(options.output) == manifest and tuple(manifest.domains) == ("code", "web")
-    assert json.loads((Path(options.output) / "manifest.json").read_text())["format"] == 2
+    assert json.loads((Path(options.output) / "manifest.json").read_text())["format"] == 3
     web = manifest.domains["web"]
     assert (web.inputs, web.bytes) == (1, Path(options.domains["web"]).stat().st_size)
     assert (manifest.text_field, manifest.runs, manifest.shares["prune"]) == ("text", 1, 0.4)

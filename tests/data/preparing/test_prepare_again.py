@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.preparing.splits import SplitShares, SplitTokens
 from shear_lit.data.serving.store import SequenceStore

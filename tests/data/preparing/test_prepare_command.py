@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import auto_cli, set_parsing_settings
 
 from shear_lit.commands.prepare import prepare, summary
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.packing import _Chunk
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.tokens import spool as spool_module

@@ -9,7 +9,8 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.order.references import References, write_references
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared.manifest import read_manifest, write_manifest
+from shear_lit.data.prepared.manifest import write_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving.boundaries import DocumentBoundary, boundary_of, document_positions, model_inputs
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader

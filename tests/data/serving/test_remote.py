@@ -17,7 +17,7 @@ from litdata.streaming import downloader as litdata_downloader
 from shear_lit.data.errors import DataError
 from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving import remote as remote_module
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.serving.loader import MixtureLoader
@@ -240,7 +240,7 @@ def test_manifest_of_another_place_is_refused_as_damage(server, prepared, tmp_pa
     (copied / "manifest.json").write_text(json.dumps(content))
     address = server.upload(copied, "changed")
     with pytest.raises(
-        DataError, match=r"changed/manifest\.json cannot .*a/prune lists a chunk with .*sha256='\.\./\.\./x'"
+        DataError, match=r"changed/manifest\.json cannot .*a/prune lists a file with .*sha256='\.\./\.\./x'"
     ):
         SequenceStore(address, "prune", remote=settings(tmp_path))
     (copied / "manifest.json").write_text(json.dumps(content)[:-5])

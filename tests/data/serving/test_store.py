@@ -59,9 +59,7 @@ def test_flipped_byte_stops_the_run_with_the_name_of_the_chunk(copied, place):
     store = SequenceStore(copied, "prune")
     assert store[1, 14]["tokens"][0, 1] == 14
     for _ in range(2):
-        with pytest.raises(
-            DamagedData, match=r"b/prune/chunk-0-3\.bin: the chunk's content changed.*--check"
-        ):
+        with pytest.raises(DamagedData, match=r"b/prune/chunk-0-3\.bin: the file's content changed.*--check"):
             store[1, 15]
 
 
@@ -121,5 +119,5 @@ def test_chunk_that_is_cut_while_it_is_open_stops_the_run(copied):
     assert store[0, 4]["tokens"][0, 1] == 4
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 3)
-    with pytest.raises(DamagedData, match=r"a/prune/chunk-0-0\.bin: the chunk was cut off"):
+    with pytest.raises(DamagedData, match=r"a/prune/chunk-0-0\.bin: the file was cut off"):
         store[0, 4]

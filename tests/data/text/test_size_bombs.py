@@ -22,7 +22,7 @@ READ = """
 import resource, sys
 from pathlib import Path
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import manifest_alone
+from shear_lit.data.prepared.reading import manifest_alone
 from shear_lit.data.text import reading
 from shear_lit.data.text.sources import find_sources
 from shear_lit.data.preparing.mds import mds_shards

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_utils
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import read_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.tokens import transformers_tokenizer
 from shear_lit.data.tokens.sentencepiece import from_sentencepiece

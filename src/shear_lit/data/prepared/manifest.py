@@ -1,39 +1,40 @@
-"""What a prepared data directory holds, and whether it is whole.
+"""What a prepared data directory holds.
 
 ``<directory>/manifest.json`` is written last; ``<directory>/<domain>/<split>/`` holds the litdata chunks of packed
-sequences and their ``index.json``. While files are added, an index may list chunks that the manifest does not yet have,
-after those that it has: what the manifest says is there all the time. ``<directory>/.ledger/`` is for adding files.
+sequences, beside each the bounds of the documents in it, and their ``index.json``. While files are added, an index may
+list chunks that the manifest does not yet have, after those that it has: what the manifest says is there all the time.
+``<directory>/.ledger/`` is for adding files.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.preparing.splits import SPLITS as SPLITS
-from shear_lit.data.preparing.splits import Bounds
-from shear_lit.disk.names import expanded, is_elsewhere, is_plain_name, is_sha256
-from shear_lit.disk.reading import read_small
-from shear_lit.disk.records import STORED, parse_values, read_values, record_of, shown
+from shear_lit.disk.records import STORED, shown
 from shear_lit.disk.writing import write_file
 
-FORMAT = 2
-"""The version of the layout that this package writes; 1, which has fewer facts, can be read as well."""
+FORMAT = 3
+"""The version of the layout that this package writes; 1 and 2, which do not know where documents begin, can be read."""
 MANIFEST, INDEX = "manifest.json", "index.json"
 
+SPLITS = ("prune", "pretrain", "validation")
+"""The splits of a prepared data set; no document is in two of them."""
+PACKINGS = ("concatenate", "best_fit")
+"""How documents become sequences: one after the other, or each that fits into a sequence as a whole."""
 TOKEN_TYPES = ("uint16", "uint32")
 """How tokens are stored."""
 KEY = "data.directory"
 """The key of the directory of prepared data, as ``fit`` calls it."""
-MOST_CHUNK_BYTES = 1 << 32
-"""A chunk is smaller: the offsets in it have 32 bits."""
 MOST_CHUNK_SEQUENCES = 1 << 24
 """A chunk has at most so many sequences, which are shuffled in memory."""
 
+Bounds = dict[str, tuple[float, float]]
+"""The places of each split, in [0, 1]: from the first number on, below the second."""
 Error = TypeVar("Error", bound=DataError)
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -46,7 +47,7 @@ class TokenizerRecord:
     name: str
     """The name or directory it was loaded from."""
     fingerprint: str
-    """SHA-256 of its serialised form: the same for the same tokenizer wherever it lies."""
+    """SHA-256 of what it does: the same for the same tokenizer wherever it lies."""
     vocabulary: int
     """Entries of the vocabulary: the largest token id plus one."""
     bos_id: int | None
@@ -56,17 +57,31 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChunkRecord:
-    """One file of packed sequences."""
+class FileRecord:
+    """One file of a domain and split."""
 
     file: str
     """Name inside the folder of its domain and split."""
     bytes: int
     """Size of the file."""
-    sequences: int
-    """Sequences in it."""
     sha256: str
     """Hash of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRecord(FileRecord):
+    """One file of packed sequences."""
+
+    sequences: int
+    """Sequences in it."""
+    documents: FileRecord | None = None
+    """Where documents begin in them, and where text ends; none in data of an earlier version."""
+    loss_mask: FileRecord | None = None
+    """Which of their tokens are to be predicted, one bit each; none: all are."""
+
+    def files(self) -> tuple[FileRecord, ...]:
+        """All that belong to it."""
+        return tuple(one for one in (self, self.documents, self.loss_mask) if one is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +98,8 @@ class SplitRecord:
     """Its files, in order."""
     duplicates: int = 0
     """Documents that would be in it, had their text not come before."""
+    padding: int = 0
+    """Tokens that only fill sequences up, where no document is cut that fits into one."""
 
     @property
     def sequences(self) -> int:
@@ -101,7 +118,7 @@ class DomainRecord:
     splits: dict[str, SplitRecord]
     """What each split holds."""
     duplicates: int = 0
-    """Documents that were dropped because their text, case and white space aside, came before in any domain."""
+    """Documents that were dropped because their text, but for its writing, came before in any domain."""
     unused: int = 0
     """Documents that no split wanted, where all are sized in tokens."""
     bounds: Bounds = field(default_factory=dict)
@@ -111,7 +128,7 @@ class DomainRecord:
     bytes: int = 0
     """Their size."""
     inputs_fingerprint: str = ""
-    """SHA-256 over the fingerprints of these."""
+    """SHA-256 over the hashes of their contents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +153,12 @@ class Manifest:
     """The shares asked for, by split."""
     tokens: dict[str, int] = field(default_factory=dict)
     """The tokens asked for, by split; 0: the share decided."""
+    packing: str = PACKINGS[0]
+    """How documents became sequences."""
+    split_special_tokens: bool | None = None
+    """Whether text that looks like a special token was taken as text; none if it is not known."""
+    ledger: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file that is kept for adding others."""
     runs: int = 0
     """How often `shear-lit prepare` has written to it; 0: files cannot be added, for there is no ledger."""
     fingerprint: str = ""
@@ -165,7 +188,10 @@ def content_fingerprint(
     tokenizer: TokenizerRecord, sequence_length: int, token_type: str, domains: Mapping[str, DomainRecord]
 ) -> str:
     """SHA-256 over all that decides what a model is trained on: the tokenizer, the length and the chunks."""
-    chunks = {n: {s: [c.sha256 for c in r.chunks] for s, r in d.splits.items()} for n, d in domains.items()}
+    chunks = {
+        name: {s: [f.sha256 for c in r.chunks for f in c.files()] for s, r in domain.splits.items()}
+        for name, domain in domains.items()
+    }
     content = [tokenizer.fingerprint, sequence_length, token_type, chunks]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -175,12 +201,19 @@ def is_domain_name(name: object) -> bool:
     return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None
 
 
+def is_file_name(name: str) -> bool:
+    """Whether ``name`` can be that of a chunk or of what belongs to it."""
+    return _SAFE_NAME.fullmatch(name) is not None
+
+
 def check_domain_name(name: str) -> None:
-    """Refuse a domain name that is no safe folder name.
+    """Refuse a domain name that is no safe folder name, or that of a file of ours.
 
     Raises:
         DataError: it has characters other than letters, digits, ``_``, ``-`` and ``.``, or begins with ``-`` or ``.``.
     """
+    if name == MANIFEST:
+        raise DataError(f"{name!r} is a file of prepared data. Rename the domain.", key="domains")
     if not is_domain_name(name):
         raise DataError(
             f"{shown(name)} is no safe folder name: use 1 to 100 letters, digits, '_', '-' or '.', "
@@ -204,191 +237,6 @@ def write_manifest(directory: str | Path, manifest: Manifest) -> None:
     content = asdict(manifest)
     del content["place"]
     write_json(Path(directory) / MANIFEST, content)
-
-
-def read_manifest(directory: str | Path) -> Manifest:
-    """Read the manifest of ``directory`` and hold the files against it: presence and sizes, not contents.
-
-    Raises:
-        DataError: something is missing, half-written, outside of the directory, or not what the manifest says.
-    """
-    manifest = manifest_alone(directory)
-    root = expanded(directory)
-    for name, domain in manifest.domains.items():
-        for split, record in domain.splits.items():
-            if (
-                problem := _split_problem(root, f"{name}/{split}", record, manifest.sequence_length)
-            ) is not None:
-                raise damaged(directory, f"{problem[0]}: {problem[1]}")
-    return manifest
-
-
-def manifest_alone(directory: str | Path) -> Manifest:
-    """Read the manifest of a local ``directory``; the files that it lists are not looked at.
-
-    Raises:
-        DataError: there is none, or none that can be read.
-    """
-    path = expanded(directory)
-    if not path.is_dir():
-        raise DataError(
-            f"{str(directory)!r} is no directory: prepared data is expected there. "
-            "Correct the path, or make it with `shear-lit prepare`.",
-            key=KEY,
-        )
-    try:
-        if (what := _outside(path / MANIFEST, path)) is not None:
-            raise _no_manifest(str(directory), str(path / MANIFEST), what)
-        content = read_small(path / MANIFEST)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{str(directory)!r} has no {MANIFEST}: it is half-written or was not prepared. "
-            "Run `shear-lit prepare` again.",
-            key=KEY,
-        ) from error
-    except OSError as error:
-        raise _no_manifest(str(directory), str(path / MANIFEST), error.strerror or str(error)) from error
-    return parsed_manifest(content, str(path / MANIFEST), place=str(directory))
-
-
-def parsed_manifest(content: bytes, where: str, *, place: str) -> Manifest:
-    """The manifest that the file ``where`` of ``place`` holds; the files that it lists are not looked at.
-
-    Raises:
-        DataError: it is no manifest of this version, or names what leads out of its directory.
-    """
-    try:
-        parsed = parse_values(content)
-        found = parsed.get("format") if isinstance(parsed, dict) else None
-        if type(found) is not int or found not in range(1, FORMAT + 1):
-            raise DataError(
-                f"{place!r}: {where}: format {shown(found)}, this version reads 1 to {FORMAT}. "
-                "Run `shear-lit prepare` again with this version.",
-                key=KEY,
-            )
-        manifest = record_of(Manifest, parsed)
-        _check_manifest(manifest)
-    except DataError:
-        raise
-    except ValueError as error:
-        raise _no_manifest(place, where, str(error)) from error
-    return replace(manifest, place=place)
-
-
-def _no_manifest(place: str, where: str, what: str) -> DataError:
-    return DataError(
-        f"{place!r}: {where} cannot be read as a manifest ({what}): it was changed or damaged. "
-        "Run `shear-lit prepare` again.",
-        key=KEY,
-    )
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    """Refuse, by a ``ValueError``, what no run of `prepare` writes: above all names that lead out of the directory."""
-    tokenizer = manifest.tokenizer
-    if manifest.token_type not in TOKEN_TYPES:
-        raise ValueError(
-            f"token_type is {shown(manifest.token_type)}: {' or '.join(TOKEN_TYPES)} is expected"
-        )
-    if not 2 <= manifest.sequence_length < MOST_CHUNK_BYTES:
-        raise ValueError(f"sequence_length is {manifest.sequence_length}: 2 or more is expected")
-    if not 1 <= tokenizer.vocabulary <= 1 << 32:
-        raise ValueError(f"tokenizer.vocabulary is {tokenizer.vocabulary}: 1 to 2^32 is expected")
-    for name, token in (("bos_id", tokenizer.bos_id), ("eos_id", tokenizer.eos_id)):
-        if token is not None and token >= tokenizer.vocabulary:
-            raise ValueError(
-                f"tokenizer.{name} is {token}, and the vocabulary has {tokenizer.vocabulary} entries"
-            )
-    for hashed in (tokenizer.fingerprint, *([manifest.fingerprint] if manifest.fingerprint else [])):
-        if not is_sha256(hashed):
-            raise ValueError(f"the fingerprint {shown(hashed)} is none: 64 hexadecimal digits are expected")
-    if not manifest.domains:
-        raise ValueError("it has no domain")
-    for name, domain in manifest.domains.items():
-        if not is_domain_name(name):
-            raise ValueError(f"the domain {shown(name)} is no safe folder name")
-        for split, record in domain.splits.items():
-            if split not in SPLITS:
-                raise ValueError(f"{name} has the split {shown(split)}: {', '.join(SPLITS)} are known")
-            for chunk in record.chunks:
-                _check_chunk(chunk, manifest, f"{name}/{split}")
-        if any(not 0 <= low <= high <= 1 for low, high in domain.bounds.values()):
-            raise ValueError(f"{name}.bounds are {shown(domain.bounds)}: places from 0 to 1 are expected")
-
-
-def _check_chunk(chunk: ChunkRecord, manifest: Manifest, where: str) -> None:
-    """Refuse what would lead out of the folder, or out of a cache: names become paths, and hashes do."""
-    if not _SAFE_NAME.fullmatch(chunk.file) or not is_sha256(chunk.sha256):
-        raise ValueError(
-            f"{where} lists a chunk with file={shown(chunk.file)} and sha256={shown(chunk.sha256)}: a plain file name "
-            "and 64 hexadecimal digits are expected"
-        )
-    tokens = chunk.sequences * manifest.sequence_length
-    if (
-        not tokens * int(manifest.token_type.removeprefix("uint")) // 8 <= chunk.bytes <= MOST_CHUNK_BYTES
-        or chunk.sequences > MOST_CHUNK_SEQUENCES
-    ):
-        raise ValueError(
-            f"{where} lists {chunk.file} with {chunk.bytes:,} bytes and {chunk.sequences:,} sequences, "
-            f"{tokens:,} tokens of {manifest.token_type}: no chunk is like that"
-        )
-
-
-def _split_problem(
-    root: Path, folder: str, record: SplitRecord, sequence_length: int
-) -> tuple[Path, str] | None:
-    if (problem := index_problem(root, folder, record, sequence_length)) is not None:
-        return problem
-    for chunk in record.chunks:
-        path = root / folder / chunk.file
-        if (what := size_problem(path, chunk, root)) is not None:
-            return path, what
-    return None
-
-
-def index_problem(
-    root: Path, folder: str, record: SplitRecord, sequence_length: int
-) -> tuple[Path, str] | None:
-    """What is wrong with the ``folder`` of a split or with its index, and which of the two; nothing if all is well."""
-    path = root / folder
-    if not path.is_dir():
-        return path, "the folder is missing"
-    index = path / INDEX
-    for place in (path, index):
-        if (what := _outside(place, root, parents=True)) is not None:
-            return place, what
-    try:
-        found = read_values(index)
-        indexed = [(c["filename"], c["chunk_bytes"], c["dim"]) for c in found["chunks"]]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        return index, f"the index cannot be read ({error!r})"
-    if not all(is_plain_name(name) for name, _, _ in indexed):
-        return index, "the index names a file that is not in its folder"
-    expected = [(c.file, c.bytes, c.sequences * sequence_length) for c in record.chunks]
-    if indexed[: len(expected)] != expected:  # more are there while files are being added
-        return index, f"the index does not list the chunks of {MANIFEST}"
-    return None
-
-
-def size_problem(path: Path, chunk: ChunkRecord, root: Path | None = None) -> str | None:
-    """What the presence and the size of a file tell against its being ``chunk``; nothing if nothing.
-
-    With ``root``, the file must lie in that directory.
-    """
-    if root is not None and (what := _outside(path, root)) is not None:
-        return what
-    if not path.is_file():
-        return "the chunk is missing"
-    if (found := path.stat().st_size) != chunk.bytes:
-        return f"the chunk has {found:,} bytes instead of {chunk.bytes:,}"
-    return None
-
-
-def _outside(path: Path, root: Path, *, parents: bool = False) -> str | None:
-    """What tells against a link: it may not lead out of ``root``, but for the store of a download from the hub."""
-    if (parents or path.is_symlink()) and is_elsewhere(path, root):
-        return f"it is a link to {str(path.resolve())!r}, outside of the directory"
-    return None
 
 
 def damaged(directory: str | Path, what: str, kind: type[Error] = DataError) -> Error:  # type: ignore[assignment]

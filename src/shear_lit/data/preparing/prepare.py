@@ -11,12 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import (
-    MANIFEST,
-    Manifest,
-    TokenizerRecord,
-    read_manifest,
-)
+from shear_lit.data.prepared.manifest import MANIFEST, Manifest, TokenizerRecord
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.assembly import Packing
 from shear_lit.data.preparing.commit import clear, clear_work, commit, locked, output_place
 from shear_lit.data.preparing.ledger import ledger_of, new_sources

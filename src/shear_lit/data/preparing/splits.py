@@ -7,14 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.manifest import SPLITS, Bounds
 from shear_lit.data.text.documents import PLACES, place_of
 from shear_lit.ranges import CountFrom0, Fraction
-
-SPLITS = ("prune", "pretrain", "validation")
-"""The splits of a prepared data set; no document is in two of them."""
-
-Bounds = dict[str, tuple[float, float]]
-"""The places of each split, in [0, 1]: from the first number on, below the second."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.chunks import content_problem
-from shear_lit.data.prepared.manifest import ChunkRecord
+from shear_lit.data.prepared.manifest import FileRecord
 from shear_lit.disk.names import expanded
 
 CACHE_BYTES, CACHE_DIRECTORY = "data.remote.cache_bytes", "data.remote.cache_directory"
@@ -36,7 +36,7 @@ class ChunkCache:
         self._folder, self._max_bytes = expanded(directory), max_bytes
         self._verified: set[str] = set()
 
-    def open(self, chunk: ChunkRecord, download: Callable[[Path], None]) -> int:
+    def open(self, chunk: FileRecord, download: Callable[[Path], None]) -> int:
         """A descriptor of the chunk's file, which ``download`` writes if it is not there; the caller closes it.
 
         A file that an earlier process left is verified when this one first opens it, and downloaded again if damaged.
@@ -76,14 +76,14 @@ class ChunkCache:
         there = sum(size for _, size, _ in self._chunks())
         return min(self._max_bytes, there + shutil.disk_usage(self._folder).free)
 
-    def _is_whole(self, path: Path, chunk: ChunkRecord) -> bool:
+    def _is_whole(self, path: Path, chunk: FileRecord) -> bool:
         if chunk.sha256 not in self._verified:
             if content_problem(path, chunk) is not None:
                 return False
             self._verified.add(chunk.sha256)
         return True
 
-    def _downloaded(self, chunk: ChunkRecord, path: Path, download: Callable[[Path], None]) -> int | None:
+    def _downloaded(self, chunk: FileRecord, path: Path, download: Callable[[Path], None]) -> int | None:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(path.name)):
             if path.exists():
@@ -96,7 +96,7 @@ class ChunkCache:
         return descriptor
 
     @contextmanager
-    def _reserved(self, chunk: ChunkRecord) -> Iterator[Path]:
+    def _reserved(self, chunk: FileRecord) -> Iterator[Path]:
         """A folder to download into, once there is room for the chunk."""
         partial = self._folder / f"{chunk.sha256}-{chunk.bytes}{_PARTIAL}"
         while not self._reserve(partial, chunk.bytes):

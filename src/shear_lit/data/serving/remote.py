@@ -16,14 +16,8 @@ from litdata.streaming.downloader import Downloader, get_downloader
 
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.prepared.chunks import content_problem
-from shear_lit.data.prepared.manifest import (
-    KEY,
-    MANIFEST,
-    ChunkRecord,
-    Manifest,
-    parsed_manifest,
-    read_manifest,
-)
+from shear_lit.data.prepared.manifest import KEY, MANIFEST, FileRecord, Manifest
+from shear_lit.data.prepared.reading import parsed_manifest, read_manifest
 from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
@@ -90,18 +84,18 @@ class RemoteDirectory:
         """The full address of an object."""
         return f"{self._address}/{name}"
 
-    def fetch(self, name: str, target: Path, chunk: ChunkRecord | None = None) -> None:
-        """Write an object to ``target``; what should be ``chunk`` is verified, and damage counts as a failure.
+    def fetch(self, name: str, target: Path, expected: FileRecord | None = None) -> None:
+        """Write an object to ``target``; what should be ``expected`` is verified, and damage counts as a failure.
 
-        No more is written than the chunk has bytes, or than a small file may have.
+        No more is written than that has bytes, or than a small file may have.
 
         Raises:
             RemoteError: it could not be had, after so many attempts or for a reason that no attempt will change.
         """
         for attempt in range(1, self._attempts + 1):
             try:
-                self._download(name, target, SMALL_FILE_BYTES if chunk is None else chunk.bytes)
-                if chunk is not None and (what := content_problem(target, chunk)) is not None:
+                self._download(name, target, SMALL_FILE_BYTES if expected is None else expected.bytes)
+                if expected is not None and (what := content_problem(target, expected)) is not None:
                     raise DamagedData(what)
                 return
             except Exception as error:  # each storage has errors of its own

@@ -9,7 +9,7 @@ from pathlib import Path
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.order.permutation import WINDOW_CHUNKS
 from shear_lit.data.prepared.chunks import ENDS_EARLY, Chunks, LocalChunks
-from shear_lit.data.prepared.manifest import ChunkRecord, damaged
+from shear_lit.data.prepared.manifest import ChunkRecord, FileRecord, damaged
 from shear_lit.data.serving.cache import CACHE_BYTES, ChunkCache
 from shear_lit.data.serving.remote import RemoteDirectory, RemoteError, is_remote
 from shear_lit.data.serving.remote_settings import RemoteSettings
@@ -28,10 +28,10 @@ class RemoteChunks:
         self._cache = ChunkCache(settings.cache_directory, settings.cache_bytes)
         self._settings = settings
 
-    def read(self, folder: str, chunk: ChunkRecord, offset: int, size: int) -> bytes:
+    def read(self, folder: str, file: FileRecord, offset: int, size: int) -> bytes:
         """As in ``Chunks``. Nothing stays open: what the cache removes is gone from the disk."""
-        name = f"{folder}/{chunk.file}"
-        descriptor = self._cache.open(chunk, partial(self._place.fetch, name, chunk=chunk))
+        name = f"{folder}/{file.file}"
+        descriptor = self._cache.open(file, partial(self._place.fetch, name, expected=file))
         try:
             data = os.pread(descriptor, size, offset)
         finally:
@@ -40,11 +40,11 @@ class RemoteChunks:
             raise damaged(self._address, f"{self._place.name_of(name)}: {ENDS_EARLY}", DamagedData)
         return data
 
-    def problem(self, folder: str, chunk: ChunkRecord) -> str | None:
+    def problem(self, folder: str, file: FileRecord) -> str | None:
         """As in ``Chunks``: of what the storage holds, not of the cache."""
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                self._place.fetch(f"{folder}/{chunk.file}", Path(scratch) / "chunk", chunk)
+                self._place.fetch(f"{folder}/{file.file}", Path(scratch) / "file", file)
             except RemoteError as error:
                 return str(error.args[0])
         return None

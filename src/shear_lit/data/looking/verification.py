@@ -1,4 +1,4 @@
-"""Holding every chunk and every index of a prepared data set against its manifest; nothing is written."""
+"""Holding every file and every index of a prepared data set against its manifest; nothing is written."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.prepared.manifest import (
-    KEY,
-    MANIFEST,
-    ChunkRecord,
-    Manifest,
-    index_problem,
-    manifest_alone,
-)
+from shear_lit.data.prepared.manifest import KEY, MANIFEST, FileRecord, Manifest
+from shear_lit.data.prepared.reading import index_problem, manifest_alone
 from shear_lit.data.serving.remote import is_remote, read_prepared
 from shear_lit.data.serving.remote_chunks import open_chunks
 from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
@@ -28,42 +22,42 @@ class Verified:
 
     directory: str
     """Where it lies."""
-    chunks: int
-    """Chunks that were read."""
+    files: int
+    """Files that were read: chunks, and what belongs to them."""
     bytes: int
     """Their bytes."""
 
     def __str__(self) -> str:
         return (
-            f"{self.directory}: whole; {self.chunks:,} chunks of {self.bytes:,} bytes are those of {MANIFEST}"
+            f"{self.directory}: whole; {self.files:,} files of {self.bytes:,} bytes are those of {MANIFEST}"
         )
 
 
 def verify(directory: str, *, workers: int = 4, remote: RemoteSettings = REMOTE) -> Verified:
-    """Read every chunk of a prepared data set; ``workers`` at a time.
+    """Read every file of a prepared data set; ``workers`` at a time.
 
     Raises:
-        DamagedData: with a line for each chunk and each index that is missing or not what the manifest says.
+        DamagedData: with a line for each file and each index that is missing or not what the manifest says.
         DataError: there is no manifest that can be read.
     """
     if workers < 1:
         raise DataError(f"{workers}: at least 1 is needed. Correct it.", key="workers")
     manifest = _manifest(directory, remote)
     problems = [] if is_remote(directory) else list(_index_problems(expanded(directory), manifest))
-    chunks, everything = open_chunks(directory, remote), list(_every_chunk(manifest))
+    chunks, everything = open_chunks(directory, remote), list(_every_file(manifest))
 
     with ThreadPoolExecutor(workers) as pool:
         found = tqdm(
             pool.map(lambda place: chunks.problem(*place), everything),
             total=len(everything),
-            unit="chunk",
+            unit="file",
             desc="check",
             disable=None,  # only on a terminal
         )
         problems += [what for what in found if what is not None]
     if problems:
         raise DamagedData(_report(directory, problems), key=KEY)
-    return Verified(directory=directory, chunks=len(everything), bytes=sum(c.bytes for _, c in everything))
+    return Verified(directory=directory, files=len(everything), bytes=sum(c.bytes for _, c in everything))
 
 
 def _manifest(directory: str, remote: RemoteSettings) -> Manifest:
@@ -79,11 +73,11 @@ def _index_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
                 yield f"{problem[0]}: {problem[1]}"
 
 
-def _every_chunk(manifest: Manifest) -> Iterator[tuple[str, ChunkRecord]]:
+def _every_file(manifest: Manifest) -> Iterator[tuple[str, FileRecord]]:
     for name, domain in manifest.domains.items():
         for split, record in domain.splits.items():
             for chunk in record.chunks:
-                yield f"{name}/{split}", chunk
+                yield from ((f"{name}/{split}", file) for file in chunk.files())
 
 
 def _report(directory: str, problems: list[str]) -> str:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.prepared.verification import verify
+from shear_lit.data.looking.verification import verify
 from shear_lit.data.serving.remote_settings import RemoteSettings
 
 
@@ -24,8 +24,8 @@ def state(directory):
 def test_whole_data_passes_and_is_not_touched(copied):
     before = state(copied)
     result = verify(str(copied))
-    assert result.chunks == 48 and result.bytes == sum(p.stat().st_size for p in copied.rglob("*.bin"))
-    assert "whole; 48 chunks" in str(result)
+    assert result.files == 96 and result.bytes == sum(p.stat().st_size for p in copied.rglob("chunk-*"))
+    assert "whole; 96 files" in str(result)
     assert state(copied) == before
 
 
@@ -49,14 +49,14 @@ def test_each_bad_file_has_a_line_of_its_own(copied):
     with pytest.raises(DamagedData) as refused:
         verify(str(copied))
     lines = str(refused.value).splitlines()
-    assert lines[0].endswith("8 of its files are not what manifest.json says:")
+    assert lines[0].endswith("11 of its files are not what manifest.json says:")
     for place, what in (
         ("a/prune/chunk-0-1.bin", "content changed"),
         ("b/pretrain/chunk-0-7.bin", "bytes instead of"),
-        ("c/validation/chunk-0-0.bin", "the chunk is missing"),
+        ("c/validation/chunk-0-0.bin", "the file is missing"),
         ("b/validation/index.json", "the index cannot be read"),
         ("a/validation", "the folder is missing"),
-        ("a/validation/chunk-0-2.bin", "the chunk is missing"),
+        ("a/validation/chunk-0-2.bin", "the file is missing"),
     ):
         assert [line for line in lines if f"{copied / place}: " in line and what in line], place
     assert refused.value.exit_code == 1 and state(copied) == before
@@ -77,7 +77,7 @@ def test_manifest_that_tells_of_other_chunks_is_found(copied):
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["domains"]["b"]["splits"]["prune"]["chunks"][2]["sha256"] = "0" * 64
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DamagedData, match=r"b/prune/chunk-0-2\.bin: the chunk's content changed"):
+    with pytest.raises(DamagedData, match=r"b/prune/chunk-0-2\.bin: the file's content changed"):
         verify(str(copied))
 
 
@@ -91,7 +91,7 @@ def test_what_is_no_prepared_data_is_refused(tmp_path):
 
 
 def test_mounted_data_is_verified_where_it_lies(copied):
-    assert verify(f"local:{copied}").chunks == 48
+    assert verify(f"local:{copied}").files == 96
     flip(copied / "a" / "prune" / "chunk-0-1.bin")
     with pytest.raises(DamagedData, match=r"a/prune/chunk-0-1\.bin could not be fetched in 1 attempt"):
         verify(f"local:{copied}", remote=RemoteSettings(attempts=1))
