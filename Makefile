@@ -7,6 +7,8 @@
 # make runs tries what may happen to a run: KILLS kills, each signal at each moment, a disk that refuses each operation.
 # make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
 # which it has five minutes, and then what is marked gpu is tested.
+# make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
+# were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
@@ -19,7 +21,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients doors launches runs gpu
+.PHONY: demo test lint nightly clients doors launches runs text tokens gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -32,7 +34,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches
+nightly: clients doors runs launches text
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -40,6 +42,16 @@ doors: .venv/installed-test
 
 runs: .venv/installed-test
 	$(BIN)/python -m tests.training.nightly signals kills disks --kills $(KILLS) --work runs/nightly
+
+text: $(patsubst %,runs/text/kills-%.json,0 1 2) tokens
+
+runs/text/kills-%.json: .venv/installed-test
+	mkdir -p runs/text
+	$(BIN)/python benchmarks/prepare.py kill --kills 20 --seed $* --megabytes 4 --workers 2 > $@.part
+	mv $@.part $@ && cat $@
+
+tokens: .venv/installed-test
+	$(BIN)/python -m tests.data.tokens.matrix --documents 2000 --work runs/tokens
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches

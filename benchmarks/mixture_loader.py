@@ -25,41 +25,25 @@ import litdata
 import numpy as np
 import torch
 
-from orders import check_orders, write_numbered
+from orders import check_orders, write_domains, write_numbered, write_split
 from rivals import has_mosaicml, litdata_rate, mosaicml_rate, write_mosaicml
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.preparing.packing import SplitWriter
 from shear_lit.data.serving.loader import MixtureLoader
 from shear_lit.data.serving.store import SequenceStore
 
 WEIGHTS = {"cc": 0.67, "github": 0.1, "book": 0.08, "c4": 0.15}
 
 
-def write_data(directory: Path, *, sequence_length: int, megabytes: int, chunk_bytes: int) -> Manifest:
+def write_data(directory: Path, *, sequence_length: int, megabytes: int, chunk_bytes: int) -> None:
     """Write domains of equal size."""
     random = np.random.default_rng(0)
     sequences = megabytes * 1_000_000 // (2 * sequence_length * len(WEIGHTS))
-    domains = {}
+    splits = {}
     for name in WEIGHTS:
-        folder = directory / name / "prune"
-        writer = SplitWriter(
-            folder, sequence_length=sequence_length, token_type="uint16", chunk_bytes=chunk_bytes
-        )
-        for _ in range(sequences):
-            writer.add(random.integers(0, 50_000, sequence_length, dtype=np.uint16))
-        domains[name] = DomainRecord(documents=sequences, rejected={}, splits={"prune": writer.finish()})
-    tokenizer = TokenizerRecord(name="random", fingerprint="", vocabulary=50_000, bos_id=None, eos_id=None)
-    manifest = Manifest(
-        tokenizer=tokenizer,
-        sequence_length=sequence_length,
-        token_type="uint16",
-        prepend_bos=False,
-        append_eos=False,
-        domains=domains,
-    )
-    write_manifest(directory, manifest)
-    return manifest
+        tokens = random.integers(0, 50_000, (sequences, sequence_length), dtype=np.uint16)
+        per_chunk = max(1, chunk_bytes // (2 * sequence_length))
+        splits[name] = write_split(directory / name / "prune", tokens, per_chunk=per_chunk)
+    write_domains(directory, splits, length=sequence_length, vocabulary=50_000)
 
 
 def tokens_per_second(

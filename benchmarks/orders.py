@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared.manifest import DomainRecord, Manifest, TokenizerRecord, write_manifest
-from shear_lit.data.preparing.packing import SplitWriter
+from shear_lit.data.prepared.chunks import SequenceDocuments, write_chunk, write_index
+from shear_lit.data.prepared.manifest import (
+    DomainRecord,
+    Manifest,
+    SplitRecord,
+    TokenizerRecord,
+    write_manifest,
+)
 from shear_lit.data.serving.loader import MixtureLoader
 from shear_lit.data.serving.store import SequenceStore
 
@@ -23,25 +30,47 @@ STEPS, EVERY, GLOBAL, LENGTH = 24, 4, 16, 8
 Read = list[tuple[int, ...]]
 
 
+def write_split(folder: Path, tokens: NDArray[np.uint16], *, per_chunk: int) -> SplitRecord:
+    """Write sequences, [sequences, length], as a split in which each is a document."""
+    sequences, length = tokens.shape
+    folder.mkdir(parents=True)
+    chunks = []
+    for number, first in enumerate(range(0, sequences, per_chunk)):
+        part = tokens[first : first + per_chunk]
+        starts = np.arange(len(part), dtype=np.int64) * length
+        documents = SequenceDocuments.of_stream(starts, len(part), length)
+        chunks.append(write_chunk(folder, number, [part.reshape(-1)], documents, length))
+    write_index(folder, chunks, length=length, per_chunk=per_chunk, token_type="uint16")
+    return SplitRecord(documents=sequences, tokens=tokens.size, tail_tokens=0, chunks=tuple(chunks))
+
+
+def write_domains(directory: Path, splits: dict[str, SplitRecord], *, length: int, vocabulary: int) -> None:
+    """Write the manifest of data whose domains have a split ``prune`` and no other."""
+    tokenizer = TokenizerRecord(
+        name="none", fingerprint="0" * 64, vocabulary=vocabulary, bos_id=None, eos_id=None
+    )
+    manifest = Manifest(
+        tokenizer=tokenizer,
+        sequence_length=length,
+        token_type="uint16",
+        prepend_bos=False,
+        append_eos=False,
+        domains={
+            name: DomainRecord(documents=record.documents, rejected={}, splits={"prune": record})
+            for name, record in splits.items()
+        },
+    )
+    write_manifest(directory, manifest)
+
+
 def write_numbered(directory: Path) -> None:
     """Write data in which sequence s of domain d is the tokens [d, s, 0, …]."""
-    domains = {}
+    splits = {}
     for index, (name, sequences) in enumerate(SIZES.items()):
-        writer = SplitWriter(
-            directory / name / "prune",
-            sequence_length=LENGTH,
-            token_type="uint16",
-            chunk_bytes=7 * 2 * LENGTH,
-        )
-        for sequence in range(sequences):
-            writer.add(np.array([index, sequence] + [0] * (LENGTH - 2), dtype=np.uint16))
-        domains[name] = DomainRecord(documents=sequences, rejected={}, splits={"prune": writer.finish()})
-    tokenizer = TokenizerRecord(name="numbers", fingerprint="", vocabulary=1000, bos_id=None, eos_id=None)
-    kinds = {"token_type": "uint16", "prepend_bos": False, "append_eos": False}
-    write_manifest(
-        directory,
-        Manifest(tokenizer=tokenizer, sequence_length=LENGTH, domains=domains, **kinds),  # type: ignore[arg-type]
-    )
+        tokens = np.zeros((sequences, LENGTH), dtype=np.uint16)
+        tokens[:, 0], tokens[:, 1] = index, np.arange(sequences)
+        splits[name] = write_split(directory / name / "prune", tokens, per_chunk=7)
+    write_domains(directory, splits, length=LENGTH, vocabulary=1000)
 
 
 def check_orders(directory: Path, *, stops: int) -> dict[str, Any]:

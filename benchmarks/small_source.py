@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from shear_lit import cli
 from shear_lit.commands.export import export
 from shear_lit.commands.prepare import prepare
-from shear_lit.data.preparing.splits import SplitShares
+from shear_lit.data.preparing.settings import SplitShares
 from shear_lit.training.checkpoints import CheckpointError, read_facts
 from shear_lit.training.run_checkpoints import latest_checkpoint
 

@@ -33,6 +33,26 @@ ROOMS = {
 }
 """What each room may import besides itself."""
 
+ROOMS_OF_DATA = {
+    "errors": set(),
+    "prepared": {"errors"},
+    "text": {"errors", "prepared"},
+    "tokens": {"errors", "prepared", "text"},
+    "order": {"errors", "prepared"},
+    # Whether the references were measured with the tokenizer of the data is asked of tokens/ before a run.
+    "serving": {"errors", "prepared", "order", "tokens"},
+    "preparing": {"errors", "prepared", "text", "tokens"},
+    "looking": {"errors", "prepared", "text", "tokens", "order", "serving", "preparing"},
+}
+"""What each room of data/ may import of data/ besides itself."""
+LONGEST = 300
+"""Lines of a file of data/."""
+KNOWN = {
+    "data/text/units.py: text/ may not import tokens/",
+    "data/preparing/mds.py has more than 300 lines",
+}
+"""What breaks these two rules today."""
+
 FRAMEWORKS = {
     ("lightning", "lightning_fabric", "pytorch_lightning"): (
         "training/",
@@ -42,7 +62,7 @@ FRAMEWORKS = {
     ("transformers",): (
         "models/",
         "pruning/",
-        "data/tokens/transformers_tokenizer.py",
+        "data/tokens/conversions.py",
         "evaluation/",
         "commands/demo.py",
         "commands/demo/",
@@ -148,6 +168,27 @@ def imports_that_point_up(source: Path) -> list[str]:
             if other and other != room and other not in ROOMS[room]:
                 found.append(f"{where(path, source, imported.line)}: {room}/ may not import {other}/")
     return found
+
+
+def imports_between_rooms_of_data(source: Path) -> list[str]:
+    found = set()
+    for path in files(source / "data"):
+        name, room = path.relative_to(source).as_posix(), room_of(path, source / "data")
+        for imported in imports(path, source):
+            package, _, rest = imported.path.partition(f"{PACKAGE}.data.")
+            other = rest.partition(".")[0]
+            if not package and other and other != room and other not in ROOMS_OF_DATA.get(room, set()):
+                found.add(f"{name}: {room}/ may not import {other}/")
+    return sorted(found - KNOWN)
+
+
+def long_files_of_data(source: Path) -> list[str]:
+    long = {
+        f"{path.relative_to(source).as_posix()} has more than {LONGEST} lines"
+        for path in files(source / "data")
+        if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST
+    }
+    return sorted(long - KNOWN)
 
 
 def frameworks_outside_their_rooms(source: Path) -> list[str]:
@@ -260,6 +301,8 @@ def clients_that_need_the_package(source: Path) -> list[str]:
 RULES = [
     clients_that_need_the_package,
     imports_that_point_up,
+    imports_between_rooms_of_data,
+    long_files_of_data,
     frameworks_outside_their_rooms,
     modules_with_vague_names,
     private_names_across_rooms,
@@ -310,6 +353,22 @@ BAD = {
         ("__init__.py", "from .theory import shape"),
         ("kitchen/sink.py", ""),
     ],
+    imports_between_rooms_of_data: [
+        ("data/prepared/chunks.py", "from shear_lit.data.order import schedule"),
+        ("data/text/sources.py", "from ..tokens import spool"),
+        ("data/tokens/spool.py", "from shear_lit.data.preparing.run import x"),
+        ("data/order/mixture.py", "def late():\n    from shear_lit.data.serving import store"),
+        ("data/order/references.py", "from shear_lit.data.tokens.tokenizer import is_same"),
+        ("data/serving/store.py", "import shear_lit.data.looking.inspection"),
+        ("data/serving/store.py", "from shear_lit.data import preparing"),
+        (
+            "data/preparing/run.py",
+            "import importlib\nimportlib.import_module('shear_lit.data.serving.store')",
+        ),
+        ("data/errors.py", "from shear_lit.data.prepared import manifest"),
+        ("data/kitchen/sink.py", "from shear_lit.data.prepared import manifest"),
+    ],
+    long_files_of_data: [("data/order/schedule.py", "\n" * 301)],
     frameworks_outside_their_rooms: [
         ("theory/gates.py", "import lightning"),
         ("commands/demo.py", "from lightning.pytorch import Trainer"),
@@ -370,6 +429,15 @@ GOOD = {
         ("__main__.py", "from shear_lit.cli import main"),
         ("theory/gates.py", "import torch\nfrom collections import models"),
     ],
+    imports_between_rooms_of_data: [
+        ("data/serving/store.py", "from shear_lit.data.errors import DataError\nfrom . import batch"),
+        (
+            "data/looking/inspection.py",
+            "from shear_lit.data.serving import store\nfrom shear_lit import ranges",
+        ),
+        ("training/module.py", "from shear_lit.data.serving import store"),
+    ],
+    long_files_of_data: [("data/order/schedule.py", "\n" * 300), ("training/module.py", "\n" * 400)],
     frameworks_outside_their_rooms: [
         ("training/module.py", "import lightning"),
         ("data/serving/datamodule.py", "from lightning import LightningDataModule"),

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from shear_lit import cli
-from shear_lit.data.looking.decoding import decoder_of
+from shear_lit.data.looking.inspection import decoder_of
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving.store import SequenceStore
 
@@ -33,6 +33,7 @@ def test_manifest_is_shown_as_a_table(toy, capfd):
         for line in said.splitlines()
         if line[:4] in ("law ", "wiki")
     }
+    assert "packed one document after the other; special tokens in text " in said and "padding" not in said
     record = manifest.domains["law"].splits["prune"]
     numbers = [record.documents, record.tokens, record.tail_tokens, record.duplicates, record.sequences]
     assert rows["law", "prune"] == [f"{number:,}" for number in numbers]
@@ -83,12 +84,20 @@ def test_a_run_is_simulated(toy, tmp_path, capfd):
     )
     row = next(line.split() for line in said.splitlines()[::-1] if line.startswith("code"))
     assert row[:4] == ["code", "40", "960", "0.5000"]
+    capped = ("--steps", 10, "--global_batch", 8, "--max_epochs")
+    said = run(capfd, "data", toy.data, "--simulate", tmp_path / "mine.json", *capped, "{code: 0.05}")
+    cap = int(0.05 * read_manifest(toy.data).domains["code"].splits["prune"].sequences)
+    assert f"code    {cap:>9,}" in said and "  at step " in said
+    said = run(capfd, "data", toy.data, "--simulate", tmp_path / "mine.json", *capped, 2)
+    assert "runs out" in said and "at step " not in said
     assert "needs the length of the run" in refused(
         capfd, "data", toy.data, "--simulate", tmp_path / "mine.json"
     )
 
 
-@pytest.mark.parametrize("flags", [["--steps", 3], ["--global_batch", 3], ["--tokenizer", "x"]], ids=str)
+@pytest.mark.parametrize(
+    "flags", [["--steps", 3], ["--global_batch", 3], ["--max_epochs", 1], ["--tokenizer", "x"]], ids=str
+)
 def test_option_without_effect_is_refused(toy, capfd, flags):
     assert "no effect without" in refused(capfd, "data", toy.data, *flags)
 
@@ -111,7 +120,10 @@ def test_help_explains_the_keys(capfd):
 
 def test_check_passes_whole_data_and_names_a_bad_chunk(toy, tmp_path, capfd):
     copied = shutil.copytree(toy.data, tmp_path / "data")
-    assert "whole; 9 chunks" in run(capfd, "prepare", "--check", copied)
+    manifest = read_manifest(copied)
+    splits = (split for domain in manifest.domains.values() for split in domain.splits.values())
+    files = sum(len(chunk.files()) for split in splits for chunk in split.chunks) + len(manifest.ledger)
+    assert f"whole; {files} files of " in run(capfd, "prepare", "--check", copied)
     path = copied / "law" / "pretrain" / "chunk-0-0.bin"
     content = bytearray(path.read_bytes())
     content[100] ^= 1
@@ -139,8 +151,8 @@ def test_training_stops_with_the_name_of_a_bad_chunk(toy, tmp_path, capfd, worke
 def test_help_of_prepare_tells_of_its_other_forms(capfd):
     with pytest.raises(SystemExit):
         cli.main(["prepare", "--help"])
-    said = capfd.readouterr().out
-    assert "prepare --check DIR" in said and "prepare --from-mds DIR" in said
+    said = " ".join(capfd.readouterr().out.split())
+    assert all(f"prepare --{form} DIR" in said for form in ("check", "from-mds", "bounds"))
     with pytest.raises(SystemExit):
         cli.main(["prepare", "--check", "x", "--help"])
     assert "Chunks that are read at a time" in " ".join(capfd.readouterr().out.split())

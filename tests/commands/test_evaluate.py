@@ -14,9 +14,10 @@ from shear_lit.commands import measuring as command
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import measure
 from shear_lit.data.errors import DataError
+from shear_lit.data.order.permutation import sample
 from shear_lit.data.order.references import read_references
 from shear_lit.data.preparing.prepare import PrepareSettings, prepare
-from shear_lit.data.preparing.splits import SplitShares
+from shear_lit.data.preparing.settings import SplitShares
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.disk.writing import OutputError
 from shear_lit.evaluation.prepared import EvaluationError
@@ -66,12 +67,12 @@ def test_evaluate_gives_the_losses_of_every_domain(source, data, tmp_path):
     assert stored["losses"] == result.losses
 
 
-def test_losses_are_those_of_the_first_validation_sequences(source, data):
+def test_losses_are_those_of_a_sample_of_the_validation_sequences(source, data):
     result = evaluate(source, data, sequences_per_domain=3, micro_batch=2)
     store = SequenceStore(data, "validation")
     network = AutoModelForCausalLM.from_pretrained(source)
-    for index, domain in enumerate(store.domains):
-        tokens = store.__getitems__([(index, sequence) for sequence in range(3)])["tokens"]
+    for index, (domain, chunks) in enumerate(store.chunk_sizes.items()):
+        tokens = store.read([(index, sequence) for sequence in sample(domain, chunks, 3).tolist()])["tokens"]
         with torch.inference_mode():
             stock = network(input_ids=tokens, labels=tokens).loss
         assert result.losses[domain] == pytest.approx(float(stock), abs=1e-5)

@@ -8,8 +8,7 @@ from shear_lit import cli
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import measure
 from shear_lit.data.order.references import read_references
-from shear_lit.data.serving.remote import RemoteError
-from shear_lit.data.serving.remote_settings import RemoteSettings
+from shear_lit.data.serving.remote import RemoteError, RemoteSettings
 
 
 @pytest.fixture(scope="module")

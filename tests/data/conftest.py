@@ -17,7 +17,7 @@ from shear_lit.data.prepared.manifest import (
     write_manifest,
 )
 from shear_lit.data.preparing.prepare import PrepareSettings
-from shear_lit.data.preparing.splits import SplitShares
+from shear_lit.data.preparing.settings import SplitShares
 
 LENGTH = 4
 RECORD = TokenizerRecord(name="none", fingerprint="f" * 64, vocabulary=1000, bos_id=None, eos_id=0)

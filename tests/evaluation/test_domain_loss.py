@@ -66,6 +66,19 @@ def test_updates_of_different_length_weigh_tokens_equally():
     assert float(metric.compute()) == pytest.approx(total / 60, abs=1e-6)
 
 
+def test_tokens_that_are_not_to_be_predicted_count_nowhere_even_if_not_finite():
+    logits, tokens = batch()
+    predicted = torch.rand(6, 9, generator=torch.Generator().manual_seed(1)) < 0.6
+    logits[:, :-1][~predicted[:, 1:]] = math.nan
+    metric = DomainLoss(2)
+    metric.update(logits, tokens, torch.tensor([0, 1, 0, 0, 1, 0]), predicted)
+    of_first = torch.tensor([0, 2, 3, 5])
+    counted = predicted[of_first, 1:]
+    expected = cross_entropy(logits[of_first, :-1][counted].double(), tokens[of_first, 1:][counted])
+    assert float(metric.compute()[0]) == pytest.approx(float(expected), abs=1e-6)
+    assert metric.token_count.tolist() == [int(counted.sum()), int(predicted[[1, 4], 1:].sum())]
+
+
 def test_padding_counts_nowhere_even_if_it_is_not_finite():
     logits, tokens = batch()
     domain = torch.tensor([0, 1, 0, 1, -1, -1])

@@ -67,6 +67,24 @@ def test_importance_of_other_units_differs(model, monkeypatch):
         check_importance(model)
 
 
+def test_tokens_that_do_not_count_are_not_looked_at(model):
+    """Padding after a sequence, and a sequence of nothing else: the importance is that of the text alone."""
+    family, ids = family_of(model.config), toy_ids()
+    padded = torch.cat(
+        [torch.cat([ids, ids[:, :3]], dim=1), torch.ones(1, ids.shape[1] + 3, dtype=ids.dtype)]
+    )
+    mask = torch.zeros_like(padded, dtype=torch.bool)
+    mask[: len(ids), : ids.shape[1]] = True
+    alone = watch_activations(model, family, [{"input_ids": ids}])
+    found = watch_activations(model, family, [{"input_ids": padded, "loss_mask": mask}])
+    blind = watch_activations(model, family, [{"input_ids": padded}])
+    for axis, expected in alone.importance().items():
+        torch.testing.assert_close(found.importance()[axis], expected, rtol=1e-4, atol=1e-7)
+    assert torch.equal(found.depth_importance()[Axis.LAYERS], alone.depth_importance()[Axis.LAYERS])
+    torch.testing.assert_close(found._turned, alone._turned, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(blind.importance()[Axis.HIDDEN], alone.importance()[Axis.HIDDEN], rtol=1e-4)
+
+
 def test_watching_ends_with_the_block(model):
     watch_activations(model, family_of(model.config), [{"input_ids": toy_ids()}])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,9 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import measure
+from shear_lit.data.order.permutation import sample
 from shear_lit.data.order.references import read_references
-from shear_lit.data.serving import boundaries
-from shear_lit.data.serving.boundaries import DocumentBoundary, document_positions, model_inputs
+from shear_lit.data.prepared.chunks import SequenceDocuments
+from shear_lit.data.serving import batch as batches
+from shear_lit.data.serving.batch import model_inputs
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.models.llama import llama
 from shear_lit.pruning.attach import attach
@@ -25,7 +28,6 @@ from tests.training.runs import fit
 EOS = 1
 FSDP2 = ("--trainer.strategy=fsdp2", "--trainer.devices=2")
 APART = ("--data.cross_document_attention=false",)
-BOUNDARY = DocumentBoundary(end=EOS, begin=None)
 
 
 def gated(network, settings):
@@ -38,16 +40,34 @@ def gated(network, settings):
     return network
 
 
+BEGINS = ((0, 5, 7, 16), (0, 9))
+"""Where documents begin in two sequences."""
+
+
 def packed():
-    """Two sequences of several documents of 2 to 9 tokens."""
+    """Two sequences of several documents of 2 to 11 tokens, with EOS inside one of them as text may have it."""
     tokens = torch.randint(3, tiny.VOCABULARY, (2, 20), generator=torch.Generator().manual_seed(3))
-    tokens[0, [4, 6, 15]] = EOS
+    tokens[0, [4, 6, 10, 15]] = EOS
     tokens[1, [8]] = EOS
     return tokens
 
 
+def positions_of(tokens):
+    """As the store gives them."""
+    places = [place for row in BEGINS for place in row]
+    documents = SequenceDocuments(np.array([0, 4, 6]), np.array([20, 20]), np.array(places))
+    return torch.from_numpy(np.stack([documents.positions(row, 20) for row in range(len(tokens))]))
+
+
 def documents(tokens):
     """Each document of each sequence: row, first and last place, and its tokens alone."""
+    for row, (sequence, begins) in enumerate(zip(tokens, BEGINS, strict=True)):
+        for start, end in pairwise((*begins, len(sequence))):
+            yield row, slice(start, end), sequence[None, start:end]
+
+
+def read_documents(tokens):
+    """Each document of sequences of the toy, whose text has no EOS inside."""
     for row, sequence in enumerate(tokens):
         ends = [0, *((sequence[:-1] == EOS).nonzero().flatten() + 1).tolist(), len(sequence)]
         for start, end in pairwise(ends):
@@ -57,7 +77,7 @@ def documents(tokens):
 def logits_of(network, tokens, *, positions=True, in_one_row=False):
     batch = {"tokens": tokens}
     if positions:
-        batch["positions"] = document_positions(tokens, BOUNDARY)
+        batch["positions"] = positions_of(tokens)
     inputs = model_inputs(batch, in_one_row=in_one_row)
     return network(**inputs, use_cache=False).logits.reshape(*tokens.shape, -1)
 
@@ -101,13 +121,29 @@ def test_logits_would_differ_if_attention_crossed_documents(kv_heads, attention,
         check_documents_stand_alone(network_of(kv_heads, attention, gates), positions=False)
 
 
-def mean_of_documents(network, tokens):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_logits_of_text_before_padding_are_those_of_the_text_alone(attention):
+    """Padding is the last of a sequence, and a document of its own where documents are apart."""
+    network, tokens = network_of(2, attention, gates=False), packed()
+    bounds = SequenceDocuments(np.array([0, 2, 3]), np.array([14, 9]), np.array([0, 5, 0]))
+    positions = torch.from_numpy(np.stack([bounds.positions(row, 20) for row in range(2)]))
+    parts = [(0, slice(0, 5)), (0, slice(5, 14)), (1, slice(0, 9))]
+    with torch.no_grad():
+        together = network(**model_inputs({"tokens": tokens, "positions": positions}), use_cache=False).logits
+        crossing = network(**model_inputs({"tokens": tokens}), use_cache=False).logits
+        for row, place in parts:
+            alone = network(input_ids=tokens[row, None, place], use_cache=False).logits[0]
+            torch.testing.assert_close(together[row, place], alone, rtol=0, atol=2e-5)
+        torch.testing.assert_close(crossing[1, :9], alone, rtol=0, atol=2e-5)
+
+
+def mean_of_documents(network, tokens, parts=read_documents):
     """The mean loss over all tokens but the first of each document, each document alone."""
     losses = [
         cross_entropy(
             network(input_ids=alone, use_cache=False).logits[0, :-1], alone[0, 1:], reduction="none"
         )
-        for _, _, alone in documents(tokens)
+        for _, _, alone in parts(tokens)
     ]
     return torch.cat(losses).mean()
 
@@ -121,10 +157,10 @@ def test_gradients_are_those_of_the_documents_alone_also_when_computed_again(gat
         if checkpointing:
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if checkpointing is None:
-            loss = mean_of_documents(network, tokens)
+            loss = mean_of_documents(network, tokens, documents)
         else:
-            positions = document_positions(tokens, BOUNDARY)
-            loss = network(**model_inputs({"tokens": tokens, "positions": positions}), use_cache=False).loss
+            batch = {"tokens": tokens, "positions": positions_of(tokens)}
+            loss = network(**model_inputs(batch), use_cache=False).loss
         loss.backward()
         gradients.append({name: p.grad for name, p in network.named_parameters()})
     for name, expected in gradients[0].items():
@@ -133,10 +169,11 @@ def test_gradients_are_those_of_the_documents_alone_also_when_computed_again(gat
 
 
 def loss_by_domain(network, data):
-    """Mean losses on the first 6 validation sequences of each domain, each document alone."""
+    """Mean losses on a sample of 6 validation sequences of each domain, each document alone."""
     store, losses = SequenceStore(data, "validation"), {}
     for index, name in enumerate(DOMAINS):
-        tokens = store.__getitems__([(index, sequence) for sequence in range(6)])["tokens"]
+        numbers = sample(name, store.chunk_sizes[name], 6).tolist()
+        tokens = store.read([(index, number) for number in numbers])["tokens"]
         assert (tokens[:, :-1] == EOS).any()
         losses[name] = float(mean_of_documents(network, tokens))
     return losses
@@ -189,7 +226,7 @@ def forget_the_positions():
     """Break the link between the batch and the model."""
     from shear_lit.training import module
 
-    module.model_inputs = lambda batch, **_: boundaries.model_inputs({"tokens": batch["tokens"]})
+    module.model_inputs = lambda batch, **_: batches.model_inputs({"tokens": batch["tokens"]})
 
 
 def test_positions_that_did_not_reach_the_model_would_be_seen(toy, tmp_path, whole):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 from shear_lit.ranges import Count
 
 if TYPE_CHECKING:

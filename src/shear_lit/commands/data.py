@@ -1,14 +1,10 @@
 """``shear-lit data DIR``: look at prepared data, and at what a run would draw from it."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from shear_lit.commands.failures import UsageError
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
-from shear_lit.ranges import Count, CountFrom0
-
-if TYPE_CHECKING:
-    from shear_lit.data.looking.simulation import Supply
-    from shear_lit.data.prepared.manifest import Manifest
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
+from shear_lit.ranges import Count, CountFrom0, PositiveNumber
 
 
 def data(
@@ -20,6 +16,7 @@ def data(
     simulate: str | None = None,
     steps: Count | None = None,
     global_batch: Count | None = None,
+    max_epochs: PositiveNumber | dict[str, PositiveNumber] | None = None,
     remote: RemoteSettings = REMOTE,
 ) -> str:
     """Show the manifest of prepared data, some of its text, and what each domain would supply to a run.
@@ -33,25 +30,25 @@ def data(
         simulate: A run's `mixture.json` or its directory, or JSON with `updates` of `step` and `weights`.
         steps: Optimizer steps of the run to simulate.
         global_batch: Sequences of one of its steps; not needed where the file says it.
+        max_epochs: How often a domain may be read, each or by domain, as data.mixture.max_epochs of a run.
         remote: How data in remote storage is read.
     """
     if tokenizer is not None and not sequences:
         raise UsageError(
             f"tokenizer={tokenizer!r} has no effect without --sequences. Add it, or leave it out."
         )
-    if simulate is None and (steps is not None or global_batch is not None):
+    if simulate is None and any(given is not None for given in (steps, global_batch, max_epochs)):
         raise UsageError(
-            "steps and global_batch have no effect without --simulate. Add it, or leave them out."
+            "steps, global_batch and max_epochs have no effect without --simulate. Add it, or leave them out."
         )
     if simulate is not None and steps is None:
         raise UsageError(f"simulate={simulate!r} needs the length of the run. Give it with --steps.")
-    from shear_lit.data.looking.inspection import described, shown_text
+    from shear_lit.data.looking.inspection import decoder_of, described, shown_text
     from shear_lit.data.serving.remote import read_prepared
 
     manifest = read_prepared(directory, remote)
     parts = [described(manifest)]
     if sequences:
-        from shear_lit.data.looking.decoding import decoder_of
         from shear_lit.data.serving.store import SequenceStore
 
         store = SequenceStore(directory, split, manifest, remote)
@@ -59,14 +56,11 @@ def data(
         parts.append(shown_text(store, decode, sequences=sequences, characters=characters))
     if simulate is not None:
         assert steps is not None
-        parts.append(str(_supply(manifest, directory, split, simulate, steps, global_batch)))
+        from shear_lit.data.looking import simulation
+
+        history = simulation.read_history(simulate, tuple(manifest.domains), f"the data in {directory}")
+        supply = simulation.simulate(
+            manifest, split, history, steps=steps, global_batch=global_batch, max_epochs=max_epochs
+        )
+        parts.append(str(supply))
     return "\n\n".join(parts)
-
-
-def _supply(
-    manifest: "Manifest", directory: str, split: str, file: str, steps: int, global_batch: int | None
-) -> "Supply":
-    from shear_lit.data.looking.simulation import read_history, simulate
-
-    history = read_history(file, tuple(manifest.domains), f"the data in {directory}")
-    return simulate(manifest, split, history, steps=steps, global_batch=global_batch)

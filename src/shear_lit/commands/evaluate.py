@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import check_file, write_file
 from shear_lit.models.choices import Device, Precision

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from shear_lit.data.serving.remote_settings import RemoteSettings
+from shear_lit.data.serving.remote import RemoteSettings
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
 from shear_lit.evaluation.prepared import open_validation_text
 from shear_lit.mistakes import Mistake

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from shear_lit.commands.failures import UsageError
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import OutputError, check_new_file
 from shear_lit.models.choices import Criterion, Device

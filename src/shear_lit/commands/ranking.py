@@ -10,10 +10,9 @@ from torch import Tensor
 
 from shear_lit.commands.measuring import chosen_device
 from shear_lit.data.prepared.manifest import Manifest
-from shear_lit.data.serving.boundaries import DocumentBoundary, boundary_of, model_inputs
+from shear_lit.data.serving.batch import IGNORED, model_inputs
 from shear_lit.data.serving.loader import ValidationLoader
-from shear_lit.data.serving.remote import read_prepared
-from shear_lit.data.serving.remote_settings import RemoteSettings
+from shear_lit.data.serving.remote import RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
 from shear_lit.disk.writing import write_file
@@ -85,13 +84,13 @@ def rank_units(
             sequence_length=manifest.sequence_length,
         )
         check_made_by(manifest, source)
-        batches = _Batches(
+        loader = ValidationLoader(
             SequenceStore(data, split, manifest, remote),
-            manifest,
-            sequences_per_domain,
-            micro_batch,
-            None if cross_document_attention else boundary_of(manifest, data),
+            sequences=sequences_per_domain,
+            micro_batch=micro_batch,
+            documents_apart=not cross_document_attention,
         )
+        batches = _Batches(loader, manifest)
     importance = _measured(source, family, criterion, batches, where, seed)
     origin = Origin(
         source=source,
@@ -100,7 +99,7 @@ def rank_units(
         criterion=criterion,
         data_fingerprint=None if batches is None else batches.manifest.fingerprint,
         sequences=None if batches is None else batches.count,
-        tokens=None if batches is None else batches.count * batches.manifest.sequence_length,
+        tokens=None if batches is None else batches.tokens,
     )
     write_file(file, scores_file(importance, origin))
     return Ranking(
@@ -113,28 +112,25 @@ def rank_units(
 
 
 class _Batches:
-    """The first sequences of every domain of a split, and how many there were."""
+    """The inputs of a sample of every domain, and how many sequences and tokens of text there were."""
 
-    def __init__(
-        self,
-        store: SequenceStore,
-        manifest: Manifest,
-        sequences: int,
-        micro_batch: int,
-        boundary: DocumentBoundary | None,
-    ) -> None:
-        self.manifest, self.count = manifest, 0
-        self._loader = ValidationLoader(
-            store, sequences=sequences, micro_batch=micro_batch, boundary=boundary
-        )
+    def __init__(self, loader: ValidationLoader, manifest: Manifest) -> None:
+        self.manifest, self.count, self.tokens = manifest, 0, 0
+        self._loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for batch in self._loader:
             # What only fills a batch up is no text of its own.
             real = batch["domain"] >= 0
-            if real.any():
-                self.count += int(real.sum())
-                yield {name: part[real] for name, part in model_inputs(batch).items()}
+            inputs = {name: part[real] for name, part in model_inputs(batch).items()}
+            if not (inputs["labels"][:, 1:] != IGNORED).any():
+                continue  # nothing is predicted: there is no loss, and nothing of which a mean could be taken
+            self.count += len(inputs["labels"])
+            self.tokens += inputs["labels"].numel()
+            if "loss_mask" in batch:
+                inputs["loss_mask"] = batch["loss_mask"][real]
+                self.tokens -= int((~inputs["loss_mask"]).sum())
+            yield inputs
 
 
 def _measured(
@@ -160,7 +156,11 @@ def _measured(
     attached = attach(model, family)
     found, count = gate_gradients(
         attached,
-        lambda inputs: model(**inputs, use_cache=False).loss,
+        lambda inputs: (
+            model(
+                **{name: part for name, part in inputs.items() if name != "loss_mask"}, use_cache=False
+            ).loss
+        ),
         on_device,
         source=family.shape,
         axes=axes,

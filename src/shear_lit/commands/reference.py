@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import check_new_file
 from shear_lit.models.choices import Device, Precision

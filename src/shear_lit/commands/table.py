@@ -82,6 +82,9 @@ COMMANDS: dict[str, Command] = {
                 place="shear_lit.commands.check:check_prepared",
                 words={"data.directory": "check", "data.remote.": "remote."},
             ),
+            "bounds": Command(
+                place="shear_lit.commands.bounds:write_bounds", words={"data.directory": "bounds"}
+            ),
             "from_mds": Command(place="shear_lit.commands.from_mds:import_mds"),
         },
     ),

@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
-from shear_lit.data.serving.boundaries import model_inputs
-from shear_lit.data.serving.store import DomainBatch
+from shear_lit.data.serving.batch import DomainBatch, model_inputs, predicted_tokens
 
 _CHUNK_LOGITS = 1 << 24  # 64 MiB of float32 at a time
 
@@ -57,13 +56,13 @@ class DomainLoss(Metric):
         logits: Float[Tensor, "sequences tokens vocabulary"],
         tokens: Int64[Tensor, "sequences tokens"],
         domain: Int64[Tensor, "sequences"],
-        positions: Int64[Tensor, "sequences tokens"] | None = None,
+        predicted: Bool[Tensor, "sequences tokens"] | None = None,
     ) -> None:
-        """Count one batch; of documents that are apart, with the ``positions`` in them, all tokens but their first."""
+        """Count one batch: the tokens that are ``predicted``, or all but the first of each sequence."""
         losses = token_losses(logits, tokens).double()
         counts: Tensor | int = losses.shape[1]
-        if positions is not None:
-            inside = positions[:, 1:] > 0
+        if predicted is not None:
+            inside = predicted[:, 1:]
             losses, counts = torch.where(inside, losses, 0.0), inside.sum(1)[:, None]
         # A comparison instead of a scatter: the same sums in the same order on every device, and no wait for one.
         member = domain[:, None] == torch.arange(len(self.loss_sum), device=domain.device)
@@ -82,8 +81,7 @@ def measure_domain_losses(
 ) -> dict[str, float]:
     """The losses of ``model``, by domain, in nats per token; its mode is left as it was.
 
-    A batch has ``tokens`` and ``domain``, indices into ``domains``, and ``positions`` where documents are apart.
-    A domain without tokens is nan.
+    They are means over the tokens that are predicted. A domain without tokens is nan.
     """
     training, device = model.training, next(model.parameters()).device
     metric = DomainLoss(len(domains)).to(device)
@@ -94,7 +92,7 @@ def measure_domain_losses(
             inputs = model_inputs(here)
             del inputs["labels"]
             logits = model(**inputs, use_cache=False).logits
-            metric.update(logits, here["tokens"], here["domain"], here.get("positions"))
+            metric.update(logits, here["tokens"], here["domain"], predicted_tokens(here))
     finally:
         model.train(training)
     losses = (metric.loss_sum / metric.token_count).tolist()

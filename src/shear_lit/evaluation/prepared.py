@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shear_lit.data.serving.boundaries import boundary_of
+from shear_lit.data.serving.batch import DomainBatch
 from shear_lit.data.serving.loader import ValidationLoader
-from shear_lit.data.serving.remote import read_prepared
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
-from shear_lit.data.serving.store import DomainBatch, SequenceStore
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
@@ -48,8 +47,8 @@ def open_validation_text(
     Raises:
         SourceError: the model cannot be used.
         TextError: the sequences are longer than the model allows, or hold tokens that it does not know.
-        DataError: the directory is not whole, was made with another tokenizer than the model's, or does not tell
-            documents apart that attention must not cross.
+        DataError: the directory is not whole, was made with another tokenizer than the model's, or does not say where
+            the documents begin that attention must not cross.
     """
     manifest = read_prepared(directory, remote)
     store = SequenceStore(directory, "validation", manifest, remote)
@@ -71,7 +70,7 @@ def open_validation_text(
             store,
             sequences=sequences_per_domain,
             micro_batch=micro_batch,
-            boundary=None if cross_document_attention else boundary_of(manifest, directory),
+            documents_apart=not cross_document_attention,
         ),
         tokenizer=manifest.tokenizer.fingerprint,
     )

@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
+from shear_lit.data.tokens.conversions import in_transformers
 from shear_lit.data.tokens.tokenizer import FILE, PROBE, load_tokenizer
-from shear_lit.data.tokens.transformers_tokenizer import in_transformers
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import name_general_class
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,6 +30,8 @@ class ActivationSums:
         self._turned = torch.zeros(shape.layers + 1, shape.layers + 1, dtype=torch.float64)
         self._influence = torch.zeros(shape.layers, dtype=torch.float64)
         self._batches = 0
+        self.counted: Bool[Tensor, "sequences tokens"] | None = None
+        """Which tokens of the batch that is under way count; none: all."""
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -76,8 +78,8 @@ class ActivationSums:
             before = inputs[0].detach()
             after = (output if isinstance(output, Tensor) else output[0]).detach()
             similarity = functional.cosine_similarity(before.float(), after.float(), dim=-1)
-            self._influence[index] += float((1 - similarity).mean())
-            self._stream[index], self._stream[index + 1] = before[:, -1].float(), after[:, -1].float()
+            self._influence[index] += float(self._mean(1 - similarity))
+            self._stream[index], self._stream[index + 1] = self._last(before), self._last(after)
             if index == self.family.shape.layers - 1:
                 self._finish()
 
@@ -85,18 +87,31 @@ class ActivationSums:
 
     def _norm_hook(self) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._units[Axis.HIDDEN] += output.detach().double().abs().mean((0, 1)).cpu()
+            self._units[Axis.HIDDEN] += self._mean(output.detach().double().abs()).cpu()
 
         return hook
 
     def _output_hook(self, axis: Axis, block: int) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any) -> None:
-            entries = inputs[0].detach().double().square().mean((0, 1)).cpu()
+            entries = self._mean(inputs[0].detach().double().square()).cpu()
             rows = self._units[axis][block]
             # The entries of one unit (a head's) lie side by side.
             rows += entries.view(*rows.shape, -1).sum(-1).sqrt()
 
         return hook
+
+    def _mean(self, values: Float[Tensor, "sequences tokens ..."]) -> Float[Tensor, "..."]:
+        """The mean over those tokens that count."""
+        return values.mean((0, 1)) if self.counted is None else values[self.counted].mean(0)
+
+    def _last(self, stream: Float[Tensor, "sequences tokens hidden"]) -> Float[Tensor, "counted hidden"]:
+        """The stream at the last token that counts of each sequence that has one."""
+        if self.counted is None:
+            return stream[:, -1].float()
+        place = torch.arange(stream.shape[1], device=stream.device)
+        last = torch.where(self.counted, place, -1).amax(1)
+        rows = (last >= 0).nonzero().flatten()
+        return stream[rows, last[rows]].float()
 
     def _finish(self) -> None:
         """Count how far the last tokens' streams are turned between any two depths, in parts of half a turn."""
@@ -132,9 +147,14 @@ def nested_windows(distance: Float[Tensor, "depths depths"]) -> Float[Tensor, "l
 def watch_activations(
     model: nn.Module, family: Family, batches: Iterable[Mapping[str, Tensor]]
 ) -> ActivationSums:
-    """Run batches of inputs through ``model``, without gates, and add up what flows; labels are not looked at."""
+    """Run batches of inputs through ``model``, without gates, and add up what flows; labels are not looked at.
+
+    Where a batch has a ``loss_mask``, only the tokens count of which it is true: others are padding, or not learned.
+    """
     sums = ActivationSums(family)
     with sums.watching(model):
         for inputs in batches:
-            model(**{name: part for name, part in inputs.items() if name != "labels"}, use_cache=False)
+            sums.counted = inputs.get("loss_mask")
+            own = {name: part for name, part in inputs.items() if name not in ("labels", "loss_mask")}
+            model(**own, use_cache=False)
     return sums

@@ -11,9 +11,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from shear_lit.data.serving.boundaries import model_inputs
+from shear_lit.data.serving.batch import IGNORED, DomainBatch, model_inputs, predicted_tokens
 from shear_lit.data.serving.datamodule import DomainData
-from shear_lit.data.serving.store import DomainBatch
 from shear_lit.disk.names import split_revision
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
@@ -256,7 +255,7 @@ class ShearingModule(L.LightningModule):
         inputs = self._inputs(batch)
         del inputs["labels"]
         logits = self.model(**inputs, use_cache=False).logits.reshape(*batch["tokens"].shape, -1)
-        self.domain_loss.update(logits, batch["tokens"], batch["domain"], batch.get("positions"))
+        self.domain_loss.update(logits, batch["tokens"], batch["domain"], predicted_tokens(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Keep the losses per domain, the same on every rank."""
@@ -390,12 +389,16 @@ class ShearingModule(L.LightningModule):
         return model_inputs(batch, in_one_row=self.attention == "flash_attention_2")
 
     def _language_loss(self, batch: DomainBatch) -> Tensor:
-        """Mean next-token loss in nats; of documents that are apart, over all tokens but their first."""
+        """Mean next-token loss in nats, over the tokens that are to be predicted."""
         return self._loss(self._inputs(batch))
 
     def _loss(self, inputs: dict[str, Tensor]) -> Tensor:
         assert self.model is not None
-        return cast(Tensor, self.model(**inputs, use_cache=False).loss)
+        loss = cast(Tensor, self.model(**inputs, use_cache=False).loss)
+        if inputs["labels"] is inputs["input_ids"]:
+            return loss
+        # Where no token is to be predicted there is no mean: such a micro-batch adds nothing.
+        return torch.where((inputs["labels"][:, 1:] != IGNORED).any(), loss, 0.0)
 
     def _expected_sizes(self, state: GateState) -> Tensor:
         return torch.stack(

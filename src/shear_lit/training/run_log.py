@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from shear_lit.data.serving.store import DomainBatch
+from shear_lit.data.serving.batch import DomainBatch
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.mistakes import Mistake

@@ -97,21 +97,23 @@ def test_a_run_directory_is_as_good_as_its_file(write, tmp_path):
     }
     file = write(whole)
     assert history(tmp_path) == history(file) and history(file).global_batch == 4
-    assert history(file).updates[1] == (5, (0.75, 0.15, 0.1))
+    assert history(file).updates[1].step == 5 and history(file).updates[1].weights["a"] == 0.75
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
-        ("[]", "cannot be read"),
-        ({}, "cannot be read"),
-        ({"updates": [{"step": 0}]}, "cannot be read"),
-        ({"updates": []}, "the first must be 0"),
-        ({"updates": UPDATES[1:]}, r"steps of its updates are \[5, 30\]: the first must be 0"),
-        ({"updates": [UPDATES[0], UPDATES[0]]}, "they must grow"),
-        ({"updates": [{"step": 0, "weights": {"a": 1, "b": 0}}]}, "step 0: the domains differ.*lacks c"),
-        ({"updates": [{"step": 0, "weights": {"a": -1, "b": 1, "c": 1}}]}, "at least 0"),
+        ("{", "no mixture.json"),
+        ("[]", "no mixture.json"),
+        ({}, "the key updates is expected"),
+        ({"updates": [{"step": 0}]}, "the key weights is expected"),
+        ({"updates": []}, "must be there and rise"),
+        ({"updates": UPDATES[1:]}, "begin with step 5: the first must be 0"),
+        ({"updates": [UPDATES[0], UPDATES[0]]}, "must be there and rise"),
+        ({"updates": [{"step": 0, "weights": {"a": 1, "b": 0}}]}, "the domains differ.*lacks c"),
+        ({"updates": [UPDATES[0], {"step": 1, "weights": {"a": 1}}]}, "step 1 are not one mixture"),
+        ({"updates": [{"step": 0, "weights": {"a": -1, "b": 1, "c": 1}}]}, "step 0 are not one mixture"),
+        ({"updates": [{"step": 0, "weights": {"a": 0, "b": 0, "c": 0}}]}, "step 0 are not one mixture"),
         ({"format": 2, "updates": UPDATES}, "format 2, this version reads 1"),
     ],
 )
@@ -127,3 +129,53 @@ def test_a_run_without_length_or_batch_is_refused(prepared, write):
             simulate(manifest, "prune", past, steps=steps, global_batch=batch)
     with pytest.raises(DataError, match="cannot be read"):
         read_history("/nowhere/mixture.json", DOMAINS, "the data")
+
+
+CAPS = {"a": 1.5, "c": 0.5}  # 19 of 13 and 11 of 22 sequences
+
+
+def test_caps_are_those_of_the_schedule_and_the_table_says_when_domains_run_out(prepared, write):
+    manifest, past = read_manifest(prepared), history(write({"updates": UPDATES[:2], "global_batch": 8}))
+    supply = simulate(manifest, "prune", past, steps=20, max_epochs=CAPS)
+    schedule = MixtureSchedule(manifest.chunk_sizes("prune"), global_batch=8, seed=17, max_epochs=CAPS)
+    state, out = schedule.start((0.2, 0.5, 0.3)), {}
+    for step in range(20):
+        if step == 5:
+            state = schedule.reweighted(state, (0.75, 0.15, 0.1))
+        _, state = schedule.next_batch(state)
+        for name, left in zip(DOMAINS, schedule.left(state), strict=True):
+            if left == 0:
+                out.setdefault(name, step + 1)
+    assert supply.exact and supply.drawn == dict(zip(DOMAINS, state.drawn, strict=True))
+    assert supply.drawn["a"] == 19 and supply.drawn["c"] == 11 and supply.runs_out == out
+    lines = str(supply).splitlines()
+    assert lines[1].endswith("runs out") and lines[2].endswith(f"1.4615  at step {out['a']}")
+    assert lines[3].split()[-1] == "-"
+
+
+def test_a_long_run_with_caps_is_computed_as_it_would_be_counted(prepared, write, monkeypatch):
+    manifest, past = read_manifest(prepared), history(write({"updates": UPDATES, "global_batch": 8}))
+    exact = simulate(manifest, "prune", past, steps=40, max_epochs=CAPS)
+    monkeypatch.setattr(simulation, "EXACT_SEQUENCES", 10)
+    close = simulate(manifest, "prune", past, steps=40, max_epochs=CAPS)
+    assert not close.exact and sum(close.drawn.values()) == pytest.approx(320)
+    for name in DOMAINS:
+        assert abs(close.drawn[name] - exact.drawn[name]) <= len(UPDATES) + len(CAPS)
+    assert close.runs_out.keys() == exact.runs_out.keys() == {"a", "c"}
+    assert all(abs(close.runs_out[name] - exact.runs_out[name]) <= 1 for name in CAPS)
+
+
+@pytest.mark.parametrize("most", [10, 2_000_000])
+def test_a_run_for_which_too_little_is_there_is_refused(prepared, write, monkeypatch, most):
+    monkeypatch.setattr(simulation, "EXACT_SEQUENCES", most)
+    manifest, past = read_manifest(prepared), history(write({"updates": UPDATES[:1]}))
+    whole = simulate(manifest, "prune", past, steps=9, global_batch=8, max_epochs=1)
+    assert sum(whole.drawn.values()) == pytest.approx(72)  # of 75
+    with pytest.raises(DataError, match=r"max_epochs: at global batch 9 .*Raise max_epochs"):
+        simulate(manifest, "prune", past, steps=10, global_batch=8, max_epochs=1)
+
+
+def test_a_cap_of_a_domain_that_is_not_there_is_refused(prepared, write):
+    past = history(write({"updates": UPDATES, "global_batch": 8}))
+    with pytest.raises(DataError, match=r"max_epochs=.*names law: the data in .* has a, b, c"):
+        simulate(read_manifest(prepared), "prune", past, steps=4, max_epochs={"law": 1})

@@ -7,7 +7,7 @@ import pytest
 
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.looking.verification import verify
-from shear_lit.data.serving.remote_settings import RemoteSettings
+from shear_lit.data.serving.remote import RemoteSettings
 
 
 @pytest.fixture

@@ -22,10 +22,7 @@ class Numbers:
 
     domains = tuple(SIZES)
 
-    def __getitem__(self, key):
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys):
+    def read(self, keys, *, documents_apart):
         return {
             "tokens": torch.tensor(keys),
             "domain": torch.tensor([domain for domain, _ in keys]),
@@ -143,13 +140,16 @@ def test_a_domain_that_runs_out_is_said_once_by_one_rank(caplog):
         read_by_all(2, 0)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
-    assert "no more is drawn from short (read 1.89 times), from step" in said[0] and "short 0.0000" in said[0]
-    assert "no more is drawn from other (read 0." in said[1]
+    assert "no more is drawn from short (read 2.00 times), from step" in said[0] and "short 0.0000" in said[0]
+    assert "no more is drawn from other (read 0.90 times)" in said[1]
 
 
 def test_a_cap_that_was_raised_too_late_is_said_at_the_resume(caplog):
     _, state = read(loader())
-    each = loader()
-    each._schedule._max_epochs[0] = 10
+    each = loader(
+        schedule=lambda sizes, **settings: MixtureSchedule(
+            sizes, **{**settings, "max_epochs": {**CAPS, "short": 10}}
+        )
+    )
     each.load_state_dict(state)
     assert "would let short be read again" in caplog.records[-1].getMessage()

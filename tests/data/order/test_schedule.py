@@ -1,7 +1,9 @@
 """The order of sequences: proportions inside every batch, epochs, caps, and a state that says it all."""
 
 import functools
+import hashlib
 import json
+import math
 import random
 import time
 import tracemalloc
@@ -241,11 +243,12 @@ def test_saved_state_of_another_run_is_refused_with_its_key():
             other.restored(saved)
 
 
-def test_a_capped_domain_is_never_overdrawn_and_its_weight_goes_to_the_others():
+def test_a_capped_domain_is_read_to_its_last_sequence_and_its_weight_goes_to_the_others():
     plan = schedule({"small": [20], "large": [4000], "huge": [4000]}, max_epochs=1)
     state = plan.start([0.5, 0.3, 0.2])
     seen, state = served(plan, state, 60)
-    assert 0.6 < plan.epochs(state)["small"] <= 1
+    assert plan.epochs(state)["small"] == 1 and plan.left(state)[0] == 0
+    assert sorted(n for batch in seen for d, n in zip(*batch, strict=True) if d == 0) == list(range(20))
     assert state.weights == pytest.approx((0.0, 0.6, 0.4)) and state.carry[0] == 0
     last = np.bincount(seen[-1][0], minlength=3)
     assert last[0] == 0 and last[1] in (4, 5)
@@ -253,42 +256,87 @@ def test_a_capped_domain_is_never_overdrawn_and_its_weight_goes_to_the_others():
     assert plan.restored(saved) == state
 
 
+def test_a_domain_smaller_than_a_batch_is_read_to_its_last_sequence():
+    """Its share of the first batch alone is more than it has: the others take up the rest in proportion."""
+    plan = schedule({"small": [500], "large": [9000], "huge": [9000]}, global_batch=2048, max_epochs=1)
+    batch, state = plan.next_batch(plan.start([0.5, 0.25, 0.25]))
+    assert np.bincount(batch.domain).tolist() == [500, 774, 774] == list(state.drawn)
+    _, state = plan.next_batch(state)
+    assert state.drawn == (500, 774 + 1024, 774 + 1024) and state.exhausted == (True, False, False)
+
+
 def test_a_domain_capped_by_name_leaves_the_others_to_go_on():
     sizes = {"a": [20], "b": [20], "c": [20]}
     plan = schedule(sizes, max_epochs={"a": 1, "b": 2.5})
     state = served(plan, plan.start([0.4, 0.4, 0.2]), 60)[1]
-    epochs = plan.epochs(state)
-    assert 0.7 < epochs["a"] <= 1 and 2.2 < epochs["b"] <= 2.5 and epochs["c"] > 15
+    assert state.drawn[:2] == (20, 50) and sum(state.drawn) == 60 * 8
     assert state.weights == (0.0, 0.0, 1.0) and state.exhausted == (True, True, False)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_domain_that_runs_out_takes_its_carry_with_it_and_no_count_leaves_its_bounds(seed):
-    """Ten domains run out one after the other, while the weights change."""
+def capped_run(seed):
+    """A random plan with caps and one domain without, a function that moves its weights, and the whole caps."""
     chance = random.Random(seed)
-    sizes = {f"d{i}": [chance.randint(1, 200)] for i in range(10)} | {"endless": [50]}
-    plan = schedule(sizes, global_batch=7, max_epochs={f"d{i}": chance.uniform(0.5, 3) for i in range(10)})
-    state = plan.start([1 / 11] * 11)
-    for step in range(600):
-        if step % 10 == 0:
-            moved = [w * chance.uniform(0.5, 2) for w in state.weights]
-            state = plan.reweighted(state, moved)
-        left = plan._without_exhausted(state)
-        for gone, carry, weight in zip(left.exhausted, left.carry, left.weights, strict=True):
-            assert not gone or carry == weight == 0
-        batch, state = plan.next_batch(state)
-        counts = np.bincount(batch.domain, minlength=11)
-        for n, share, owed in zip(counts, batch_shares(left.weights, 7), left.carry, strict=True):
-            assert n in ((share + owed) // UNIT, -(-(share + owed) // UNIT))
-        assert sum(state.carry) == 0 and max(map(abs, state.carry)) < UNIT
-    assert sum(state.exhausted) >= 4 and not state.exhausted[10]
+    domains = chance.randint(1, 9)
+    sizes = {f"d{i}": [chance.randint(1, 20) for _ in range(chance.randint(1, 3))] for i in range(domains)}
+    caps = {name: chance.choice([1, chance.uniform(0.01, 3)]) for name in sizes}
+    plan = schedule(sizes | {"endless": [7]}, global_batch=chance.choice([1, 3, 32, 200]), max_epochs=caps)
+
+    def moved(weights):
+        return [w * 10 ** chance.uniform(-0.5, 0.5) + 1e-6 for w in weights]
+
+    return plan, moved, [math.floor(caps[name] * sum(sizes[name])) for name in sizes]
+
+
+def check_capped_batch(plan, caps, state, batch, after):
+    """All that the module promises of one batch: of size, caps, carries and those that are out."""
+    counts = np.bincount(batch.domain, minlength=len(caps) + 1)
+    assert counts.sum() == plan.global_batch == len(batch.sequence)
+    assert sum(after.carry) == 0 and max(map(abs, after.carry)) < UNIT
+    shares = batch_shares(state.weights, plan.global_batch)
+    for i, cap in enumerate(caps):
+        assert after.drawn[i] <= cap and (not state.exhausted[i] or after.carry[i] == counts[i] == 0)
+        assert not state.exhausted[i] or after.drawn[i] == cap
+        if after.drawn[i] < cap:  # what others lack is made up for by those that live
+            assert counts[i] >= (shares[i] + state.carry[i]) // UNIT - 1
+
+
+def test_caps_are_used_up_exactly_whatever_runs_out_with_what():
+    """In 200 runs: several run out in one batch, before a batch, and while the weights move."""
+    runs_out = []
+    for seed in range(200):
+        plan, moved, caps = capped_run(seed)
+        state = plan.start(moved([1.0] * (len(caps) + 1)))
+        for step in range(20):
+            if step % 4 == 3:
+                state = plan.reweighted(state, moved(state.weights))
+            before, (batch, state) = plan._without_exhausted(state), plan.next_batch(state)
+            check_capped_batch(plan, caps, before, batch, state)
+            lost = zip(plan.left(before), plan.left(state), strict=True)
+            runs_out.append(sum(was > 0 >= now for was, now in lost))
+        assert plan.restored(json.loads(json.dumps(plan.state_dict(state)))) == state
+    # Otherwise it would show little.
+    assert sum(runs_out) > 300 and sum(n > 1 for n in runs_out) > 60, runs_out
+
+
+def test_order_without_caps_never_changes():
+    """The order of a run is part of its checkpoint: this is what versions before whole epochs of caps gave."""
+    chance, digest = random.Random(23), hashlib.sha256()
+    plan = schedule({"a": [5, 5, 3], "b": [40], "c": [7, 7], "d": [1]}, global_batch=11)
+    state = plan.start([0.5, 0.3, 0.15, 0.05])
+    for batch in range(400):
+        if batch and batch % 7 == 0:
+            state = plan.reweighted(state, [chance.random() + 1e-3 for _ in range(4)])
+        drawn, state = plan.next_batch(state)
+        digest.update(drawn.domain.tobytes() + drawn.sequence.tobytes())
+    digest.update(repr(state).encode())
+    assert digest.hexdigest() == "8a052829652f7753ffcf56aa46afbc2c2a507a8004da1e4632f23739ec21653d"
 
 
 def test_a_raised_cap_does_not_bring_a_domain_back_and_names_it():
     sizes = {"small": [20], "large": [4000]}
     plan = schedule(sizes, max_epochs=1)
     state = served(plan, plan.start([0.5, 0.5]), 20)[1]
-    assert plan.held_back(state) == ()
+    assert state.exhausted[0] and plan.held_back(state) == ()
     assert schedule(sizes, max_epochs={"small": 3}).held_back(state) == ("small",)
 
 
@@ -300,8 +348,21 @@ def test_a_capped_domain_stays_out_when_the_mixture_moves():
 
 def test_all_domains_exhausted_is_an_error_that_names_the_cap():
     plan = schedule({"a": [20], "b": [30]}, max_epochs=2)
-    with pytest.raises(DataError, match=r"max_epochs.*a 2.00 of 2, b 1.87 of 2.*Raise max_epochs"):
+    with pytest.raises(
+        DataError, match=r"max_epochs: at global batch 12 .*a 2.00 of 2, b 1.87 of 2.*Raise max_"
+    ):
         served(plan, plan.start([0.5, 0.5]), 60)
+    state = served(plan, plan.start([0.5, 0.5]), 12)[1]
+    assert plan.left(state) == (0, 4)
+
+
+def test_a_run_may_use_up_all_domains_in_its_last_batch():
+    plan = schedule({"a": [20], "b": [28]}, max_epochs=1)
+    assert served(plan, plan.start([0.5, 0.5]), 6)[1].drawn == (20, 28)
+    with pytest.raises(
+        DataError, match="at global batch 6 the domains that are drawn from have no batch left"
+    ):
+        served(plan, plan.start([0.5, 0.5]), 7)
 
 
 def test_a_weight_of_zero_is_never_drawn():

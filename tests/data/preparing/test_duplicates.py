@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from shear_lit.data.preparing import duplicates as module
-from shear_lit.data.preparing.duplicates import find_duplicates
-from shear_lit.data.tokens.spool import Spool, SpoolRecord, write_spool
+from shear_lit.data.preparing.duplicates import mark_duplicates
+from shear_lit.data.preparing.selecting import Marks
+from shear_lit.data.tokens import encoding
+from shear_lit.data.tokens.encoding import Spool, SpoolRecord
 
 
 def spool_of(path, hashes):
@@ -13,7 +15,7 @@ def spool_of(path, hashes):
     record = SpoolRecord(
         documents=len(hashes), tokens=0, numbers=len(hashes), rejected={}, first=[], token_type="uint16"
     )
-    write_spool(path, record, b"".join(hashes), [0] * len(hashes), [])
+    encoding._write_spool(path, record, b"".join(hashes), [np.empty(0, "<u2")] * len(hashes))
     return Spool(path)
 
 
@@ -36,13 +38,14 @@ def test_the_first_of_equal_documents_is_kept(tmp_path, monkeypatch, bucket_docu
         parts = [drawn(numbers, count, pool) for count in (40, 0, 100, 1)]
         spools = [spool_of(tmp_path / f"{run}-{n}", part) for n, part in enumerate(parts)]
         kept = tmp_path / f"kept-{run}"
-        found = find_duplicates(spools, tmp_path, earlier, kept)
+        mark_duplicates(spools, tmp_path / "marks", earlier, kept)
+        found = Marks(tmp_path / "marks", spools)
         for number, part in enumerate(parts):
             wanted = []
             for digest in part:
                 wanted.append(digest in seen)
                 seen.add(digest)
-            assert found.of(number).tolist() == wanted and found.count(number) == sum(wanted)
+            assert found.of(number).tolist() == wanted
         hashes = np.fromfile(kept, "<u8").reshape(-1, 2).tolist()
         assert hashes == sorted([int.from_bytes(h[:8]), int.from_bytes(h[8:])] for h in seen)
         earlier = kept
@@ -50,5 +53,6 @@ def test_the_first_of_equal_documents_is_kept(tmp_path, monkeypatch, bucket_docu
 
 
 def test_no_documents_at_all_have_no_duplicates(tmp_path):
-    found = find_duplicates([spool_of(tmp_path / "0", [])], tmp_path, None, tmp_path / "kept")
-    assert found.of(0).tolist() == [] and (tmp_path / "kept").stat().st_size == 0
+    spools = [spool_of(tmp_path / "0", [])]
+    mark_duplicates(spools, tmp_path / "marks", None, tmp_path / "kept")
+    assert Marks(tmp_path / "marks", spools).of(0).tolist() == [] and (tmp_path / "kept").stat().st_size == 0

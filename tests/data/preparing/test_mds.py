@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from shear_lit import cli
@@ -56,7 +57,7 @@ def assert_imported(output):
 def test_published_folders_become_prepared_data(published, tokenizer_directory, tmp_path):
     manifest = imported(str(published), tokenizer_directory, tmp_path / "out", chunk_bytes=40)
     assert_imported(tmp_path / "out")
-    assert read_manifest(tmp_path / "out") == manifest and verify(str(tmp_path / "out")).chunks == 15
+    assert read_manifest(tmp_path / "out") == manifest and verify(str(tmp_path / "out")).files == 30
     assert (manifest.sequence_length, manifest.token_type) == (4, "uint16")
     assert manifest.prepend_bos and manifest.append_eos
     assert manifest.tokenizer.name == str(tokenizer_directory) and manifest.tokenizer.vocabulary == 289
@@ -272,3 +273,23 @@ def test_folders_of_mosaicml_streaming_are_read(tmp_path, how):
     shards = mds_shards(tmp_path / "mds")
     found = [{"tokens": s.tokens.tobytes(), "set": s.domain} for shard in shards for s in shard]
     assert len(shards) > 3 and found == samples
+
+
+def test_an_import_leaves_alone_what_a_preparation_did_that_was_stopped(
+    published, tmp_path, tokenizer_directory
+):
+    spool = tmp_path / "out.partial" / "spool" / "x"
+    spool.parent.mkdir(parents=True)
+    spool.write_bytes(b"an hour of work")
+    manifest = imported(str(published), tokenizer_directory, tmp_path / "out")
+    assert_imported(tmp_path / "out")
+    assert spool.read_bytes() == b"an hour of work" and manifest.domains["a"].splits["prune"].chunks
+
+
+def test_documents_are_counted_where_bos_and_eos_tell_of_them(tmp_path, tokenizer_directory):
+    """Sequences of five documents, the first of which begins before them."""
+    sequences = [[7, 7, 1, 0], [7, 1, 0, 1], [0, 1, 0, 7]]
+    tokens = [{"tokens": np.array(one, dtype="<u2").tobytes(), "set": "a"} for one in sequences]
+    write_mds(tmp_path / "mds", tokens)
+    manifest = imported({"prune": str(tmp_path / "mds")}, tokenizer_directory, tmp_path / "out")
+    assert manifest.domains["a"].documents == manifest.domains["a"].splits["prune"].documents == 4

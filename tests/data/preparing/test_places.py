@@ -20,8 +20,7 @@ from shear_lit.data.preparing.mds_import import MdsImport, import_mds
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.serving.cache import ChunkCache
 from shear_lit.data.serving.datamodule import DomainData
-from shear_lit.data.serving.remote import RemoteError, read_prepared
-from shear_lit.data.serving.remote_settings import RemoteSettings
+from shear_lit.data.serving.remote import RemoteError, RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.mistakes import Mistake
 from tests.data.preparing.mds_folders import sample, write_mds
@@ -214,7 +213,7 @@ def test_home_is_meant_by_a_tilde_everywhere(copied, tmp_path, monkeypatch, sett
     shutil.copytree(settings({"web": ""}).tokenizer, tmp_path / "tokenizer")
     write_jsonl("web.jsonl", TEXTS)
     prepare(settings({"web": "~/web.js*"}, output="~/out", tokenizer="~/tokenizer", workers=1))
-    assert read_manifest("~/out").domains["web"].inputs == 1 and verify("~/out").files == 3
+    assert read_manifest("~/out").domains["web"].inputs == 1 and verify("~/out").files == 9
     write_references("~/r.yaml", References(source="", tokenizer="", losses={"a": 1.0}))
     assert read_references("~/r.yaml").losses == {"a": 1.0}
     assert SequenceStore("~/data", "prune")[1, 7]["tokens"][0, 1] == 7

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from shear_lit.commands.prepare import summary
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing import prepare as module
-from shear_lit.data.preparing.duplicates import Duplicates
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.preparing.splits import SplitShares, SplitTokens
+from shear_lit.data.preparing.reporting import summary
+from shear_lit.data.preparing.selecting import Marks, split_of
+from shear_lit.data.preparing.settings import SplitShares, SplitTokens
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import TextTokenizer, load_tokenizer
 from tests.trees import tree
@@ -42,7 +42,7 @@ def test_every_document_is_in_one_split_with_its_tokens_in_order(settings, write
     assert record.documents == 200 == sum(split.documents for split in record.splits.values())
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
     for split, wanted in record.splits.items():
-        documents = [text for text in TEXTS if HALVES.split_of(text) == split]
+        documents = [text for text in TEXTS if split_of(HALVES, text) == split]
         tokens = [t for text in documents for t in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
         assert (len(documents), len(tokens)) == (wanted.documents, wanted.tokens)
         assert wanted.tail_tokens == len(tokens) % 16 and wanted.sequences == len(tokens) // 16
@@ -91,7 +91,7 @@ def test_without_dropping_them_duplicates_would_be_in_two_splits(
     settings, write_jsonl, tokenizer_directory, monkeypatch
 ):
     """The twin: two domains have other bounds, so a text of both can land in two splits."""
-    monkeypatch.setattr(Duplicates, "of", lambda self, spool: np.zeros(len(original(self, spool)), bool))
+    monkeypatch.setattr(Marks, "of", lambda self, spool: np.zeros(len(original(self, spool)), np.uint8))
     files = write_jsonl("a.jsonl", TEXTS), write_jsonl("b.jsonl", TEXTS + TEXTS[:100])
     options = settings(dict(zip(("one", "two"), files, strict=True)), tokens=SplitTokens(validation=1200))
     (Path(files[1])).write_bytes(Path(files[1]).read_bytes() + b'{"text": "more and more and more"}\n' * 400)
@@ -100,7 +100,7 @@ def test_without_dropping_them_duplicates_would_be_in_two_splits(
     assert set(texts["validation"]) & (set(texts["prune"]) | set(texts["pretrain"]))
 
 
-original = Duplicates.of
+original = Marks.of
 
 
 def test_many_files_give_what_one_file_gives(settings, write_jsonl, tmp_path):

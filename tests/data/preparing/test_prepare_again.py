@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.preparing.splits import SplitShares, SplitTokens
+from shear_lit.data.preparing.selecting import split_of
+from shear_lit.data.preparing.settings import SplitShares, SplitTokens
 from shear_lit.data.serving.store import SequenceStore
 from tests.trees import tree
 
@@ -52,7 +53,7 @@ def test_adding_a_file_leaves_old_chunks_alone_and_old_documents_in_their_splits
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
     for split, record in web.splits.items():
         found = texts_of(first.output, tokenizer_directory, split)
-        own = [text for text in TEXTS if first.shares.split_of(text) == split]
+        own = [text for text in TEXTS if split_of(first.shares, text) == split]
         wanted = [tokenizer.decode(tokenizer(text)["input_ids"]) for text in own]
         assert [text.strip() for text in found] == wanted[: len(found)]
         assert len(found) >= len(wanted) - 2  # one tail is left, of less than 16 tokens
@@ -146,13 +147,15 @@ def test_adding_with_another_tokenizer_is_refused(first, write_jsonl, tmp_path, 
 def test_data_without_a_ledger_can_be_trained_on_but_not_added_to(first, write_jsonl):
     manifest = Path(first.output) / "manifest.json"
     content = json.loads(manifest.read_text()) | {"format": 1}
-    for key in ("text_field", "shares", "tokens", "runs"):
+    for key in ("text_field", "shares", "tokens", "runs", "packing", "split_special_tokens", "ledger"):
         del content[key]
     for domain in content["domains"].values():
         for key in ("duplicates", "unused", "bounds", "inputs", "bytes", "inputs_fingerprint"):
             del domain[key]
         for split in domain["splits"].values():
-            del split["duplicates"]
+            del split["duplicates"], split["padding"]
+            for chunk in split["chunks"]:
+                del chunk["documents"], chunk["loss_mask"]
     manifest.write_text(json.dumps(content))
     assert read_manifest(first.output).domains["web"].documents == 150
     with pytest.raises(DataError, match=r"without a ledger.*another directory"):

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from jsonargparse import auto_cli, set_parsing_settings
 
-from shear_lit.commands.prepare import prepare, summary
+from shear_lit.commands.prepare import prepare
 from shear_lit.data.prepared.reading import read_manifest
+from shear_lit.data.preparing.reporting import summary
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,9 +14,8 @@ import pytest
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import read_manifest
-from shear_lit.data.preparing.packing import _Chunk
+from shear_lit.data.preparing import packing, stages
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.tokens import spool as spool_module
 from tests.trees import tree
 
 TEXTS = [f"document number {number} says {number * number}" for number in range(160)]
@@ -170,11 +169,9 @@ def test_a_full_disk_stops_the_run_which_goes_on_after_space_is_made(options, mo
     written = []
     with monkeypatch.context() as patch:
         if where == "spool":
-            patch.setattr(
-                spool_module.os, "fsync", lambda f: full() if len(written) == 3 else written.append(f)
-            )
+            patch.setattr(os, "fsync", lambda f: full() if len(written) == 3 else written.append(f))
         elif where == "pack":
-            patch.setattr(_Chunk, "write", full)
+            patch.setattr(packing, "write_chunk", full)
         else:
             patch.setattr("shear_lit.data.preparing.ledger.Ledger.write", full)
         with pytest.raises(DataError, match=r"disk is full\. Make space.*it continues"):
@@ -182,8 +179,8 @@ def test_a_full_disk_stops_the_run_which_goes_on_after_space_is_made(options, mo
     spool = list(Path(options.output + ".partial", "spool").glob("*"))
     assert len(spool) >= 3 and not [p for p in spool if p.name.endswith(".tmp")]
     again = []
-    real = spool_module.Path.replace
-    monkeypatch.setattr(spool_module.Path, "replace", lambda s, t: (again.append(t.name), real(s, t))[1])
+    real = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda s, t: (again.append(Path(t).name), real(s, t))[1])
     prepare(options)
     assert tree(options.output) == tree(tmp_path / "whole")
     assert not {path.name for path in spool} & set(again)  # what was finished is not done again
@@ -211,9 +208,7 @@ def test_a_directory_that_is_no_run_s_is_neither_worked_in_nor_cleared(options):
 def test_a_spool_file_that_was_damaged_is_made_anew(options, monkeypatch, tmp_path):
     prepare(replace(options, output=str(tmp_path / "whole")))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(
-            "shear_lit.data.preparing.run.find_duplicates", lambda *_: (_ for _ in ()).throw(Killed())
-        )
+        patch.setattr(stages, "mark_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
         prepare(options)
     for path in list(Path(options.output + ".partial", "spool").glob("*"))[:2]:
         path.write_bytes(path.read_bytes()[:-1])
@@ -224,9 +219,7 @@ def test_a_spool_file_that_was_damaged_is_made_anew(options, monkeypatch, tmp_pa
 def test_what_was_done_with_other_settings_or_files_is_not_used(options, monkeypatch, tmp_path, write_jsonl):
     def stopped(changed):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(
-                "shear_lit.data.preparing.run.find_duplicates", lambda *_: (_ for _ in ()).throw(Killed())
-            )
+            patch.setattr(stages, "mark_duplicates", lambda *_: (_ for _ in ()).throw(Killed()))
             prepare(changed)
 
     stopped(replace(options, append_eos=False))

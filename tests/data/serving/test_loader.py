@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.order.permutation import sample
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
 from shear_lit.data.serving.store import SequenceStore
@@ -71,14 +72,14 @@ def test_order_is_the_same_with_workers(prepared, expected, workers):
 
 @pytest.mark.parametrize("largest", [65_535, 65_536, 2**31])
 def test_workers_deliver_tokens_of_any_vocabulary(monkeypatch, prepared, largest):
-    read = SequenceStore.__getitems__
+    read = SequenceStore.read
 
-    def read_large(store, keys):
-        batch = read(store, keys)
+    def read_large(store, keys, **how):
+        batch = read(store, keys, **how)
         batch["tokens"][:, -1] = largest
         return batch
 
-    monkeypatch.setattr(SequenceStore, "__getitems__", read_large)
+    monkeypatch.setattr(SequenceStore, "read", read_large)
     with_worker, without = next(iter(loader(prepared, workers=1))), next(iter(loader(prepared)))
     assert with_worker["tokens"].dtype == torch.int64 and with_worker["tokens"][0, -1] == largest
     assert torch.equal(with_worker["tokens"], without["tokens"])
@@ -220,8 +221,17 @@ def test_validation_gives_every_rank_the_same_number_of_batches_of_one_shape(pre
     everything.sort(key=lambda batch: batch["micro_batch"])
     domain = torch.cat([batch["domain"] for batch in everything])
     tokens = torch.cat([batch["tokens"] for batch in everything])[domain >= 0]
-    assert tokens[:, :2].tolist() == [[d, s] for d, size in enumerate((13, 20, 20)) for s in range(size)]
+    chunks = {"a": [5, 5, 3], "b": [5] * 8, "c": [5, 5, 5, 5, 2]}
+    wanted = [[d, s] for d, name in enumerate(chunks) for s in sample(name, chunks[name], 20).tolist()]
+    assert tokens[:, :2].tolist() == wanted and len(wanted) == 53
     assert int((domain < 0).sum()) == -53 % (4 * world)
+
+
+def test_validation_sees_all_of_a_domain_and_not_its_beginning(prepared):
+    """The first sequences would be those of the first file: 12 of 40 say nothing of the other 28."""
+    batches = validation(prepared, sequences=12, micro_batch=1)
+    numbers = [int(batch["tokens"][0, 1]) for batch in batches if int(batch["domain"]) == 1]
+    assert len(numbers) == 12 and all(40 * k // 12 <= n < 40 * (k + 1) // 12 for k, n in enumerate(numbers))
 
 
 def test_validation_is_the_same_each_time(prepared):

@@ -21,9 +21,7 @@ from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving import remote as remote_module
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.serving.loader import MixtureLoader
-from shear_lit.data.serving.remote import RemoteError, is_remote, read_prepared
-from shear_lit.data.serving.remote_chunks import open_chunks
-from shear_lit.data.serving.remote_settings import RemoteSettings
+from shear_lit.data.serving.remote import RemoteError, RemoteSettings, is_remote, open_chunks, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from tests.data.conftest import LENGTH, write_prepared
 
@@ -80,6 +78,20 @@ def test_remote_data_is_the_local_data(server, address, prepared, tmp_path):
         )
     assert set(server.fetched().values()) == {1}
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".bin", ".lock")]
+
+
+def test_bounds_of_documents_are_those_of_the_local_data(server, address, prepared, tmp_path):
+    """Fetched only where they are asked for, and once: those of 5, of 3 and of 2 sequences, each a document."""
+    store, local = (
+        SequenceStore(address, "prune", remote=settings(tmp_path)),
+        SequenceStore(prepared, "prune"),
+    )
+    everything(store)
+    assert not server.fetched(".documents")
+    keys = [(domain, n) for domain in range(3) for n in range(local.sequences(domain))]
+    found, expected = (one.read(keys, documents_apart=True) for one in (store, local))
+    assert all(torch.equal(found[name], expected[name]) for name in ("tokens", "positions"))
+    assert set(server.fetched(".documents").values()) == {1} and len(server.fetched(".documents")) == 3
 
 
 def test_other_content_is_found(address, server, tmp_path):

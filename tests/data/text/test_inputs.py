@@ -10,7 +10,7 @@ import pytest
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.preparing.splits import SplitShares
+from shear_lit.data.preparing.settings import SplitShares
 from shear_lit.data.text import sources as inputs
 from tests.trees import tree
 
@@ -87,7 +87,7 @@ def test_rejected_documents_are_named_by_file_row_and_line_whatever_the_kind(set
     cells = arrow.array([t.encode() for t in TEXTS[:50]] + [None, b"\xff", b" "], arrow.binary())
     unchecked = arrow.Array.from_buffers(arrow.string(), len(cells), cells.buffers(), cells.null_count)
     table = write_table(tmp_path / "a.parquet", None, group=20, values=unchecked)
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xff")
     (tmp_path / "c.jsonl.gz").write_bytes(gzipped(LINES + b'\n{"text": 1}\n'))
     options = settings(
         {"web": [table, str(tmp_path / "b.txt"), str(tmp_path / "c.jsonl.gz")]},
@@ -226,7 +226,7 @@ def test_workers_import_neither_torch_nor_transformers():
     import subprocess
 
     code = (
-        "import sys, shear_lit.data.preparing.worker as w; "
+        "import sys, shear_lit.data.preparing.stages as w; "
         "assert not {'torch', 'transformers', 'litdata', 'pyarrow'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

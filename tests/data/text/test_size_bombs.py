@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import os
 import resource
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.text.reading import bounded_lines
+from shear_lit.data.text.items import lines_of_stream
 from tests.data.preparing.mds_folders import sample, write_mds
 
 MOST_BYTES = 1 << 28
@@ -23,18 +24,20 @@ import resource, sys
 from pathlib import Path
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import manifest_alone
-from shear_lit.data.text import reading
+from shear_lit.data.text import items
+from shear_lit.data.text.pieces import documents, pieces
 from shear_lit.data.text.sources import find_sources
 from shear_lit.data.preparing.mds import mds_shards
-from shear_lit.data.text.streams import blocks
-import gzip, zstandard
+from tests.data.text.test_corpus import Reads
+import bz2, gzip, lzma, zstandard
 
-reading.MOST_LINE_BYTES = 1 << 27
+items.MOST_LINE_BYTES = 1 << 27
 
 def text(path):
-    (source,) = find_sources({"web": path})
-    for block in blocks(source, text_field="text", block_bytes=1 << 20, max_document_bytes=1 << 20):
-        pass
+    reads = Reads(unit_bytes=1 << 20, max_document_bytes=1 << 20)
+    for piece in pieces(find_sources({"web": path}), reads):
+        for found in documents(piece, reads):
+            pass
 
 def mds(path):
     for shard in mds_shards(path):
@@ -74,11 +77,12 @@ def test_a_compressed_line_without_end_is_refused(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     compressors = {
         "a.jsonl.gz": zlib.compressobj(1, wbits=31),
+        "c.jsonl.xz": lzma.LZMACompressor(preset=0),
         "b.jsonl.zst": zstandard.ZstdCompressor().compressobj(),
     }
     for name, compressor in compressors.items():
-        (tmp_path / name).write_bytes(b"".join(zeros(compressor, 1 << 28)))
-        assert (tmp_path / name).stat().st_size < 1 << 22
+        (tmp_path / name).write_bytes(b"".join(zeros(compressor, (1 << 27) + (1 << 24))))
+        assert (tmp_path / name).stat().st_size < 1 << 22, name
         said, taken = read_apart("text", tmp_path / name)
         assert "the line at byte 0 of what it holds has more than 134,217,728 bytes" in said and name in said
         assert taken < MOST_BYTES, name
@@ -138,28 +142,30 @@ def test_a_pipe_and_a_device_are_not_waited_at(settings, tmp_path):
             prepare(settings({"web": str(tmp_path / name)}))
 
 
-def test_a_plain_line_without_end_is_named_with_its_place(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("shear_lit.data.text.reading.MOST_LINE_BYTES", 1 << 24)
+def test_a_plain_line_without_end_is_left_out_with_its_place(settings, tmp_path, caplog):
     with (tmp_path / "a.jsonl").open("wb") as file:
-        file.write(b'{"text": "one"}\n' * 150)
+        file.writelines(b'{"text": "document %d of some"}\n' % number for number in range(150))
         file.truncate(1 << 26)  # a hole, read as zeros
-    with pytest.raises(
-        DataError, match=r"a\.jsonl' cannot be read \(the line at byte 2,400 .*16,777,216 bytes"
-    ):
-        prepare(settings({"web": str(tmp_path / "a.jsonl")}, workers=1, max_document_bytes=1000))
+    options = settings({"web": str(tmp_path / "a.jsonl")}, workers=1, max_document_bytes=1000)
+    assert prepare(options).domains["web"].rejected == {"larger than max_document_bytes": 1}
+    assert "a.jsonl:151: larger than max_document_bytes" in caplog.text
 
 
 def test_a_long_line_is_skipped_within_its_limit(tmp_path):
     with gzip.open(tmp_path / "a.gz", "wb") as file:
         file.write(b"x" * 5000 + b"\nshort\n")
     with gzip.open(tmp_path / "a.gz", "rb") as file:
-        assert [(size, len(line)) for size, line in bounded_lines(file, 100)] == [(5001, 101), (6, 6)]
+        assert [len(line) for line in lines_of_stream(file, 100)] == [102, 6]
 
 
-def test_numbers_of_thousands_of_digits_and_deep_brackets_are_malformed_lines(settings, tmp_path):
+def test_numbers_of_thousands_of_digits_and_deep_brackets_are_rejected_lines(settings, tmp_path):
     strange = [b'{"text": ' + b"9" * 5000 + b"}", b"[" * 100_000, b'{"text": "\\ud800"}', b"\xff"]
     lines = [json.dumps({"text": f"document {n} of some"}).encode() for n in range(100)]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([*strange, *lines, b""]))
     manifest = prepare(settings({"web": str(tmp_path / "a.jsonl")}, workers=1, max_rejected_fraction=0.1))
-    assert manifest.domains["web"].rejected == {"malformed JSON": 2, "invalid UTF-8": 2}
+    assert manifest.domains["web"].rejected == {
+        "JSON nested too deeply": 1,
+        "no text in field 'text'": 1,
+        "invalid UTF-8": 2,
+    }
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.tokens import transformers_tokenizer
-from shear_lit.data.tokens.sentencepiece import from_sentencepiece
+from shear_lit.data.tokens import conversions
+from shear_lit.data.tokens.conversions import from_sentencepiece
 from shear_lit.data.tokens.tokenizer import check_made_by, is_same, load_tokenizer, tokenizer_of
 from tests import tiny
+from tests.data.tokens import subjects
 
 TEXTS = [
     "Plain words, and  two spaces.",
@@ -38,19 +40,20 @@ def ids(tokenizer, text):
 
 @pytest.fixture(scope="module", params=["bpe", "unigram"])
 def sentencepiece_model(request, tmp_path_factory):
-    """A small model like LLaMA's (BPE), or like T5's, which drops extra white space."""
+    """A small model like LLaMA's (BPE), or a Unigram model that drops extra white space."""
     sentencepiece = pytest.importorskip("sentencepiece")
     folder = tmp_path_factory.mktemp("sentencepiece")
     text = folder / "text.txt"
     lines = CODE.splitlines()
     text.write_text("\n".join(line for line in lines if line.strip()), encoding="utf-8")
-    llama = {"byte_fallback": True, "remove_extra_whitespaces": False, "normalization_rule_name": "identity"}
+    llama = {"byte_fallback": True, "remove_extra_whitespaces": False}
     sentencepiece.SentencePieceTrainer.train(
         input=str(text),
         model_prefix=str(folder / request.param),
         model_type=request.param,
         vocab_size=400 if request.param == "bpe" else 150,
         allow_whitespace_only_pieces=request.param == "bpe",
+        normalization_rule_name="identity",
         minloglevel=9,
         **(llama if request.param == "bpe" else {}),
     )
@@ -74,7 +77,7 @@ def test_a_conversion_that_gives_other_tokens_is_refused(sentencepiece_model, mo
     """The twin: without the merges, or with another sign for a space."""
     if part == "_merges" and sentencepiece_model.endswith("unigram.model"):
         return  # such a model has none
-    monkeypatch.setattr(f"shear_lit.data.tokens.sentencepiece.{part}", broken)
+    monkeypatch.setattr(f"shear_lit.data.tokens.conversions.{part}", broken)
     with pytest.raises(DataError, match="it gives other tokens than SentencePiece"):
         load_tokenizer(sentencepiece_model)
 
@@ -144,10 +147,8 @@ def test_code_beside_a_tokenizer_would_run_where_it_is_asked_for(tokenizer_with_
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.setattr("builtins.input", lambda *prompt: "y")
-    monkeypatch.setattr(
-        transformers_tokenizer, "in_transformers", lambda name: AutoTokenizer.from_pretrained(name)
-    )
-    transformers_tokenizer.from_transformers(str(tokenizer_with_code))
+    monkeypatch.setattr(conversions, "in_transformers", lambda name: AutoTokenizer.from_pretrained(name))
+    conversions.from_transformers(str(tokenizer_with_code))
     assert (tmp_path / "ran").exists()
 
 
@@ -305,3 +306,30 @@ def test_reading_a_tokenizer_needs_neither_torch_nor_transformers(cuts_numbers):
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(cuts_numbers)], check=True)
+
+
+def test_tokenizer_that_is_not_on_this_machine_is_not_asked_of_the_hub(cuts_numbers, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *name, **_: asked.append(name))
+    monkeypatch.setattr(conversions, "in_transformers", lambda name: asked.append(name))
+    record = replace(load_tokenizer(str(cuts_numbers)).record(), name="organisation/model")
+    assert not is_same(record, "0" * 64) and is_same(record, record.fingerprint) and asked == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"normalization_rule_name": "nmt_nfkc"}, "changes characters before it cuts"),
+        ({"user_defined_symbols": ["<sep>"]}, "has user-defined symbols"),
+        ({"treat_whitespace_as_suffix": True}, "writes a space behind each word"),
+        ({"model_type": "unigram", "byte_fallback": True}, "is a Unigram model with byte_fallback"),
+        ({"model_type": "char"}, "is neither a BPE nor a Unigram model"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_sentencepiece_model_without_an_exact_counterpart_is_refused(tmp_path, options, reason):
+    pytest.importorskip("sentencepiece")
+    options = {"model_type": "bpe", "normalization_rule_name": "identity", **options}
+    model = subjects.train_sentencepiece(tmp_path / "m", [CODE], vocab_size=400, **options)
+    with pytest.raises(DataError, match=reason):
+        load_tokenizer(str(model))

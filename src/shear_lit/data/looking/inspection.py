@@ -3,13 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from textwrap import indent
-from typing import Any
+from typing import Any, cast
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.serving.store import SequenceStore
 
 _TITLES = {"tail_tokens": "dropped"}  # where a column's title is not the name of its field
+
+_PACKINGS = {
+    "concatenate": "one document after the other",
+    "best_fit": "by best fit, no document cut that fits",
+}
+_SPECIAL = {True: "read as text", False: "kept as such tokens", None: "treated in a way that is not known"}
 
 
 def described(manifest: Manifest) -> str:
@@ -20,12 +26,17 @@ def described(manifest: Manifest) -> str:
         f"{tokenizer.vocabulary:,} entries)",
         f"sequences of {manifest.sequence_length:,} tokens as {manifest.token_type}; "
         f"BOS {_said(manifest.prepend_bos)}, EOS {_said(manifest.append_eos)}; data {manifest.fingerprint[:12]}",
+        f"packed {_PACKINGS[manifest.packing]}; special tokens in text {_SPECIAL[manifest.split_special_tokens]}",
     ]
-    rows = [
-        {"domain": name, "split": split, **_numbers(record), "sequences": record.sequences}
-        for name, domain in manifest.domains.items()
+    splits = [
+        (n, split, record)
+        for n, domain in manifest.domains.items()
         for split, record in domain.splits.items()
     ]
+    rows = [{"domain": n, "split": split, **_numbers(r), "sequences": r.sequences} for n, split, r in splits]
+    if any(record.padding for _, _, record in splits):
+        for row, (_, _, record) in zip(rows, splits, strict=True):
+            row["padding"] = record.padding / max(1, record.sequences * manifest.sequence_length)
     return "\n".join([*head, "", table(rows), *_left_out(manifest)])
 
 
@@ -41,6 +52,7 @@ def _said(added: bool) -> str:  # noqa: FBT001 (it is the thing said)
 def _numbers(record: Any) -> dict[str, int | float]:
     """The fields of a record that are numbers, whichever it has."""
     values = {field.name: getattr(record, field.name) for field in fields(record)}
+    del values["padding"]  # which is shown as a share, where there is any
     return {_TITLES.get(name, name): v for name, v in values.items() if isinstance(v, (int, float))}
 
 
@@ -102,3 +114,30 @@ def shown_text(
             )
             parts.append(f"{name}, sequence {number:,} of {there:,}{more}\n{indent(shown, '    ')}")
     return "\n\n".join(parts)
+
+
+def decoder_of(manifest: Manifest, tokenizer: str | None = None) -> Callable[[list[int]], str]:
+    """What turns token ids into text; ``tokenizer`` names another place of the tokenizer than the manifest does.
+
+    Raises:
+        DataError: it cannot be loaded, or is another one than made the tokens.
+    """
+    from shear_lit.data.tokens.tokenizer import load_tokenizer
+
+    name = manifest.tokenizer.name if tokenizer is None else tokenizer
+    try:
+        loaded = load_tokenizer(name)
+    except DataError as error:
+        raise DataError(
+            f"{error.args[0]} It made the data, and without it there is no text: name a directory that holds it with "
+            "--tokenizer, or leave --sequences out.",
+            key="tokenizer",
+        ) from error
+    if not loaded.is_of(manifest.tokenizer.fingerprint):
+        raise DataError(
+            f"{name!r} is another one (fingerprint {loaded.fingerprint[:12]}) than made the tokens "
+            f"({manifest.tokenizer.name!r}, {manifest.tokenizer.fingerprint[:12]}): they would give other text. "
+            "Name a directory that holds that one with --tokenizer.",
+            key="tokenizer",
+        )
+    return lambda tokens: cast(str, loaded.backend.decode(tokens, skip_special_tokens=False))

@@ -8,11 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.prepared.manifest import KEY, MANIFEST, FileRecord, Manifest
+from shear_lit.data.prepared.manifest import KEY, LEDGER, MANIFEST, FileRecord, Manifest
 from shear_lit.data.prepared.reading import index_problem, manifest_alone
-from shear_lit.data.serving.remote import is_remote, read_prepared
-from shear_lit.data.serving.remote_chunks import open_chunks
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings, is_remote, open_chunks, read_prepared
 from shear_lit.disk.names import expanded
 
 
@@ -45,6 +43,8 @@ def verify(directory: str, *, workers: int = 4, remote: RemoteSettings = REMOTE)
     manifest = _manifest(directory, remote)
     problems = [] if is_remote(directory) else list(_index_problems(expanded(directory), manifest))
     chunks, everything = open_chunks(directory, remote), list(_every_file(manifest))
+    if not is_remote(directory) and (expanded(directory) / LEDGER).exists():  # copies may leave it out
+        everything += [(f"{LEDGER}/{manifest.runs}", file) for file in manifest.ledger]
 
     with ThreadPoolExecutor(workers) as pool:
         found = tqdm(

@@ -1,17 +1,34 @@
 """The settings of the mixture: where it starts, and how it follows the losses (arXiv:2310.06694, section 2.2)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.order.mixture_log import read_mixture_log
 from shear_lit.data.order.references import References, read_references
+from shear_lit.data.prepared.manifest import listed_names
 from shear_lit.ranges import Count, Fraction, PositiveFraction, PositiveNumber
 from shear_lit.theory.mixture import MixtureRule
 
+Caps = PositiveNumber | dict[str, PositiveNumber] | None
+"""How often a domain may be read: each, by domain, or without end."""
+
 _ROUNDING = 1e-9
+
+
+def check_named(key: str, named: object, domains: Iterable[str], where: str) -> None:
+    """Refuse numbers by domain that are of others than ``domains``, those of ``where``; ``named`` may be no mapping.
+
+    Raises:
+        DataError: one is.
+    """
+    if isinstance(named, Mapping) and (unknown := sorted(set(named) - set(domains))):
+        raise DataError(
+            f"{dict(named)} names {listed_names(unknown)}: {where} has {', '.join(domains)}. Correct the name.",
+            key=key,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +53,7 @@ class MixtureSettings:
     """Optimizer steps between two validations, each of which moves the mixture."""
     update_at_start: bool = False
     """Whether to validate and move the mixture before the first step, too."""
-    max_epochs: PositiveNumber | dict[str, PositiveNumber] | None = None
+    max_epochs: Caps = None
     """How often a domain may be read, each or by domain: then its share goes to the others; `null`: without end."""
 
     def __post_init__(self) -> None:
@@ -82,6 +99,16 @@ class MixtureSettings:
         """Whether there is a smallest or largest weight, or a largest change."""
         return bool(self.minimum or self.maximum or self.largest_change is not None)
 
+    def check_names(self, domains: Iterable[str], where: str) -> None:
+        """Refuse bounds and caps of domains that ``where`` does not have.
+
+        Raises:
+            DataError: one names another than ``domains``.
+        """
+        check_named("data.mixture.minimum", self.minimum, domains, where)
+        check_named("data.mixture.maximum", self.maximum, domains, where)
+        check_named("data.mixture.max_epochs", self.max_epochs, domains, where)
+
     def read_proportions(self) -> dict[str, float]:
         """The mixture at the start, from the log of another run if one is named.
 
@@ -104,7 +131,7 @@ class MixtureSettings:
             return read_references(self.references)
         if self.references is None:
             return None
-        return References(source="data.mixture.references", tokenizer="", losses=dict(self.references))
+        return References(source="data.mixture.references", losses=dict(self.references))
 
     def _check_rule(self) -> None:
         if self.rule not in list(MixtureRule):

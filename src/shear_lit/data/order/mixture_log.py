@@ -6,7 +6,7 @@ settings of the run, these weights give its order of sequences again.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,9 @@ class MixtureLog:
     domains: tuple[str, ...]
     """The domains' names, in the order of the data."""
     global_batch: int
-    """Sequences of one optimizer step."""
+    """Sequences of one optimizer step; 0 if it is not known."""
     sequence_length: int
-    """Tokens of one sequence."""
+    """Tokens of one sequence; 0 if it is not known."""
     updates: tuple[MixtureChange, ...] = ()
     """The changes, one per step, in order."""
 
@@ -68,26 +68,32 @@ def write_mixture_log(path: str | Path, log: MixtureLog) -> None:
     write_json(Path(path), content)
 
 
-def read_mixture_log(path: str | Path, key: str = "data.mixture.proportions") -> MixtureLog:
+def read_mixture_log(
+    path: str | Path, key: str = "data.mixture.proportions", *, bare: bool = False
+) -> MixtureLog:
     """Read the log of a run; ``path`` is the file or the directory of the run.
+
+    ``bare``: a file that a person wrote, with nothing but ``updates`` of ``step`` and ``weights``, is one, too.
 
     Raises:
         DataError: there is none, or it is not of the format that ``write_mixture_log`` writes; it names ``key``.
     """
     file = expanded(path)
     file = file / MIXTURE_LOG if file.is_dir() else file
+    remedy = "write the fraction of each domain"
+    if bare:
+        remedy = 'write {"updates": [{"step": 0, "weights": {"wiki": 1}}, …]}'
     try:
-        return _log_of(read_values(file))
+        return _log_of(read_values(file), bare=bare)
     except OSError as error:
         raise DataError(
             f"{str(path)!r} cannot be read ({error.strerror or error}): the {MIXTURE_LOG} of a run is expected there. "
-            "Correct the path, or write the fraction of each domain.",
+            f"Correct the path, or {remedy}.",
             key=key,
         ) from error
     except ValueError as error:
         raise DataError(
-            f"{str(file)!r}: {error}: it is no {MIXTURE_LOG} of a run. "
-            "Name that of another run, or write the fraction of each domain.",
+            f"{str(file)!r}: {error}: it is no {MIXTURE_LOG} of a run. Name that of another run, or {remedy}.",
             key=key,
         ) from error
 
@@ -103,44 +109,46 @@ def _entry(change: MixtureChange) -> dict[str, Any]:
 class _Update:
     step: int
     weights: dict[str, float]
-    losses: dict[str, float | None] | None
+    losses: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Log:
-    format: int
-    domains: list[str]
-    global_batch: int
-    sequence_length: int
     updates: list[_Update]
+    format: int = FORMAT
+    domains: list[str] = field(default_factory=list)
+    global_batch: int = 0
+    sequence_length: int = 0
 
 
-def _log_of(content: Any) -> MixtureLog:
+def _log_of(content: Any, *, bare: bool) -> MixtureLog:
     log = record_of(_Log, content)
     if log.format != FORMAT:
         raise ValueError(f"format {log.format}, this version reads {FORMAT}")
-    if not log.domains or not all(is_domain_name(name) for name in log.domains):
-        raise ValueError(f"its domains are {shown(log.domains)}, which are no names of domains")
     steps = [update.step for update in log.updates]
     if not steps or any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError(f"the updates are of steps {shown(steps)}, which must be there and rise")
-    if not log.global_batch or not log.sequence_length:
+    domains = log.domains or (sorted(log.updates[0].weights) if bare else [])
+    if not domains or not all(is_domain_name(name) for name in domains):
+        raise ValueError(f"its domains are {shown(domains)}, which are no names of domains")
+    if not bare and not (log.global_batch and log.sequence_length):
         raise ValueError("global_batch and sequence_length are at least 1")
     return MixtureLog(
-        domains=tuple(log.domains),
+        domains=tuple(domains),
         global_batch=log.global_batch,
         sequence_length=log.sequence_length,
-        updates=tuple(_change_of(update, set(log.domains)) for update in log.updates),
+        updates=tuple(_change_of(update, set(domains), bare=bare) for update in log.updates),
     )
 
 
-def _change_of(update: _Update, domains: set[str]) -> MixtureChange:
-    weights = {name: float(weight) for name, weight in update.weights.items()}
-    whole = set(weights) == domains and abs(math.fsum(weights.values()) - 1) <= 1e-6
-    if not whole or min(weights.values()) < 0:
+def _change_of(update: _Update, domains: set[str], *, bare: bool) -> MixtureChange:
+    total = math.fsum(update.weights.values())
+    whole = set(update.weights) == domains and ((bare and 0 < total < math.inf) or abs(total - 1) <= 1e-6)
+    if not whole or min(update.weights.values()) < 0:
         raise ValueError(f"the weights of step {update.step} are not one mixture of its domains")
     losses = update.losses
     if losses is not None and set(losses) != domains:
         raise ValueError(f"the losses of step {update.step} are not those of its domains")
     read = None if losses is None else {n: math.nan if v is None else float(v) for n, v in losses.items()}
+    weights = {name: float(weight) for name, weight in update.weights.items()}
     return MixtureChange(step=update.step, weights=weights, losses=read)

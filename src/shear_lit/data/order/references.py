@@ -1,8 +1,8 @@
 """Reference losses by domain, on disk: what the losses of a good model of the target's size would be."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,15 @@ import yaml
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import TokenizerRecord, check_same_domains, is_domain_name
-from shear_lit.data.tokens.tokenizer import is_same
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import read_yaml
-from shear_lit.disk.records import shown
+from shear_lit.disk.records import record_of, shown
 from shear_lit.disk.writing import write_file
 
 FORMAT = 1
 """The version of the file that this package writes."""
 
 _KEY = "data.mixture.references"
-_LARGEST = 1e300
 _MOST_BYTES = 1 << 20  # some ten thousand domains
 
 
@@ -28,12 +26,12 @@ _MOST_BYTES = 1 << 20  # some ten thousand domains
 class References:
     """Reference losses and where they come from."""
 
-    source: str
-    """The model, or the fit, that they come from."""
-    tokenizer: str
-    """Fingerprint of the tokenizer of the text they were measured on; empty if it is not known."""
     losses: dict[str, float]
     """Nats per token, by domain."""
+    source: str = ""
+    """The model, or the fit, that they come from."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer of the text they were measured on; empty if it is not known."""
     cross_document_attention: bool | None = None
     """Whether attention crossed documents when they were measured; none if it is not known."""
 
@@ -53,11 +51,13 @@ class References:
                 )
         return [float(self.losses[name]) for name in domains]
 
-    def check_tokenizer(self, made_by: TokenizerRecord) -> None:
-        """Refuse losses per token of another tokenizer.
+    def check_tokenizer(
+        self, made_by: TokenizerRecord, is_same: Callable[[TokenizerRecord, str], bool]
+    ) -> None:
+        """Refuse losses per token of another tokenizer; ``is_same`` says whether a fingerprint is that of ``made_by``.
 
         Raises:
-            DataError: the fingerprint of theirs is known and differs.
+            DataError: the fingerprint of theirs is known and is of another.
         """
         if self.tokenizer and not is_same(made_by, self.tokenizer):
             raise DataError(
@@ -112,28 +112,14 @@ def read_references(path: str | Path) -> References:
 def _references_of(path: str | Path, content: Any) -> References:
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise _malformed(path, f"the key `format: {FORMAT}` is missing")
-    losses = content.get("losses")
-    if not isinstance(losses, Mapping) or not losses:
-        raise _malformed(path, "the key `losses` must map domains to nats per token")
-    for name, loss in losses.items():
-        if not is_domain_name(name):
-            raise _malformed(path, f"{shown(name)} is no name of a domain")
-        if isinstance(loss, bool) or not isinstance(loss, int | float) or not -_LARGEST <= loss <= _LARGEST:
-            raise _malformed(path, f"the loss of {name!r} is {shown(loss)}, no finite number")
-    crosses = content.get("cross_document_attention")
-    if not isinstance(crosses, bool | None):
-        raise _malformed(path, f"`cross_document_attention` is {shown(crosses)}, neither true nor false")
-    source, tokenizer = content.get("source", ""), content.get("tokenizer", "")
-    if not isinstance(source, str) or not isinstance(tokenizer, str):
-        raise _malformed(
-            path, f"`source` and `tokenizer` are {shown(source)} and {shown(tokenizer)}, not both text"
-        )
-    return References(
-        source=source,
-        tokenizer=tokenizer,
-        losses={name: float(loss) for name, loss in losses.items()},
-        cross_document_attention=crosses,
-    )
+    known = {field.name: content[field.name] for field in fields(References) if field.name in content}
+    try:
+        found = record_of(References, known)
+    except ValueError as error:
+        raise _malformed(path, str(error)) from error
+    if not found.losses or not all(is_domain_name(name) for name in found.losses):
+        raise _malformed(path, f"`losses` is {shown(found.losses)}: nats per token by domain are expected")
+    return replace(found, losses={name: float(loss) for name, loss in found.losses.items()})
 
 
 def _malformed(path: str | Path, what: str) -> DataError:

@@ -16,6 +16,11 @@ condition: from batch a + 1 to batch b a domain has at most S(b) - S(a) jobs tha
 From the present state (a = 0) that asks for S(1) ≥ 0 in every domain, which holds after a batch with the same weights
 by induction, and which ``settled_carry`` restores when the weights change. No slot stays empty, because the sum of
 the ceilings of x is at least G.
+
+**Caps.** A domain supplies the whole sequences that its cap allows, to the last one. Where a batch owes it more than
+it has left, it supplies these, and the others share the rest of the batch, G' sequences, in proportion: that is one
+batch of G' with other shares, for which their carry is settled as after any change of weights. From then on its
+weight is 0 and theirs are larger, which settles the carry again. So what was said above holds of each batch.
 """
 
 import math
@@ -136,13 +141,14 @@ class MixtureSchedule:
         self.global_batch = global_batch
         self.seed = seed
         self._orders = [DomainOrder(name, sizes, seed) for name, sizes in chunk_sizes.items()]
-        if isinstance(max_epochs, Mapping):
-            self._max_epochs = [float(max_epochs.get(name, math.inf)) for name in self.domains]
-        else:
-            self._max_epochs = [math.inf if max_epochs is None else float(max_epochs)] * len(self.domains)
+        by_name = max_epochs if isinstance(max_epochs, Mapping) else dict.fromkeys(self.domains, max_epochs)
+        caps = [by_name.get(name) for name in self.domains]
+        self._max_epochs = [math.inf if cap is None else float(cap) for cap in caps]
+        sizes = zip(self._max_epochs, self._orders, strict=True)
+        self._caps = [cap if math.isinf(cap) else math.floor(cap * order.sequences) for cap, order in sizes]
         layout: list[int | str] = []
-        for name, sizes in chunk_sizes.items():
-            layout += [name, *sizes]
+        for name, chunks in chunk_sizes.items():
+            layout += [name, *chunks]
         self._layout = f"{folded_key(*layout):016x}"
         self._shares_of: tuple[tuple[float, ...], tuple[int, ...]] = ((), ())
 
@@ -175,25 +181,26 @@ class MixtureSchedule:
     def next_batch(self, state: ScheduleState) -> tuple[GlobalBatch, ScheduleState]:
         """The next global batch and the state after it.
 
-        A domain is exhausted in the batch that *could* ask it for more than its cap leaves: it is left out of that
-        batch and of all later ones, and its weight goes to the others in proportion.
+        A domain that has supplied all that its cap allows is exhausted: its weight goes to the others in proportion.
 
         Raises:
-            DataError: every domain of positive weight is exhausted.
+            DataError: the domains of positive weight have too little left to fill a batch.
         """
         state = self._without_exhausted(state)
-        shares = self._shares(state.weights)
-        counts = batch_counts(shares, state.carry)
+        shares, carry, counts = self._dealt(state)
         order = keyed_permutation(folded_key(self.seed, "batch", state.batch), self.global_batch)
         sequence = [o.draws(d, n) for o, d, n in zip(self._orders, state.drawn, counts, strict=True)]
         batch = GlobalBatch(np.repeat(np.arange(len(counts)), counts)[order], np.concatenate(sequence)[order])
-        left = zip(shares, state.carry, counts, strict=True)
         return batch, replace(
             state,
-            carry=tuple(share + owed - n * UNIT for share, owed, n in left),
+            carry=tuple(s + owed - n * UNIT for s, owed, n in zip(shares, carry, counts, strict=True)),
             drawn=tuple(drawn + n for drawn, n in zip(state.drawn, counts, strict=True)),
             batch=state.batch + 1,
         )
+
+    def left(self, state: ScheduleState) -> tuple[float, ...]:
+        """Sequences that each domain may still supply; infinite without a cap."""
+        return tuple(cap - drawn for cap, drawn in zip(self._caps, state.drawn, strict=True))
 
     def epochs(self, state: ScheduleState) -> dict[str, float]:
         """How often each domain has been read, by name; 1.5 is once and a half."""
@@ -201,16 +208,9 @@ class MixtureSchedule:
         return {name: drawn / max(1, order.sequences) for name, drawn, order in read}
 
     def held_back(self, state: ScheduleState) -> tuple[str, ...]:
-        """Domains that are counted as exhausted though the present caps would let them be read again.
-
-        Their weight went to the others when another cap held, and a domain of weight 0 stays there.
-        """
-        left = [
-            cap * o.sequences - d
-            for cap, o, d in zip(self._max_epochs, self._orders, state.drawn, strict=True)
-        ]
-        gone = zip(self.domains, state.exhausted, left, strict=True)
-        return tuple(name for name, exhausted, more in gone if exhausted and more >= self.global_batch)
+        """Domains that were exhausted under an earlier cap, though the present one leaves them something to supply."""
+        there = zip(self.domains, state.exhausted, self.left(state), strict=True)
+        return tuple(name for name, exhausted, more in there if exhausted and more > 0)
 
     def state_dict(self, state: ScheduleState) -> dict[str, Any]:
         """``state`` in plain types, with what it depends on."""
@@ -232,9 +232,8 @@ class MixtureSchedule:
         for name, here in self._identity().items():
             if saved.get(name) != here:
                 raise DataError(
-                    f"{here!r}: the checkpoint was made with {saved.get(name)!r}: "
-                    "the order of sequences depends on it and could not go on. "
-                    "Use the checkpoint's, or start a new run without --ckpt_path.",
+                    f"{here!r}: the checkpoint was made with {saved.get(name)!r}: the order of sequences depends on it "
+                    "and could not go on. Use the checkpoint's, or start a new run without --ckpt_path.",
                     key=_KEYS[name],
                 )
         return ScheduleState(
@@ -259,25 +258,37 @@ class MixtureSchedule:
         return self._shares_of[1]
 
     def _without_exhausted(self, state: ScheduleState) -> ScheduleState:
-        while spent := self._spent(state):
-            gone = tuple(a or b for a, b in zip(state.exhausted, spent, strict=True))
-            state = self.reweighted(replace(state, exhausted=gone), state.weights)
-        return state
+        each = zip(state.exhausted, state.weights, self.left(state), strict=True)
+        spent = tuple(was or (weight > 0 and left <= 0) for was, weight, left in each)
+        gone = replace(state, exhausted=spent)
+        return state if gone == state else self.reweighted(gone, state.weights)
 
-    def _spent(self, state: ScheduleState) -> list[bool]:
-        """Whether the next batch could ask a domain for more than its cap leaves; empty if none."""
-        owed = zip(self._shares(state.weights), state.carry, strict=True)
-        most = [-(-(share + left) // UNIT) if share else 0 for share, left in owed]
-        after = zip(state.drawn, most, self._orders, self._max_epochs, strict=True)
-        spent = [n > 0 and drawn + n > cap * order.sequences for drawn, n, order, cap in after]
-        return spent if any(spent) else []
+    def _dealt(self, state: ScheduleState) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+        """The shares and the carry of each domain in the next batch, and how many sequences it supplies.
+
+        A domain that is owed more than it has left supplies what it has left, as its share, without a carry.
+        """
+        left = self.left(state)
+        shares, carry = self._shares(state.weights), state.carry
+        last: dict[int, int] = {}  # what domains supply that run out in this batch
+        while True:
+            counts = [last.get(i, n) for i, n in enumerate(batch_counts(shares, carry))]
+            over = {i: int(left[i]) for i, n in enumerate(counts) if n > left[i]}
+            last |= over
+            shared = [0.0 if i in last else weight for i, weight in enumerate(state.weights)]
+            if not over:
+                return [last.get(i, 0) * UNIT or s for i, s in enumerate(shares)], carry, counts
+            if not sum(shared) > 0:
+                raise self._nothing_left(state)
+            shares = batch_shares(shared, self.global_batch - sum(last.values()))
+            carry = settled_carry(carry, shares)
 
     def _nothing_left(self, state: ScheduleState) -> DataError:
         caps = zip(self.epochs(state).items(), self._max_epochs, strict=True)
         epochs = ", ".join(f"{name} {count:.2f} of {cap:g}" for (name, count), cap in caps)
         return DataError(
-            f"data.mixture.max_epochs: at global batch {state.batch} no domain that is drawn from has a batch left "
-            f"(epochs read: {epochs}). Raise max_epochs, lower trainer.max_steps, or prepare more text."
+            f"data.mixture.max_epochs: at global batch {state.batch} the domains that are drawn from have no batch "
+            f"left (epochs read: {epochs}). Raise max_epochs, lower trainer.max_steps, or prepare more text."
         )
 
 

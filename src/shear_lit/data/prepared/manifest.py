@@ -20,7 +20,8 @@ from shear_lit.disk.writing import write_file
 
 FORMAT = 3
 """The version of the layout that this package writes; 1 and 2, which do not know where documents begin, can be read."""
-MANIFEST, INDEX = "manifest.json", "index.json"
+MANIFEST, INDEX, LEDGER, PAGE = "manifest.json", "index.json", ".ledger", "README.md"
+"""Names of files and folders of prepared data; where it is shared, the page is what people see first."""
 
 SPLITS = ("prune", "pretrain", "validation")
 """The splits of a prepared data set; no document is in two of them."""
@@ -58,10 +59,10 @@ class TokenizerRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """One file of a domain and split."""
+    """One file of prepared data."""
 
     file: str
-    """Name inside the folder of its domain and split."""
+    """Name inside its folder."""
     bytes: int
     """Size of the file."""
     sha256: str
@@ -157,8 +158,8 @@ class Manifest:
     """How documents became sequences."""
     split_special_tokens: bool | None = None
     """Whether text that looks like a special token was taken as text; none if it is not known."""
-    ledger: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each file that is kept for adding others."""
+    ledger: tuple[FileRecord, ...] = ()
+    """What is kept for adding files, in the folder of the last run."""
     runs: int = 0
     """How often `shear-lit prepare` has written to it; 0: files cannot be added, for there is no ledger."""
     fingerprint: str = ""
@@ -212,8 +213,12 @@ def check_domain_name(name: str) -> None:
     Raises:
         DataError: it has characters other than letters, digits, ``_``, ``-`` and ``.``, or begins with ``-`` or ``.``.
     """
-    if name == MANIFEST:
-        raise DataError(f"{name!r} is a file of prepared data. Rename the domain.", key="domains")
+    if name.lower() in (MANIFEST, PAGE.lower()):
+        raise DataError(
+            f"{name!r} is the name of a file of prepared data, beside which the folder of the domain would be. "
+            "Rename the domain.",
+            key="domains",
+        )
     if not is_domain_name(name):
         raise DataError(
             f"{shown(name)} is no safe folder name: use 1 to 100 letters, digits, '_', '-' or '.', "

@@ -1,5 +1,6 @@
 """Reading a manifest, and holding it against the files of its directory."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,10 +122,10 @@ def _check_manifest(manifest: Manifest) -> None:
             raise ValueError(
                 f"tokenizer.{name} is {token}, and the vocabulary has {tokenizer.vocabulary} entries"
             )
-    hashes = [tokenizer.fingerprint, *manifest.ledger.values()]
-    for hashed in hashes + ([manifest.fingerprint] if manifest.fingerprint else []):
+    for hashed in (tokenizer.fingerprint, *([manifest.fingerprint] if manifest.fingerprint else [])):
         if not is_sha256(hashed):
             raise ValueError(f"the fingerprint {shown(hashed)} is none: 64 hexadecimal digits are expected")
+    _check_files(manifest.ledger, "ledger")
     if not manifest.domains:
         raise ValueError("it has no domain")
     for name, domain in manifest.domains.items():
@@ -141,21 +142,25 @@ def _check_manifest(manifest: Manifest) -> None:
 
 def _check_chunk(chunk: ChunkRecord, manifest: Manifest, where: str) -> None:
     """Refuse what would lead out of the folder, or out of a cache: names become paths, and hashes do."""
-    for one in chunk.files():
-        if not is_file_name(one.file) or not is_sha256(one.sha256) or one.bytes > MOST_CHUNK_BYTES:
-            raise ValueError(
-                f"{where} lists a file with file={shown(one.file)}, sha256={shown(one.sha256)} and {one.bytes:,} "
-                f"bytes: a plain name, 64 hexadecimal digits and at most {MOST_CHUNK_BYTES:,} bytes are expected"
-            )
+    _check_files(chunk.files(), where)
     tokens = chunk.sequences * manifest.sequence_length
     if (
-        tokens * int(manifest.token_type.removeprefix("uint")) // 8 > chunk.bytes
+        not tokens * int(manifest.token_type.removeprefix("uint")) // 8 <= chunk.bytes <= MOST_CHUNK_BYTES
         or chunk.sequences > MOST_CHUNK_SEQUENCES
     ):
         raise ValueError(
             f"{where} lists {chunk.file} with {chunk.bytes:,} bytes and {chunk.sequences:,} sequences, "
             f"{tokens:,} tokens of {manifest.token_type}: no chunk is like that"
         )
+
+
+def _check_files(files: Iterable[FileRecord], where: str) -> None:
+    for one in files:
+        if not is_file_name(one.file) or not is_sha256(one.sha256):
+            raise ValueError(
+                f"{where} lists a file with file={shown(one.file)} and sha256={shown(one.sha256)}: a plain file name "
+                "and 64 hexadecimal digits are expected"
+            )
 
 
 def _split_problem(

@@ -3,6 +3,7 @@
 New data appears all at once; where files are added, the manifest comes last.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -12,15 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import INDEX, MANIFEST, Manifest
-from shear_lit.data.preparing.ledger import LEDGER
+from shear_lit.data.prepared.manifest import INDEX, LEDGER, MANIFEST, PAGE, Manifest
 from shear_lit.disk.names import expanded, leads_outside
 from shear_lit.disk.writing import check_folder
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors that say that a disk has no space left."""
+
 _LOCK = "lock"
 # What a run makes in the directory that it works in; what has another name is somebody else's.
-_OF_A_RUN = re.compile(r"lock|spool|packed|tokenizer\.json|duplicates|bucket-[0-9]+|.*\.partial")
-_CHUNK_OF_A_RUN = re.compile(r"chunk-0-[0-9]+\.bin(\.shorter)?(\.part)?")
+_OF_A_RUN = re.compile(r"lock|spool|packed|chunks|tokenizer\.json|marks|duplicates|bucket-[0-9]+|.*\.partial")
+_CHUNK_OF_A_RUN = re.compile(r"chunk-0-[0-9]+\.(bin|documents|mask)(\.shorter)?(\.[0-9]+)?(\.part)?")
 
 
 def output_place(asked: str) -> Path:
@@ -132,7 +135,7 @@ def clear(output: Path, manifest: Manifest) -> None:
             shutil.rmtree(folder)
     for name, domain in manifest.domains.items():
         for split, record in domain.splits.items():
-            named = {chunk.file for chunk in record.chunks}
+            named = {one.file for chunk in record.chunks for one in chunk.files()}
             for path in (output / name / split).glob("chunk-*"):
                 if path.name not in named and _CHUNK_OF_A_RUN.fullmatch(path.name):
                     path.unlink()
@@ -152,8 +155,8 @@ def clear_work(directory: Path) -> None:
 
 
 def _moving_order(path: Path) -> tuple[int, str]:
-    """Chunks, indices, the ledger, the manifest: each names only what is there already."""
-    order = {INDEX: 1, MANIFEST: 3}.get(path.name, 2 if LEDGER in path.parts else 0)
+    """Chunks, indices, the ledger and the page, the manifest: each names only what is there already."""
+    order = {INDEX: 1, PAGE: 2, MANIFEST: 3}.get(path.name, 2 if LEDGER in path.parts else 0)
     return order, str(path)
 
 
@@ -169,3 +172,13 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def disk_error(place: Path, error: OSError) -> DataError:
+    """What to say of a disk that cannot be written."""
+    what = "its disk is full" if error.errno in FULL else f"it cannot be written ({error.strerror or error})"
+    return DataError(
+        f"{str(place)!r}: {what}. Make space, or repair the disk, and run the same command again: it "
+        "continues where it stopped, nothing that was finished is done twice.",
+        key="output",
+    )

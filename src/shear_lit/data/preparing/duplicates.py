@@ -5,15 +5,14 @@ that are kept, sorted, are what later runs are compared with.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shear_lit.data.tokens.spool import HASHES, Spool
+from shear_lit.data.tokens.encoding import HASHES, Spool
 
 BUCKET_DOCUMENTS = 1_000_000
 """Documents that are sorted in memory at once, about."""
@@ -22,61 +21,30 @@ _MOST_BUCKETS = 256  # open files; beyond so many buckets they grow
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("index", "<u8")])
 
 
-class Duplicates:
-    """Which documents of many spools are dropped: one byte for each on disk, in the order of the spools."""
-
-    def __init__(self, path: Path, spools: list[Spool]) -> None:
-        """Take the file that ``find_duplicates`` wrote."""
-        self._path = path
-        self._starts = np.cumsum([0, *(spool.record.documents for spool in spools)])
-
-    def of(self, spool: int) -> NDArray[np.bool_]:
-        """Whether each document of spool number ``spool`` is dropped, Bool[documents]."""
-        start, end = int(self._starts[spool]), int(self._starts[spool + 1])
-        return np.fromfile(self._path, np.bool_, end - start, offset=start)
-
-    def count(self, spool: int) -> int:
-        """How many documents of spool number ``spool`` are dropped."""
-        return int(self.of(spool).sum())
-
-
-class _Bucket(NamedTuple):
-    number: int
-    buckets: int
-
-    @property
-    def first(self) -> int:
-        """The first 32 bits of the first hash in it."""
-        return -(-(self.number << 32) // self.buckets)
-
-
-def find_duplicates(spools: list[Spool], directory: Path, earlier: Path | None, kept: Path) -> Duplicates:
-    """Mark every document whose hash came before it.
+def mark_duplicates(spools: Sequence[Spool], marks: Path, earlier: Path | None, kept: Path) -> None:
+    """Mark every document whose hash came before it: one byte for each, in the order of the spools.
 
     Args:
         spools: The documents, in the order in which the first of equal ones is kept.
-        directory: Where the buckets and the marks are written.
+        marks: File to write: 1 for a document that is dropped; the buckets are written beside it.
         earlier: File of the sorted hashes that earlier runs kept, if there were any.
         kept: File to write: those and the new ones, sorted.
     """
     documents = sum(spool.record.documents for spool in spools)
     count = min(_MOST_BUCKETS, max(1, -(-documents // BUCKET_DOCUMENTS)))
-    buckets = [directory / f"bucket-{number}" for number in range(count)]
+    buckets = [marks.with_name(f"bucket-{number}") for number in range(count)]
     _fill(buckets, spools)
-    marks = directory / "duplicates"
     with marks.open("wb") as file:
         file.truncate(documents)
     with kept.open("wb") as file:
         for number, path in enumerate(buckets):
-            known = _known(earlier, _Bucket(number, count))
-            file.write(_resolve(path, known, marks).tobytes())
+            file.write(_resolve(path, _known(earlier, number, count), marks).tobytes())
             path.unlink()
         file.flush()
         os.fsync(file.fileno())
-    return Duplicates(marks, spools)
 
 
-def _fill(buckets: list[Path], spools: list[Spool]) -> None:
+def _fill(buckets: list[Path], spools: Sequence[Spool]) -> None:
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("wb")) for path in buckets]
         start = 0
@@ -91,7 +59,7 @@ def _fill(buckets: list[Path], spools: list[Spool]) -> None:
 
 
 def _entries(spool: Spool, start: int) -> NDArray[np.void]:
-    hashes, _ = spool.documents()
+    hashes = spool.hashes()
     entries = np.empty(len(hashes), dtype=_ENTRY)
     entries["high"], entries["low"] = hashes[:, 0], hashes[:, 1]
     entries["index"] = np.arange(start, start + len(hashes))
@@ -115,13 +83,12 @@ def _resolve(bucket: Path, known: NDArray[np.uint64], marks: Path) -> NDArray[np
     return np.stack([high[~again], low[~again]], axis=1)
 
 
-def _known(earlier: Path | None, bucket: _Bucket) -> NDArray[np.uint64]:
+def _known(earlier: Path | None, number: int, buckets: int) -> NDArray[np.uint64]:
     """The earlier hashes that belong into a bucket."""
     if earlier is None or not earlier.stat().st_size:
         return np.empty((0, 2), dtype=HASHES)
     hashes = np.memmap(earlier, dtype=HASHES, mode="r").reshape(-1, 2)
-    start = _first_from(hashes, bucket.first)
-    end = _first_from(hashes, bucket._replace(number=bucket.number + 1).first)
+    start, end = (_first_from(hashes, -(-(n << 32) // buckets)) for n in (number, number + 1))
     return np.array(hashes[start:end])
 
 
@@ -132,16 +99,3 @@ def _first_from(hashes: NDArray[np.uint64], first: int) -> int:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if int(hashes[middle, 0]) >> 32 < first else (low, middle)
     return low
-
-
-def places_and_lengths(
-    spools: list[Spool], duplicates: Duplicates, numbers: list[int]
-) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint32]]]:
-    """The places and lengths in tokens of the documents that are not dropped, spool after spool.
-
-    ``numbers`` says which of the spools known to ``duplicates`` these are.
-    """
-    for number, spool in zip(numbers, spools, strict=True):
-        hashes, lengths = spool.documents()
-        wanted = ~duplicates.of(number)
-        yield hashes[wanted, 0], lengths[wanted]

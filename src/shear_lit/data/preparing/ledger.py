@@ -1,35 +1,32 @@
 """What a prepared data set keeps for adding files: the hashes of its documents, its inputs, its left-over tokens.
 
-``<directory>/.ledger/<run>/``, one folder for each run that added something, of which the manifest names the last:
-whatever is half-written belongs to no run yet.
+``<directory>/.ledger/<run>/``, one folder for each run that added something, of which the manifest names the last and
+the hashes of what is in it: whatever is half-written belongs to no run yet.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.manifest import Manifest, write_json
+from shear_lit.data.prepared.chunks import content_problem, file_hash
+from shear_lit.data.prepared.manifest import LEDGER, FileRecord, Manifest, write_json
+from shear_lit.data.preparing.packing import Tail
 from shear_lit.data.text.sources import Source
-from shear_lit.data.tokens.spool import HASHES
 from shear_lit.disk.names import leads_outside
 from shear_lit.disk.reading import read_small
 from shear_lit.disk.records import parse_values, read_values, record_of, shown
 from shear_lit.disk.writing import write_file
 
-LEDGER = ".ledger"
 _DOCUMENTS, _INPUTS, _TAILS = "documents.bin", "inputs.jsonl", "tails.json"
-
 _HASH_BYTES = 16
-_TOGETHER = 1_000_000  # hashes that are compared at a time
 _LINE: Any = tuple[str, str, int, str]
 _MOST_BYTES = 1 << 28  # a million inputs
 
-Tails = dict[str, dict[str, list[int]]]
+Tails = dict[str, dict[str, Tail]]
 """The tokens that filled no sequence, by domain and split."""
 
 
@@ -40,7 +37,8 @@ class Input:
     domain: str
     name: str
     bytes: int
-    fingerprint: str
+    content: str
+    """Sum of the hashes of its documents; see ``joined``."""
 
 
 class Ledger:
@@ -66,9 +64,22 @@ class Ledger:
 
     def write(self, inputs: Iterable[Input], tails: Tails) -> None:
         """Write all but the hashes."""
-        lines = (json.dumps([one.domain, one.name, one.bytes, one.fingerprint]) + "\n" for one in inputs)
+        lines = (json.dumps([one.domain, one.name, one.bytes, one.content]) + "\n" for one in inputs)
         write_file(self.folder / _INPUTS, "".join(lines))
-        write_json(self.folder / _TAILS, tails)
+        content = {name: {split: asdict(tail) for split, tail in own.items()} for name, own in tails.items()}
+        write_json(self.folder / _TAILS, content)
+
+    def records(self) -> tuple[FileRecord, ...]:
+        """What a manifest says of its files."""
+        return tuple(
+            FileRecord(file=path.name, bytes=path.stat().st_size, sha256=file_hash(path))
+            for path in sorted(self.folder.iterdir())
+        )
+
+
+def fingerprint_of(inputs: Iterable[Input]) -> str:
+    """SHA-256 over what each input holds, in order."""
+    return hashlib.sha256("".join(item.content for item in inputs).encode()).hexdigest()
 
 
 def ledger_of(directory: Path, manifest: Manifest) -> Ledger:
@@ -78,53 +89,51 @@ def ledger_of(directory: Path, manifest: Manifest) -> Ledger:
         DataError: it has none, or not the whole of it.
     """
     ledger = Ledger(directory, manifest.runs)
-    if not manifest.runs:
+    if not manifest.ledger:
         raise DataError(
-            f"{str(directory)!r} was prepared without a ledger of its documents (by an earlier version, or from "
-            "tokens): files cannot be added to it. Prepare all files into another directory.",
+            f"{str(directory)!r} was prepared without a ledger that this version can read (by an earlier version, or "
+            "from tokens): files cannot be added to it. Prepare all files into another directory.",
             key="output",
         )
+    for record in manifest.ledger:
+        path = ledger.folder / record.file
+        if leads_outside(path, directory):
+            raise _damaged(directory, f"{record.file} is a link that leads out of the data")
+        if (what := content_problem(path, record)) is not None:
+            raise _damaged(directory, f"{record.file}: {what}")
     expected = sum(domain.documents + domain.unused for domain in manifest.domains.values())
     try:
-        if any(leads_outside(ledger.folder / name, directory) for name in (_INPUTS, _TAILS, _DOCUMENTS)):
-            raise ValueError("it is a link that leads out of the data")
         ledger.inputs()
-        tails = ledger.tails()
-        size = ledger.documents.stat().st_size
+        tails, size = ledger.tails(), ledger.documents.stat().st_size
     except (OSError, ValueError) as error:
         raise _damaged(directory, str(error)) from error
-    if not ledger.documents.is_file() or size != expected * _HASH_BYTES:
+    if size != expected * _HASH_BYTES:
         raise _damaged(directory, f"{size:,} bytes of document hashes instead of {expected * _HASH_BYTES:,}")
-    if not _is_sorted(ledger.documents):
-        raise _damaged(directory, "its document hashes are not those that were written")
-    for split in (tokens for domain in tails.values() for tokens in domain.values()):
-        if len(split) >= manifest.sequence_length or max(split, default=0) >= manifest.tokenizer.vocabulary:
-            raise _damaged(directory, f"the left-over tokens {shown(split)}")
+    for tail in (tail for own in tails.values() for tail in own.values()):
+        _check_tail(directory, manifest, tail)
     return ledger
 
 
-def _is_sorted(documents: Path) -> bool:
-    """Whether each hash is larger than the one before it."""
-    if not documents.stat().st_size:
-        return True
-    hashes = np.memmap(documents, dtype=HASHES, mode="r").reshape(-1, 2)
-    for start in range(0, len(hashes), _TOGETHER):
-        part = hashes[start : start + _TOGETHER + 1]
-        high, low = part[:, 0], part[:, 1]
-        if not ((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] < low[1:]))).all():
-            return False
-    return True
+def _check_tail(directory: Path, manifest: Manifest, tail: Tail) -> None:
+    too_large = max(tail.tokens, default=0) >= manifest.tokenizer.vocabulary
+    if too_large or len(tail.tokens) >= manifest.sequence_length:
+        raise _damaged(directory, f"the left-over tokens {shown(tail.tokens)}")
+    if sorted(tail.starts) != tail.starts or max(tail.starts, default=-1) >= len(tail.tokens):
+        raise _damaged(directory, f"the left-over documents begin at {shown(tail.starts)}")
 
 
-def new_sources(sources: list[Source], known: list[Input]) -> list[Source]:
-    """Those of ``sources`` that were not read before.
+def new_sources(sources: Sequence[Source], contents: Sequence[str], known: Iterable[Input]) -> list[Source]:
+    """Those of ``sources``, whose documents are ``contents``, that were not read before.
 
     Raises:
         DataError: one was read, and has changed since.
     """
-    contents = {(item.domain, item.fingerprint) for item in known}
-    names = {(item.domain, item.name) for item in known}
-    new = [source for source in sources if (source.domain, source.fingerprint) not in contents]
+    read, names = set[tuple[str, str]](), set[tuple[str, str]]()
+    for item in known:
+        read.add((item.domain, item.content))
+        names.add((item.domain, item.name))
+    both = zip(sources, contents, strict=True)
+    new = [source for source, content in both if (source.domain, content) not in read]
     for source in new:
         if (source.domain, source.name) in names:
             raise DataError(

@@ -7,12 +7,7 @@ The library itself is not used: its last release, 0.13, demands transformers < 5
 transformers 5, so that nothing installs both. Nothing is unpickled: of the encodings only bytes and text are read.
 """
 
-import bz2
-import gzip
 import hashlib
-import importlib
-import io
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.text.compression import opened
 from shear_lit.disk.names import expanded, is_elsewhere, is_plain_name, leads_outside
 from shear_lit.disk.reading import read_small
 from shear_lit.disk.records import Record, read_values, record_of, shown
@@ -37,6 +33,7 @@ MOST_SHARD_BYTES = 1 << 29
 _INDEX, _MOST_COLUMNS = "index.json", 100
 _TOKEN = np.dtype("<u2")
 _SIZE = np.dtype("<u4")
+_SUFFIXES = {"gz": (".gz",), "bz2": (".bz2",), "zstd": (".zstd", ".zst")}
 
 
 class MdsError(DataError):
@@ -93,9 +90,8 @@ class MdsShard:
             return _read(self.raw)
         if self.compressed is None:
             raise _damaged(self.raw.path, "the shard is missing")
-        content = _decompressed(
-            _read(self.compressed), self.compression, self.compressed.path, self.raw.bytes
-        )
+        _read(self.compressed)  # which holds it against the index
+        content = _decompressed(self.compressed.path, self.compression, self.raw.bytes)
         if len(content) != self.raw.bytes:
             raise _damaged(self.compressed.path, f"what it holds does not have {self.raw.bytes:,} bytes")
         return content
@@ -270,35 +266,21 @@ def _read(file: _File) -> bytes:
     return content
 
 
-def _decompressed(content: bytes, compression: str, path: Path, size: int) -> bytes:
-    """The first ``size`` bytes that ``content`` holds, and one more if there are more."""
+def _decompressed(path: Path, compression: str, size: int) -> bytes:
+    """The first ``size`` bytes that a file holds, and one more if there are more."""
+    if compression not in _SUFFIXES or path.suffix not in _SUFFIXES[compression]:
+        raise _error(
+            f"{str(path)!r} is compressed with {shown(compression)}; zstd, gz and bz2 are read. Convert it."
+        )
     try:
-        if compression == "zstd":
-            return _zstd(content, size + 1)
-        if compression in ("gz", "bz2"):
-            file = io.BytesIO(content)
-            with gzip.GzipFile(fileobj=file) if compression == "gz" else bz2.BZ2File(file) as stream:
-                return stream.read(size + 1)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _damaged(path, f"it cannot be decompressed ({error})") from error
-    raise _error(
-        f"{str(path)!r} is compressed with {shown(compression)}; zstd, gz and bz2 are read. Convert it."
-    )
-
-
-def _zstd(content: bytes, most: int) -> bytes:
-    try:
-        zstandard = importlib.import_module("zstandard")
+        with opened(str(path)) as (_, content):
+            return content.read(size + 1)
     except ImportError as error:
         raise _error(
             "the shards are compressed with zstd, which is read by another package. Run `pip install shear-lit[mds]`."
         ) from error
-    try:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_SHARD_BYTES)
-        with decompressor.stream_reader(content, read_across_frames=True) as stream:
-            return bytes(stream.read(most))
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error
+    except DataError as error:
+        raise _damaged(path, f"it cannot be decompressed ({error.__cause__})") from error
 
 
 def _error(message: str) -> MdsError:

@@ -1,203 +1,263 @@
-"""Tokens packed into sequences of one length, and written as litdata chunks in a fixed order."""
+"""Packing: documents become sequences, and sequences chunks; every chunk is a task of its own.
 
-import contextlib
+How many tokens each split gets of each spool is known before anything is packed, so that prefix sums say of which
+tokens a chunk is made. A chunk that is written is found by a run that goes on after another, and is not written again.
+
+``concatenate`` cuts the stream of documents, one after the other, into sequences; what fills none at the end is kept
+for a later run. ``best_fit`` takes the documents that begin in as many tokens as a chunk has, and gives each a
+sequence of the least room that it fits in, the longest first (best-fit decreasing; arXiv:2404.10830, section 2.2): no
+document is cut that fits into a sequence, and what stays empty is padding.
+"""
+
 import hashlib
-import os
-import shutil
-from collections.abc import Sequence
+import json
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from litdata import TokensLoader
-from litdata.streaming.writer import BinaryWriter
 from numpy.typing import NDArray
 
-from shear_lit.data.prepared.manifest import INDEX, ChunkRecord, SplitRecord, write_json
-from shear_lit.data.preparing.settings import CHUNK_BYTES
+from shear_lit.data.prepared.chunks import SequenceDocuments, Tokens, write_chunk
+from shear_lit.data.prepared.manifest import ChunkRecord, write_json
+from shear_lit.data.prepared.reading import size_problem
+from shear_lit.data.preparing.job import Job
+from shear_lit.data.preparing.selecting import Chosen, Marks, marks_of
+from shear_lit.data.tokens.encoding import Spool
+from shear_lit.disk.records import read_values, record_of
 
-_FLUSH_TOKENS = 1 << 16
+DONE = "chunks"
+"""Folder, in the one that a run works in, of what says which chunks are written."""
 
 
-class SplitWriter:
-    """Packs the documents of one split of one domain, one after the other, and writes them.
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """What filled no sequence."""
 
-    The chunks are litdata's, byte for byte, but a chunk is never held in memory, and its name, its place in the index
-    and the index' stamp depend on the tokens alone, not on workers or the time.
-    """
+    tokens: list[int]
+    """The tokens."""
+    starts: list[int]
+    """Where documents begin in them."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        sequence_length: int,
-        token_type: str,
-        chunk_bytes: int = CHUNK_BYTES,
-        earlier: SplitRecord | None = None,
-        tail: Sequence[int] = (),
-    ) -> None:
-        """Begin a split in ``folder``, or go on with one.
 
-        Args:
-            folder: Where the chunks and the index are written.
-            sequence_length: Tokens of a sequence.
-            token_type: ``uint16`` or ``uint32``.
-            chunk_bytes: Size that a chunk aims at.
-            earlier: What was written before; its chunks stay as they are, wherever they lie.
-            tail: The tokens that it left over.
-        """
-        self._folder, self._length, self._earlier = folder, sequence_length, earlier
-        self._type = np.dtype(token_type)
-        self._per_chunk = max(1, chunk_bytes // (sequence_length * self._type.itemsize))
-        self._pending: list[NDArray[np.unsignedinteger]] = [np.asarray(tail, dtype=self._type)]
-        self._pending_tokens = len(tail)
-        self._chunks = list(earlier.chunks) if earlier else []
-        self._chunk: _Chunk | None = None
-        self.documents = earlier.documents if earlier else 0
-        """Documents packed so far."""
-        self.sequences = earlier.sequences if earlier else 0
-        """Sequences written so far."""
-        folder.mkdir(parents=True, exist_ok=True)
+EMPTY = Tail(tokens=[], starts=[])
 
-    def __enter__(self) -> "SplitWriter":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        """Give up the chunk that is being written, if there still is one."""
-        if self._chunk is not None:
-            self._chunk.give_up()
-            self._chunk = None
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The documents of one spool that belong into a split."""
 
-    def add(self, tokens: Sequence[int] | NDArray[Any], *, documents: int = 1) -> None:
-        """Pack ``documents`` more documents, one after the other in ``tokens``."""
-        self.documents += documents
-        self._pending.append(np.asarray(tokens, dtype=self._type))
-        self._pending_tokens += len(tokens)
-        if self._pending_tokens >= max(64 * self._length, _FLUSH_TOKENS):
-            self._write_full_sequences()
+    spool: str
+    """Name of the spool."""
+    marks: int
+    """Where the bytes of its documents begin in the file of marks."""
+    split: int
+    """The byte of those that belong into the split."""
+    first: int
+    """Where the first of their tokens lies in the stream of the split."""
 
-    @property
-    def tail(self) -> list[int]:
-        """The tokens that fill no sequence, once all is written."""
-        return np.concatenate(self._pending).tolist()
 
-    def finish(self) -> SplitRecord:
-        """Write what is left, leave the tail that fills no sequence, and describe all that the split now holds."""
-        self._write_full_sequences()
-        self._end_chunk()
-        if self._chunks:
-            self._write_index()
-        return SplitRecord(
-            documents=self.documents,
-            tokens=self.sequences * self._length + self._pending_tokens,
-            tail_tokens=self._pending_tokens,
-            chunks=tuple(self._chunks),
-            duplicates=self._earlier.duplicates if self._earlier else 0,
+@dataclass(frozen=True, kw_only=True)
+class ChunkTask:
+    """One chunk to be written."""
+
+    folder: str
+    """``wiki/prune``."""
+    number: int
+    """Which chunk of the folder it is."""
+    begin: int
+    """The first token of the stream that is its own."""
+    end: int
+    """The first that is not."""
+    parts: tuple[Part, ...]
+    """The spools that these lie in."""
+    tail: Tail
+    """What comes first in the stream, of an earlier run."""
+    marks: str
+    """SHA-256 of the file of marks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A chunk that is written."""
+
+    chunk: ChunkRecord | None
+    """It; none where no document begins in its tokens."""
+    padding: int
+    """Tokens of it that only fill sequences up."""
+
+
+@dataclass
+class Stream:
+    """All documents of one split of one domain, one after the other."""
+
+    folder: str
+    """``wiki/prune``."""
+    parts: list[Part]
+    """What it gets of each spool."""
+    tail: Tail
+    """What comes before them, of an earlier run."""
+    tokens: int
+    """Tokens of all of it."""
+    marks: str
+    """SHA-256 of the file of marks."""
+
+    def tasks(self, job: Job, first: int) -> Iterator[ChunkTask]:
+        """Its chunks; ``first`` are there already."""
+        length = job.settings.sequence_length
+        full, last = job.per_chunk * length, self.tokens
+        if job.settings.packing == "concatenate":
+            last -= last % length
+        for number, begin in enumerate(range(0, last, full), start=first):
+            yield self._task(number, begin, min(begin + full, last))
+
+    def rest(self, job: Job) -> Tail:
+        """What fills no sequence, where documents are cut."""
+        if job.settings.packing != "concatenate":
+            return EMPTY
+        left = self.tokens % job.settings.sequence_length
+        tokens, starts = _gathered(job, self._task(0, self.tokens - left, self.tokens))
+        return Tail(tokens=tokens.tolist(), starts=starts.tolist())
+
+    def _task(self, number: int, begin: int, end: int) -> ChunkTask:
+        firsts = [part.first for part in self.parts]
+        inside = self.parts[max(0, bisect_left(firsts, begin) - 1) : bisect_left(firsts, end)]
+        tail = self.tail if begin < len(self.tail.tokens) else EMPTY
+        return ChunkTask(
+            folder=self.folder,
+            number=number,
+            begin=begin,
+            end=end,
+            parts=tuple(inside),
+            tail=tail,
+            marks=self.marks,
         )
 
-    def _write_full_sequences(self) -> None:
-        tokens = np.concatenate(self._pending)
-        full = len(tokens) // self._length
-        written = 0
-        while written < full:
-            if self._chunk is None:
-                path = self._folder / f"chunk-0-{len(self._chunks)}.bin"
-                self._chunk = _Chunk(path, self._per_chunk, self._length * self._type.itemsize)
-            count = min(full - written, self._per_chunk - self._chunk.sequences)
-            self._chunk.write(tokens[written * self._length : (written + count) * self._length], count)
-            written += count
-            if self._chunk.sequences == self._per_chunk:
-                self._end_chunk()
-        self.sequences += full
-        self._pending = [tokens[full * self._length :].copy()]
-        self._pending_tokens = len(self._pending[0])
 
-    def _end_chunk(self) -> None:
-        if self._chunk is not None:
-            self._chunks.append(self._chunk.finish())  # which may fail: then there still is one to give up
-            self._chunk = None
+def stream_of(
+    folder: str, split: int, chosen: Sequence[Chosen], marks: Marks, fingerprint: str, tail: Tail
+) -> Stream:
+    """The documents of split number ``split``, of which ``chosen`` says how many tokens lie in each spool.
 
-    def _write_index(self) -> None:
-        """Write the index as litdata reads it; its stamp is the content instead of the time."""
-        chunks = [
-            {
-                "chunk_bytes": chunk.bytes,
-                "chunk_size": chunk.sequences,
-                "dim": chunk.sequences * self._length,
-                "filename": chunk.file,
-            }
-            for chunk in self._chunks
-        ]
-        stamp = hashlib.sha256("".join(chunk.sha256 for chunk in self._chunks).encode()).hexdigest()
-        write_json(self._folder / INDEX, {"chunks": chunks, "config": self._config(), "updated_at": stamp})
-
-    def _config(self) -> dict[str, Any]:
-        """What litdata's writer says of chunks like these."""
-        tokens = self._per_chunk * self._length
-        writer = BinaryWriter(str(self._folder), chunk_size=tokens, item_loader=TokensLoader())
-        writer._rank = 0  # it would read the rank of a launcher's environment
-        writer.add_item(
-            0, np.zeros(self._length, dtype=self._type)
-        )  # kept in memory: only ``done`` writes it
-        return writer.get_config()
-
-
-class _Chunk:
-    """A chunk file that is being written: a number of items, where each begins and ends, and the items.
-
-    The head has room for a full chunk; a chunk that stays shorter is written once more, with its own.
+    ``fingerprint`` is that of the marks once all documents are divided.
     """
-
-    def __init__(self, path: Path, most: int, item_bytes: int) -> None:
-        self._path, self._item_bytes = path, item_bytes
-        self._part = path.with_name(f"{path.name}.part")
-        self._file = self._part.open("w+b")
-        self._head = self._file.write(_head(most, item_bytes))
-        self._hash = hashlib.sha256(_head(most, item_bytes))
-        self._most = most
-        self.sequences = 0
-
-    def write(self, tokens: NDArray[np.unsignedinteger], sequences: int) -> None:
-        content = np.ascontiguousarray(tokens).data
-        self._file.write(content)
-        self._hash.update(content)
-        self.sequences += sequences
-
-    def finish(self) -> ChunkRecord:
-        digest = self._hash.hexdigest()
-        if self.sequences < self._most:
-            self._shorten()
-            digest = file_hash(self._part)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
-        self._part.replace(self._path)
-        return ChunkRecord(file=self._path.name, bytes=size, sequences=self.sequences, sha256=digest)
-
-    def give_up(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk is full for what is still in the buffer too
-            self._file.close()
-        self._part.unlink(missing_ok=True)
-
-    def _shorten(self) -> None:
-        self._file.seek(self._head)
-        shorter = self._part.with_name(f"{self._path.name}.shorter.part")
-        with self._file, shorter.open("w+b") as file:
-            file.write(_head(self.sequences, self._item_bytes))
-            shutil.copyfileobj(self._file, file, 1 << 20)
-        shorter.replace(self._part)
-        self._file = self._part.open("r+b")
-        self._file.seek(0, os.SEEK_END)
+    firsts = list(accumulate((one.tokens for one in chosen), initial=len(tail.tokens)))
+    parts = [
+        Part(spool=marks.spools[one.spool].path.name, marks=marks.starts[one.spool], split=split, first=first)
+        for one, first in zip(chosen, firsts[:-1], strict=True)
+        if one.tokens
+    ]
+    return Stream(folder=folder, parts=parts, tail=tail, tokens=firsts[-1], marks=fingerprint)
 
 
-def _head(sequences: int, item_bytes: int) -> bytes:
-    start = 4 * (sequences + 2)
-    offsets = start + item_bytes * np.arange(sequences + 1, dtype=np.int64)
-    return np.uint32(sequences).tobytes() + offsets.astype(np.uint32).tobytes()
+def pack(job: Job, task: ChunkTask) -> Packed:
+    """Write a chunk, unless that has been done.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    settings = job.settings
+    key = hashlib.sha256(json.dumps([asdict(task), settings.sequence_length, settings.packing]).encode())
+    done, folder = job.work / DONE / f"{key.hexdigest()[:32]}.json", job.packed / task.folder
+    if (packed := _packed(done, folder)) is None:
+        packed = _write(job, task, folder)
+        write_json(done, asdict(packed))
+    return packed
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _packed(done: Path, folder: Path) -> Packed | None:
+    try:
+        packed = record_of(Packed, read_values(done))
+    except (OSError, ValueError):
+        return None
+    files = packed.chunk.files() if packed.chunk else ()
+    return packed if all(size_problem(folder / one.file, one) is None for one in files) else None
+
+
+def _write(job: Job, task: ChunkTask, folder: Path) -> Packed:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens, starts = _gathered(job, task)
+    length = job.settings.sequence_length
+    if job.settings.packing == "concatenate":
+        documents = SequenceDocuments.of_stream(starts, len(tokens) // length, length)
+        return Packed(chunk=write_chunk(folder, task.number, [tokens], documents, length), padding=0)
+    if not (text := len(tokens)):
+        return Packed(chunk=None, padding=0)
+    tokens, documents = _fitted(tokens, starts, length)
+    chunk = write_chunk(folder, task.number, [tokens], documents, length)
+    return Packed(chunk=chunk, padding=len(tokens) - text)
+
+
+def _gathered(job: Job, task: ChunkTask) -> tuple[Tokens, NDArray[np.int64]]:
+    """The tokens of a chunk and where documents begin in them; ``best_fit`` takes those documents that begin there."""
+    cut = job.settings.packing == "concatenate"
+    tokens, starts = [np.array(task.tail.tokens, job.dtype)[task.begin : task.end]], list[NDArray[np.int64]]()
+    own = np.array(task.tail.starts, dtype=np.int64)
+    starts.append(own[(own >= task.begin) & (own < task.end)] - task.begin)
+    there = len(tokens[0])
+    for part in task.parts:
+        found, begins = _of_part(job, part, task.begin, task.end, cut=cut)
+        tokens.append(found)
+        starts.append(begins + (there if not cut else 0))
+        there += len(found)
+    return np.concatenate(tokens), np.concatenate(starts)
+
+
+def _of_part(job: Job, part: Part, begin: int, end: int, *, cut: bool) -> tuple[Tokens, NDArray[np.int64]]:
+    """What a chunk gets of a spool: its tokens, and where documents begin, from the chunk's first token or its own."""
+    spool = Spool(job.spools / part.spool)
+    lengths = spool.lengths()
+    wanted = marks_of(job.marks, part.marks, len(lengths)) == part.split
+    ends = np.cumsum(lengths)
+    inside = part.first + np.cumsum(lengths[wanted]) - lengths[wanted]  # where each begins in the stream
+    begins_here = (inside >= begin) & (inside < end)
+    if not cut:
+        wanted[wanted] = begins_here
+    tokens = spool.tokens()
+    pieces = [tokens[stop - size : stop] for stop, size in zip(ends[wanted], lengths[wanted], strict=True)]
+    found = np.concatenate([*pieces, np.empty(0, job.dtype)]).astype(job.dtype, copy=False)
+    if not cut:
+        return found, np.cumsum(lengths[wanted]) - lengths[wanted]
+    return found[max(0, begin - part.first) : end - part.first], inside[begins_here] - begin
+
+
+def _fitted(tokens: Tokens, starts: NDArray[np.int64], length: int) -> tuple[Tokens, SequenceDocuments]:
+    """Give each document a sequence with the least room that it fits in; what is longer fills sequences of its own."""
+    pieces: list[tuple[int, int]] = []  # where each begins, and its length
+    for first, size in zip(starts.tolist(), np.diff(np.append(starts, len(tokens))).tolist(), strict=True):
+        pieces += [(first + at, min(length, size - at)) for at in range(0, size, length)]
+    sequences: list[list[tuple[int, int]]] = []
+    rooms: list[tuple[int, int]] = []  # the room of each sequence that has some, and its number, in order
+    for piece in sorted(pieces, key=lambda piece: (-piece[1], piece[0])):
+        place = bisect_left(rooms, (piece[1], 0))
+        if place == len(rooms):
+            room, number = length, len(sequences)
+            sequences.append([])
+        else:
+            room, number = rooms.pop(place)
+        sequences[number].append(piece)
+        if room > piece[1]:
+            insort(rooms, (room - piece[1], number))
+    return _laid_out(tokens, sequences, length)
+
+
+def _laid_out(
+    tokens: Tokens, sequences: list[list[tuple[int, int]]], length: int
+) -> tuple[Tokens, SequenceDocuments]:
+    laid = np.zeros((len(sequences), length), dtype=tokens.dtype)
+    starts: list[int] = []
+    ends = []
+    for row, pieces in zip(laid, sequences, strict=True):
+        at = 0
+        for first, size in pieces:
+            row[at : at + size] = tokens[first : first + size]
+            starts.append(at)
+            at += size
+        ends.append(at)
+    firsts = np.cumsum([0, *map(len, sequences)])
+    documents = SequenceDocuments(
+        firsts.astype(np.uint32), np.array(ends, dtype=np.uint32), np.array(starts, dtype=np.uint32)
+    )
+    return laid.reshape(-1), documents

@@ -1,7 +1,6 @@
 """The LightningDataModule: a prepared directory, and a mixture that follows the losses."""
 
 import logging
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -12,15 +11,14 @@ from torch import Tensor
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.order.mixture import MixtureSettings
+from shear_lit.data.order.moving import MovingMixture
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared.manifest import Manifest, check_same_domains, listed_names
-from shear_lit.data.serving.boundaries import DocumentBoundary, boundary_of
+from shear_lit.data.prepared.manifest import Manifest, check_same_domains
 from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
-from shear_lit.data.serving.remote import read_prepared
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.tokens.tokenizer import is_same
 from shear_lit.ranges import Count, CountFrom0
-from shear_lit.theory.mixture import MixtureRule, bounded_weights, update_weights
 
 _log = logging.getLogger(__name__)
 _NEVER = -1
@@ -63,12 +61,11 @@ class DomainData(LightningDataModule):
         self.directory, self.mixture, self.split = directory, mixture, split
         # Plain numbers, which checkpoints hold: those of the parser are of types of its own.
         self.global_batch, self.micro_batch = int(global_batch), int(micro_batch)
-        self.validation_sequences, self.validation_micro_batch = (
-            int(validation_sequences),
-            int(validation_micro_batch),
-        )
+        self.validation_sequences = int(validation_sequences)
+        self.validation_micro_batch = int(validation_micro_batch)
         self.workers, self.seed, self.remote = int(workers), int(seed), remote
         self.cross_document_attention = cross_document_attention
+        self._apart = not cross_document_attention
         self._loader: MixtureLoader | None = None
         self._restored: Mapping[str, Any] | None = None
         self._updated_at = _NEVER
@@ -91,17 +88,12 @@ class DomainData(LightningDataModule):
         return self.mixture.read_proportions()
 
     @cached_property
-    def boundary(self) -> DocumentBoundary | None:
-        """What tells documents apart, if attention must not cross them."""
-        return None if self.cross_document_attention else boundary_of(self.manifest, self.directory)
-
-    @cached_property
     def references(self) -> Tensor | None:
         """Reference losses in nats per token, in the order of ``domains``; none with a static mixture without them."""
         references = self.mixture.read_references()
         if references is None:
             return None
-        references.check_tokenizer(self.manifest.tokenizer)
+        references.check_tokenizer(self.manifest.tokenizer, is_same)
         references.check_attention(cross_document=self.cross_document_attention)
         losses = references.for_domains(self.domains, f"the data in {self.directory}")
         return torch.tensor(losses, dtype=torch.float64)
@@ -145,14 +137,12 @@ class DomainData(LightningDataModule):
             raise DataError(f"{self.workers}: use 0 or more processes.", key="data.workers")
         where = f"the data in {self.directory}"
         check_same_domains(self.domains, self.proportions, "data.mixture.proportions", where)
-        self._check_names("minimum", self.mixture.minimum)
-        self._check_names("maximum", self.mixture.maximum)
-        if isinstance(self.mixture.max_epochs, dict):
-            self._check_names("max_epochs", self.mixture.max_epochs)
-        self._store(self.split)
-        self._store("validation")
+        self.mixture.check_names(self.domains, where)
+        store = self._store(self.split)
+        if self._apart:
+            store.check_documents()
         self._check_validation()
-        _ = self.references, self.boundary
+        _ = self.references
         self.validation_loader()  # which refuses what it cannot work with
 
     # What Lightning calls
@@ -185,7 +175,7 @@ class DomainData(LightningDataModule):
             rank=rank,
             world_size=world_size,
             workers=self.workers,
-            boundary=self.boundary,
+            documents_apart=self._apart,
         )
         if self._restored is not None:
             self._check_restored(self._restored)
@@ -195,29 +185,20 @@ class DomainData(LightningDataModule):
 
     def validation_loader(self, *, rank: int = 0, world_size: int = 1) -> ValidationLoader:
         """The validation batches of one rank."""
-        return ValidationLoader(
-            self._store("validation"),
-            sequences=self.validation_sequences,
-            micro_batch=self.validation_micro_batch,
-            rank=rank,
-            world_size=world_size,
-            boundary=self.boundary,
-        )
+        sizes = {"sequences": self.validation_sequences, "micro_batch": self.validation_micro_batch}
+        return self._sampled("validation", rank=rank, world_size=world_size, **sizes)
 
     def calibration_batches(self, sequences: int) -> ValidationLoader:
-        """The first training ``sequences`` of each domain, dealt to the ranks, apart from the order of training.
+        """A sample of the training sequences of each domain, dealt to the ranks, apart from the order of training.
 
         All ranks get as many batches; where they do not divide, a sequence is repeated.
         """
         assert self.trainer is not None
-        return ValidationLoader(
-            self._store(self.split),
-            sequences=sequences,
-            micro_batch=self.micro_batch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            boundary=self.boundary,
-        )
+        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return self._sampled(self.split, sequences=sequences, micro_batch=self.micro_batch, **ranks)
+
+    def _sampled(self, split: str, **sizes: int) -> ValidationLoader:
+        return ValidationLoader(self._store(split), documents_apart=self._apart, **sizes)
 
     def _store(self, split: str) -> SequenceStore:
         return SequenceStore(self.directory, split, self.manifest, self.remote)
@@ -238,9 +219,8 @@ class DomainData(LightningDataModule):
     @property
     def weights(self) -> dict[str, float]:
         """The present mixture, by domain."""
-        if self._loader is None:
-            return {name: self.proportions[name] for name in self.domains}
-        return dict(zip(self.domains, self._loader.state.weights, strict=True))
+        weights = self._start_weights() if self._loader is None else self._loader.state.weights
+        return dict(zip(self.domains, weights, strict=True))
 
     @property
     def tokens_seen(self) -> dict[str, int]:
@@ -283,47 +263,19 @@ class DomainData(LightningDataModule):
         return self._updated_at != step and (step > 0 or self.mixture.update_at_start)
 
     def update_mixture(self, losses: Mapping[str, float] | Tensor) -> dict[str, float]:
-        """Move the mixture by the domains' losses (nats per token), and give the new weights.
-
-        A domain without a loss counts as being at its reference. Legal only at a boundary.
+        """Move the mixture by the domains' losses (nats per token), and give the new weights; only at a boundary.
 
         Raises:
             DataError: the loss of a domain that is drawn from is not finite, or a loss is of no known domain.
         """
         assert self._loader is not None, "the mixture moves while training"
         state = self._loader.state
-        weights = torch.tensor(state.weights, dtype=torch.float64)
-        reference = torch.zeros_like(weights) if self.references is None else self.references
-        loss = self._loss_vector(losses, reference)
-        rule = MixtureRule(self.mixture.rule)
-        for name, weight, value in zip(self.domains, state.weights, loss.tolist(), strict=True):
-            if rule is not MixtureRule.STATIC and weight > 0 and not math.isfinite(value):
-                raise DataError(
-                    f"the validation loss of domain {name!r} is {value}: the mixture cannot follow it. "
-                    "Look at the last checkpoint, and lower the learning rate."
-                )
-        updated = update_weights(weights, loss, reference, rule=rule, floor=self.mixture.update_floor)
-        if self.mixture.limits_updates:
-            updated = self._bounded(updated, weights)
-        self._loader.set_weights(updated.tolist())
+        moving = MovingMixture(self.mixture, self.domains, self.references)
+        self._loader.set_weights(moving.moved(state.weights, losses))
         self._updated_at = state.batch
         shown = ", ".join(f"{name} {weight:.4f}" for name, weight in self.weights.items())
         _log.info("mixture from step %d on: %s", state.batch, shown)
         return self.weights
-
-    def _bounded(self, updated: Tensor, weights: Tensor) -> Tensor:
-        minimum, maximum, change = (
-            self.mixture.minimum,
-            self.mixture.maximum,
-            self.mixture.largest_change,
-        )
-        return bounded_weights(
-            updated,
-            weights,
-            minimum=torch.tensor([minimum.get(name, 0.0) for name in self.domains], dtype=torch.float64),
-            maximum=torch.tensor([maximum.get(name, 1.0) for name in self.domains], dtype=torch.float64),
-            largest_change=1.0 if change is None else change,
-        )
 
     def _start_weights(self) -> list[float]:
         return [self.proportions[name] for name in self.domains]
@@ -337,26 +289,6 @@ class DomainData(LightningDataModule):
                     "of 0, or use data.mixture.rule=static.",
                     key="data.mixture.rule",
                 )
-
-    def _check_names(self, key: str, named: Mapping[str, float]) -> None:
-        if unknown := sorted(set(named) - set(self.domains)):
-            raise DataError(
-                f"{dict(named)} names {listed_names(unknown)}: the data in {self.directory} has "
-                f"{', '.join(self.domains)}. Correct the name.",
-                key=f"data.mixture.{key}",
-            )
-
-    def _loss_vector(self, losses: Mapping[str, float] | Tensor, reference: Tensor) -> Tensor:
-        if isinstance(losses, Tensor):
-            return losses.detach().to("cpu", torch.float64)
-        if unknown := sorted(set(losses) - set(self.domains)):
-            raise DataError(
-                f"losses of unknown domains: {', '.join(unknown)}; the data has {', '.join(self.domains)}."
-            )
-        at_reference = dict(zip(self.domains, reference.tolist(), strict=True))
-        return torch.tensor(
-            [float(losses.get(n, at_reference[n])) for n in self.domains], dtype=torch.float64
-        )
 
     def _check_restored(self, state: Mapping[str, Any]) -> None:
         if state["data"] != self.manifest.fingerprint:

@@ -1,19 +1,20 @@
 """What Lightning sees: micro-batches in an order that no worker, rank or resume changes."""
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.order.schedule import GlobalBatch, MixtureSchedule, ScheduleState
-from shear_lit.data.serving.boundaries import DocumentBoundary, document_positions
-from shear_lit.data.serving.store import PADDING_DOMAIN, DomainBatch, Key, SequenceStore
+from shear_lit.data.order.permutation import sample
+from shear_lit.data.order.schedule import MixtureSchedule, ScheduleState
+from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
+from shear_lit.data.serving.segments import Segments
+from shear_lit.data.serving.store import Key, SequenceStore
 
 _log = logging.getLogger(__name__)
 _BATCHES_AHEAD = 4
@@ -38,95 +39,22 @@ def accumulation_of(global_batch: int, micro_batch: int, world_size: int) -> int
     return global_batch // together
 
 
-class _Planned(NamedTuple):
-    """One micro-batch of this rank."""
+class _Read(Dataset[DomainBatch | dict[str, Any]]):
+    """Micro-batches as the store reads them.
 
-    after: ScheduleState
-    """The state after its global batch."""
-    micro_batch: int
-    """Its index within the global batch, over all ranks."""
-    keys: list[Key]
-    """Its sequences."""
-
-
-class _Segments(Sampler[list[Key]]):
-    """Which sequences each micro-batch of one rank holds: where the run stands, and its plan to the segment's end.
-
-    It runs in the main process, ahead of the workers.
+    Workers send arrays instead, in 16 bits where they fit, without what the main process knows. A small array goes
+    through the workers' pipe as it is; each tensor would cost a file of shared memory.
     """
 
-    def __init__(
-        self,
-        schedule: MixtureSchedule,
-        start: ScheduleState,
-        *,
-        end: int,
-        every: int,
-        micro_batch: int,
-        ranks: range,
-    ) -> None:
-        """Deal each global batch out in micro-batches; those that ``ranks`` counts off are this rank's."""
-        self.schedule, self.state, self.position = schedule, start, 0
-        self.end, self.every, self.micro_batch, self.ranks = end, every, micro_batch, ranks
-        self._ahead: deque[_Planned] = deque()
+    def __init__(self, store: SequenceStore, *, documents_apart: bool, narrow: bool) -> None:
+        self._store, self._documents_apart, self._narrow = store, documents_apart, narrow
 
-    @property
-    def together(self) -> int:
-        """Sequences that all ranks together take at a time."""
-        return self.micro_batch * self.ranks.step
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        """Plan from the present state to the segment's end, and no further."""
-        self._ahead.clear()
-        state, position = self.state, self.position
-        end = min(self.end, (state.batch // self.every + 1) * self.every)
-        while state.batch < end:
-            batch, state = self.schedule.next_batch(state)
-            for index in self.ranks[position // self.together :]:
-                planned = _Planned(state, index, self._keys(batch, index))
-                self._ahead.append(planned)
-                yield planned.keys
-            position = 0
-
-    def advance(self) -> _Planned:
-        """Count the next planned micro-batch, of every rank, as used, and give this rank's."""
-        planned = self._ahead.popleft()
-        self.position += self.together
-        if self.position == self.schedule.global_batch:
-            if self.ranks.start == 0 and planned.after.exhausted != self.state.exhausted:
-                self._say_exhausted(planned.after)
-            self.state, self.position = planned.after, 0
-        return planned
-
-    def _say_exhausted(self, after: ScheduleState) -> None:
-        told = zip(self.schedule.domains, self.state.exhausted, after.exhausted, strict=True)
-        epochs = self.schedule.epochs(self.state)
-        gone = [f"{name} (read {epochs[name]:.2f} times)" for name, before, now in told if now and not before]
-        weights = zip(self.schedule.domains, after.weights, strict=True)
-        _log.warning(
-            "data.mixture.max_epochs: no more is drawn from %s, from step %d on; the mixture is now %s",
-            ", ".join(gone),
-            self.state.batch,
-            ", ".join(f"{name} {weight:.4f}" for name, weight in weights),
-        )
-
-    def _keys(self, batch: GlobalBatch, index: int) -> list[Key]:
-        part = slice(index * self.micro_batch, (index + 1) * self.micro_batch)
-        return list(zip(batch.domain[part].tolist(), batch.sequence[part].tolist(), strict=True))
-
-
-class _Narrow(Dataset[NDArray[np.unsignedinteger]]):
-    """What workers send: the tokens alone, in 16 bits where they fit. The main process knows the rest.
-
-    A small array goes through the workers' pipe as it is; each tensor would cost a file of shared memory.
-    """
-
-    def __init__(self, store: SequenceStore) -> None:
-        self._store = store
-
-    def __getitems__(self, keys: Sequence[Key]) -> NDArray[np.unsignedinteger]:
-        tokens = self._store.__getitems__(keys)["tokens"].numpy()
-        return tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.uint32)
+    def __getitems__(self, keys: Sequence[Key]) -> DomainBatch | dict[str, Any]:
+        batch = self._store.read(keys, documents_apart=self._documents_apart)
+        if not self._narrow:
+            return batch
+        known = ("domain", "micro_batch")
+        return {name: _narrow(part.numpy()) for name, part in batch.items() if name not in known}  # type: ignore[attr-defined]
 
 
 class MixtureLoader:
@@ -151,20 +79,22 @@ class MixtureLoader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
-        boundary: DocumentBoundary | None = None,
+        documents_apart: bool = False,
     ) -> None:
         """Take the run's length in global batches (``steps``) and this rank's part in each.
 
-        With a ``boundary``, each batch says at which position of its document a token stands.
+        Where documents are apart, each batch says at which position of its document a token stands.
 
         Raises:
-            DataError: the global batch cannot be dealt to the ranks.
+            DataError: the global batch cannot be dealt to the ranks, or it is not known where documents begin.
         """
         accumulation = accumulation_of(schedule.global_batch, micro_batch, world_size)
         self._store, self._schedule, self._workers = store, schedule, workers
-        self._boundary = boundary
+        self._documents_apart = documents_apart
+        if documents_apart:
+            store.check_documents()
         self._length = steps * accumulation
-        self._segments = _Segments(
+        self._segments = Segments(
             schedule,
             schedule.start(weights),
             end=steps,
@@ -206,7 +136,7 @@ class MixtureLoader:
     def __iter__(self) -> Iterator[DomainBatch]:
         """Yield from where the state stands to the end of the run."""
         batches: DataLoader[Any] = DataLoader(
-            _Narrow(self._store) if self._workers else self._store,
+            _Read(self._store, documents_apart=self._documents_apart, narrow=self._workers > 0),
             batch_sampler=self._segments,
             num_workers=self._workers,
             prefetch_factor=_BATCHES_AHEAD if self._workers else None,
@@ -218,15 +148,13 @@ class MixtureLoader:
             for read in batches:
                 yield self._handed_out(read)
 
-    def _handed_out(self, read: DomainBatch | NDArray[np.unsignedinteger]) -> DomainBatch:
-        """The micro-batch whose tokens were ``read``; it counts as used from here on."""
+    def _handed_out(self, read: DomainBatch | dict[str, Any]) -> DomainBatch:
+        """The micro-batch that was ``read``; it counts as used from here on."""
         planned = self._segments.advance()
-        if isinstance(read, np.ndarray):
-            tokens = torch.from_numpy(read.astype(np.int64))
-            domain = torch.tensor([domain for domain, _ in planned.keys])
-        else:
-            tokens, domain = read["tokens"], read["domain"]
-        return _batch(tokens, domain, planned.micro_batch, self._boundary)
+        if self._workers:
+            parts = {name: torch.from_numpy(_widened(part)) for name, part in read.items()}  # type: ignore[arg-type]
+            read = {**parts, "domain": torch.tensor([domain for domain, _ in planned.keys])}
+        return {**read, "micro_batch": planned.micro_batch}  # type: ignore[typeddict-item]
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the run, in plain types; the same on every rank."""
@@ -256,9 +184,10 @@ class MixtureLoader:
 
 
 class ValidationLoader:
-    """The first sequences of each domain, in a fixed order, dealt to ranks that all do the same number of batches.
+    """A sample of each domain, in a fixed order, dealt to ranks that all do the same number of batches.
 
-    Batches that would be short are filled up with a repeated sequence of domain ``PADDING_DOMAIN``.
+    It is spread over the domain and the same for every run on the data (``order.permutation.sample``). Batches that
+    would be short are filled up with a repeated sequence of domain ``PADDING_DOMAIN``.
     """
 
     def __init__(
@@ -269,11 +198,14 @@ class ValidationLoader:
         micro_batch: int,
         rank: int = 0,
         world_size: int = 1,
-        boundary: DocumentBoundary | None = None,
+        documents_apart: bool = False,
     ) -> None:
         """Take at most ``sequences`` of each domain; all of it if a domain has fewer, none if it has none.
 
-        With a ``boundary``, each batch says at which position of its document a token stands.
+        Where documents are apart, each batch says at which position of its document a token stands.
+
+        Raises:
+            DataError: the numbers make no sense, there is no sequence, or it is not known where documents begin.
         """
         if sequences < 1 or micro_batch < 1:
             raise DataError(
@@ -281,11 +213,13 @@ class ValidationLoader:
                 key="data.validation_sequences",
             )
         self._store, self._micro, self._rank, self._world = store, micro_batch, rank, world_size
-        self._boundary = boundary
+        self._documents_apart = documents_apart
+        if documents_apart:
+            store.check_documents()
         self._keys: list[Key] = [
-            (domain, sequence)
-            for domain in range(len(store.domains))
-            for sequence in range(min(sequences, store.sequences(domain)))
+            (domain, number)
+            for domain, (name, chunks) in enumerate(store.chunk_sizes.items())
+            for number in sample(name, chunks, sequences).tolist()
         ]
         if not self._keys:
             raise DataError(
@@ -304,17 +238,20 @@ class ValidationLoader:
     def __iter__(self) -> Iterator[DomainBatch]:
         """Yield this rank's batches."""
         for index in range(self._rank, len(self) * self._world, self._world):
-            read = self._store.__getitems__(self._keys[index * self._micro : (index + 1) * self._micro])
-            yield _batch(read["tokens"], read["domain"], index, self._boundary)
+            keys = self._keys[index * self._micro : (index + 1) * self._micro]
+            batch = self._store.read(keys, documents_apart=self._documents_apart)
+            batch["micro_batch"] = index
+            yield batch
 
 
-def _batch(
-    tokens: torch.Tensor, domain: torch.Tensor, index: int, boundary: DocumentBoundary | None
-) -> DomainBatch:
-    batch: DomainBatch = {"tokens": tokens, "domain": domain, "micro_batch": index}
-    if boundary is not None:
-        batch["positions"] = document_positions(tokens, boundary)
-    return batch
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == np.bool_:
+        return array
+    return array.astype(np.uint16 if array.max() < 1 << 16 else np.uint32)
+
+
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    return array if array.dtype == np.bool_ else array.astype(np.int64)
 
 
 def _as_read(batch: Any) -> Any:

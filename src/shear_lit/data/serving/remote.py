@@ -1,4 +1,7 @@
-"""Prepared data in remote storage: fetching its objects through litdata's downloaders, again where that fails."""
+"""Prepared data in remote storage: fetching its objects through litdata's downloaders, again where that fails.
+
+The settings are those of commands, which start without what reading takes: it is imported where it is used.
+"""
 
 import errno
 import logging
@@ -6,21 +9,23 @@ import os
 import stat
 import tempfile
 import time
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from botocore.config import Config
-from botocore.exceptions import NoCredentialsError
-from litdata.streaming.downloader import Downloader, get_downloader
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.prepared.chunks import content_problem
-from shear_lit.data.prepared.manifest import KEY, MANIFEST, FileRecord, Manifest
+from shear_lit.data.prepared.manifest import KEY, MANIFEST, ChunkRecord, FileRecord, Manifest, damaged
 from shear_lit.data.prepared.reading import parsed_manifest, read_manifest
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
+from shear_lit.ranges import Count
+
+if TYPE_CHECKING:
+    from litdata.streaming.downloader import Downloader
+
+    from shear_lit.data.prepared.chunks import Chunks
 
 SCHEMES = ("s3://", "gs://", "hf://datasets/", "local:")
 """How an address in remote storage begins; ``local:`` is a slow mounted directory, read through the cache."""
@@ -29,6 +34,30 @@ _MOUNTED = "local:"
 _RETRIED = (408, 425, 429)  # of the statuses that blame the request: time-outs and "not so fast"
 _LONGEST_WAIT_SECONDS = 60
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings:
+    """How data in remote storage is read (s3://, gs://, hf://datasets/); local directories are read in place."""
+
+    cache_directory: str = "~/.cache/shear_lit/chunks"
+    """Directory of this machine that keeps downloaded chunks; processes, runs and data sets may share it."""
+    cache_bytes: Count = 64 << 30
+    """Bytes that the cache takes at most; what was read longest ago goes first. A window of each domain must fit."""
+    attempts: Count = 8
+    """How often an object is asked for before the run stops; the waits between double from 1 second up to 60."""
+
+    def __post_init__(self) -> None:
+        if self.cache_bytes < 1 or self.attempts < 1:
+            raise DataError(
+                f"{self.cache_bytes} and remote.attempts={self.attempts} must both be at least 1. "
+                "Correct them.",
+                key="data.remote.cache_bytes",
+            )
+
+
+REMOTE = RemoteSettings()
+"""The defaults."""
 
 
 class RemoteError(DataError):
@@ -72,6 +101,68 @@ def read_prepared(directory: str | Path, remote: RemoteSettings = REMOTE) -> Man
         return parsed_manifest(read_small(path), place.name_of(MANIFEST), place=str(directory))
 
 
+def open_chunks(directory: str | Path, remote: RemoteSettings) -> "Chunks":
+    """The chunks of a prepared data set, wherever it lies; nothing is read yet."""
+    from shear_lit.data.prepared.chunks import LocalChunks
+
+    return RemoteChunks(str(directory), remote) if is_remote(directory) else LocalChunks(directory)
+
+
+class RemoteChunks:
+    """The chunks below an address, read through a cache that holds at least one window of each domain."""
+
+    def __init__(self, address: str, settings: RemoteSettings) -> None:
+        from shear_lit.data.serving.cache import ChunkCache
+
+        self._address, self._place = address, RemoteDirectory(address, settings.attempts)
+        self._cache = ChunkCache(settings.cache_directory, settings.cache_bytes)
+        self._settings = settings
+
+    def read(self, folder: str, file: FileRecord, offset: int, size: int) -> bytes:
+        """As in ``Chunks``. Nothing stays open: what the cache removes is gone from the disk."""
+        name = f"{folder}/{file.file}"
+        descriptor = self._cache.open(file, partial(self._place.fetch, name, expected=file))
+        try:
+            data = os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+        if len(data) != size:
+            from shear_lit.data.prepared.chunks import ENDS_EARLY
+
+            raise damaged(self._address, f"{self._place.name_of(name)}: {ENDS_EARLY}", DamagedData)
+        return data
+
+    def problem(self, folder: str, file: FileRecord) -> str | None:
+        """As in ``Chunks``: of what the storage holds, not of the cache."""
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                self._place.fetch(f"{folder}/{file.file}", Path(scratch) / "file", file)
+            except RemoteError as error:
+                return str(error.args[0])
+        return None
+
+    def check_room(self, domains: Sequence[Sequence[ChunkRecord]]) -> None:
+        """Refuse a cache that would have to download the same chunks again and again.
+
+        Raises:
+            DataError: one window of each domain and one more chunk do not fit.
+        """
+        from shear_lit.data.order.permutation import WINDOW_CHUNKS
+        from shear_lit.data.serving.cache import CACHE_BYTES
+
+        sizes = [sorted((chunk.bytes for chunk in chunks), reverse=True) for chunks in domains]
+        largest = max((domain[0] for domain in sizes if domain), default=0)
+        needed = sum(sum(domain[:WINDOW_CHUNKS]) for domain in sizes) + largest
+        if (free := self._cache.free()) < needed:
+            raise DataError(
+                f"{self._settings.cache_bytes}: {free:,} bytes can be used in "
+                f"cache_directory={self._settings.cache_directory!r}, and the {WINDOW_CHUNKS} chunks of each "
+                f"domain among which sequences are shuffled take {needed:,}. Use cache_bytes={needed} or more on a "
+                "disk that has them free, or prepare the data with a smaller chunk_bytes.",
+                key=CACHE_BYTES,
+            )
+
+
 class RemoteDirectory:
     """The objects below an address."""
 
@@ -92,6 +183,8 @@ class RemoteDirectory:
         Raises:
             RemoteError: it could not be had, after so many attempts or for a reason that no attempt will change.
         """
+        from shear_lit.data.prepared.chunks import content_problem
+
         for attempt in range(1, self._attempts + 1):
             try:
                 self._download(name, target, SMALL_FILE_BYTES if expected is None else expected.bytes)
@@ -103,17 +196,13 @@ class RemoteDirectory:
                 if attempt == self._attempts or _is_final(error):
                     raise self._given_up(name, attempt, error) from error
                 seconds = min(2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
-                _log.warning(
-                    "%s: attempt %d of %d failed (%s); the next in %d s",
-                    self.name_of(name),
-                    attempt,
-                    self._attempts,
-                    _said(error),
-                    seconds,
-                )
+                said = "%s: attempt %d of %d failed (%s); the next in %d s"
+                _log.warning(said, self.name_of(name), attempt, self._attempts, _said(error), seconds)
                 time.sleep(seconds)
 
     def _download(self, name: str, target: Path, most: int) -> None:
+        from litdata.streaming.downloader import Downloader
+
         downloader = _downloader_of(self._address, os.getpid())
         if type(downloader).download_fileobj is Downloader.download_fileobj:  # it does nothing
             if self._address.startswith(_MOUNTED):
@@ -167,11 +256,14 @@ def _check_mounted(path: Path, most: int) -> None:
 
 
 @lru_cache(maxsize=8)
-def _downloader_of(address: str, process: int) -> Downloader:
+def _downloader_of(address: str, process: int) -> "Downloader":
     """litdata's downloader for an address, made to give up soon, as attempts are counted and said here.
 
     Each process has its own: connections do not outlive a fork.
     """
+    from botocore.config import Config
+    from litdata.streaming.downloader import get_downloader
+
     options = {}
     if address.startswith("s3://"):
         options["config"] = Config(retries={"total_max_attempts": 1}, connect_timeout=15, read_timeout=60)
@@ -180,10 +272,10 @@ def _downloader_of(address: str, process: int) -> Downloader:
 
 def _is_final(error: Exception) -> bool:
     """Whether asking again would be of no use."""
-    if (
-        isinstance(error, (ImportError, NoCredentialsError, _TooLargeError))
-        or type(error) is FileNotFoundError
-    ):
+    from botocore.exceptions import NoCredentialsError
+
+    final = (ImportError, NoCredentialsError, _TooLargeError)
+    if isinstance(error, final) or type(error) is FileNotFoundError:
         return True
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
         return True

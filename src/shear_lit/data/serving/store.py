@@ -1,41 +1,26 @@
 """Reading packed sequences by (domain, sequence), from verified chunks in a local directory or in remote storage."""
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from shear_lit.data.errors import DamagedData
-from shear_lit.data.prepared.manifest import Manifest, damaged
-from shear_lit.data.serving.remote import read_prepared
-from shear_lit.data.serving.remote_chunks import open_chunks
-from shear_lit.data.serving.remote_settings import REMOTE, RemoteSettings
-
-PADDING_DOMAIN = -1
-"""The domain of a sequence that only fills a batch up: it counts nowhere."""
+from shear_lit.data.errors import DamagedData, DataError
+from shear_lit.data.order.permutation import WINDOW_CHUNKS
+from shear_lit.data.prepared.chunks import SequenceDocuments
+from shear_lit.data.prepared.manifest import ChunkRecord, FileRecord, Manifest, damaged
+from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings, open_chunks, read_prepared
 
 Key = tuple[int, int]
 """The index of a domain and the number of a sequence inside it; ``PADDING_DOMAIN - index`` marks padding."""
-
-
-class DomainBatch(TypedDict):
-    """One micro-batch."""
-
-    tokens: Tensor
-    """Token ids, Int64[sequences, sequence_length]."""
-    domain: Tensor
-    """Index of each sequence's domain, Int64[sequences]; ``PADDING_DOMAIN`` where it only fills up."""
-    micro_batch: int
-    """Index of the micro-batch within its global batch, over all ranks."""
-    positions: NotRequired[Tensor]
-    """Position of each token in its document, Int64[sequences, sequence_length]; there where documents are apart."""
 
 
 class SequenceStore(Dataset[DomainBatch]):
@@ -69,44 +54,128 @@ class SequenceStore(Dataset[DomainBatch]):
         self._type = np.dtype(manifest.token_type)
         self._bytes = self.sequence_length * self._type.itemsize
         self._folders = [f"{name}/{split}" for name in self.domains]
-        self._records = [manifest.domains[name].splits[split].chunks for name in self.domains]
+        self._splits = [manifest.domains[name].splits[split] for name in self.domains]
+        self._masked = [s.padding > 0 or any(c.loss_mask for c in s.chunks) for s in self._splits]
         self._ends = [list(accumulate(sizes)) for sizes in self.chunk_sizes.values()]
         self._chunks = open_chunks(directory, remote)
-        self._chunks.check_room(self._records)
+        self._chunks.check_room([record.chunks for record in self._splits])
+        self._documents: OrderedDict[tuple[int, int], SequenceDocuments] = OrderedDict()
 
     def sequences(self, domain: int) -> int:
         """How many sequences a domain has."""
         return sum(self.chunk_sizes[self.domains[domain]])
 
+    def check_documents(self) -> None:
+        """Refuse to keep documents apart where it is not known where they begin.
+
+        Raises:
+            DataError: the data was prepared by a version that did not write it down.
+        """
+        if any(chunk.documents is None for record in self._splits for chunk in record.chunks):
+            raise DataError(
+                f"false: the data in {self.directory!r} was prepared by an earlier version, which did not write down "
+                f"where documents begin. Run `shear-lit prepare --bounds {self.directory}` to add it, or let attention "
+                "cross documents.",
+                key="data.cross_document_attention",
+            )
+
     def __getitem__(self, key: Key) -> DomainBatch:
-        return self.__getitems__([key])
+        return self.read([key])
 
     def __getitems__(self, keys: Sequence[Key]) -> DomainBatch:
-        """Read the sequences of one micro-batch."""
+        return self.read(keys)
+
+    def read(self, keys: Sequence[Key], *, documents_apart: bool = False) -> DomainBatch:
+        """Read the sequences of one micro-batch; where documents are apart, with the position of each token in its.
+
+        A batch has a ``loss_mask`` where one of its sequences is of a split with padding or with masked tokens.
+        """
         tokens = np.empty((len(keys), self.sequence_length), dtype=np.int64)
-        domains = np.empty(len(keys), dtype=np.int64)
-        for row, (domain, sequence) in enumerate(keys):
-            domains[row] = max(domain, PADDING_DOMAIN)
-            tokens[row] = self._read(domain if domain >= 0 else PADDING_DOMAIN - domain, int(sequence))
+        places = [self._place(domain, int(sequence)) for domain, sequence in keys]
+        for row, place in enumerate(places):
+            tokens[row] = self._tokens(place)
         if len(keys) and (largest := int(tokens.max())) >= self._vocabulary:
             raise self._unknown_token(keys[int(tokens.max(axis=1).argmax())], largest)
-        return {"tokens": torch.from_numpy(tokens), "domain": torch.from_numpy(domains), "micro_batch": 0}
+        domain = torch.tensor([max(domain, PADDING_DOMAIN) for domain, _ in keys], dtype=torch.int64)
+        batch: DomainBatch = {"tokens": torch.from_numpy(tokens), "domain": domain, "micro_batch": 0}
+        if documents_apart:
+            positions = [self._bounds(p).positions(p.row, self.sequence_length) for p in places]
+            batch["positions"] = torch.from_numpy(np.stack(positions))
+        if any(self._masked[place.domain] for place in places):
+            batch["loss_mask"] = torch.from_numpy(np.stack([self._loss_mask(place) for place in places]))
+        return batch
 
     def _unknown_token(self, key: Key, token: int) -> DamagedData:
-        domain = key[0] if key[0] >= 0 else PADDING_DOMAIN - key[0]
-        where = f"{self._folders[domain]}, sequence {key[1]}"
+        where = f"{self._folders[_domain_of(key[0])]}, sequence {key[1]}"
         return damaged(
             self.directory,
             f"{where}: it holds the token {token}, and the tokenizer has {self._vocabulary} entries",
             DamagedData,
         )
 
-    def _read(self, domain: int, sequence: int) -> NDArray[np.unsignedinteger]:
-        ends, records = self._ends[domain], self._records[domain]
+    def _place(self, domain: int, sequence: int) -> "_Place":
+        domain = _domain_of(domain)
+        ends = self._ends[domain]
         if not 0 <= sequence < ends[-1]:
             raise IndexError(f"{self._folders[domain]} has sequences 0 to {ends[-1] - 1}, not {sequence}")
         number = bisect_right(ends, sequence)
+        chunk = self._splits[domain].chunks[number]
+        return _Place(domain, number, chunk, sequence - ends[number] + chunk.sequences)
+
+    def _tokens(self, place: "_Place") -> NDArray[np.unsignedinteger]:
         # litdata puts a head of its own before the tokens, and nothing after them.
-        offset = records[number].bytes - (ends[number] - sequence) * self._bytes
-        data = self._chunks.read(self._folders[domain], records[number], offset, self._bytes)
+        offset = place.chunk.bytes - (place.chunk.sequences - place.row) * self._bytes
+        data = self._chunks.read(self._folders[place.domain], place.chunk, offset, self._bytes)
         return np.frombuffer(data, dtype=self._type)
+
+    def _bounds(self, place: "_Place") -> SequenceDocuments:
+        """Where documents begin in the chunk; kept for two windows of each domain, one of which may just begin."""
+        key = (place.domain, place.number)
+        if key not in self._documents:
+            self._documents[key] = self._read_bounds(place)
+            if len(self._documents) > 2 * WINDOW_CHUNKS * len(self.domains):
+                self._documents.popitem(last=False)
+        self._documents.move_to_end(key)
+        return self._documents[key]
+
+    def _read_bounds(self, place: "_Place") -> SequenceDocuments:
+        folder, file = self._folders[place.domain], place.chunk.documents
+        if file is None:
+            raise self._damaged(folder, place.chunk, "nothing says where its documents begin and end")
+        content = self._chunks.read(folder, file, 0, file.bytes)
+        try:
+            return SequenceDocuments.parsed(content, place.chunk.sequences, self.sequence_length)
+        except ValueError as error:
+            raise self._damaged(folder, file, str(error)) from error
+
+    def _loss_mask(self, place: "_Place") -> NDArray[np.bool_]:
+        """Which tokens of a sequence are to be predicted: those of text, where nothing says otherwise."""
+        mask = np.ones(self.sequence_length, dtype=np.bool_)
+        if (file := place.chunk.loss_mask) is not None:
+            folder, size = self._folders[place.domain], -(-self.sequence_length // 8)
+            if file.bytes != size * place.chunk.sequences:
+                raise self._damaged(folder, file, "it is not that of its chunk")
+            bits = np.frombuffer(self._chunks.read(folder, file, place.row * size, size), np.uint8)
+            mask = np.unpackbits(bits, count=self.sequence_length, bitorder="little").astype(np.bool_)
+        if self._splits[place.domain].padding:
+            mask[self._bounds(place).ends[place.row] :] = False
+        return mask
+
+    def _damaged(self, folder: str, file: FileRecord, what: str) -> DamagedData:
+        return damaged(self.directory, f"{folder}/{file.file}: {what}", DamagedData)
+
+
+class _Place(NamedTuple):
+    """Where a sequence lies."""
+
+    domain: int
+    number: int
+    """Which chunk of its domain it is in."""
+    chunk: ChunkRecord
+    row: int
+    """Which sequence of the chunk it is."""
+
+
+def _domain_of(index: int) -> int:
+    """The index of a domain, also of a sequence that only fills a batch up."""
+    return index if index >= 0 else PADDING_DOMAIN - index

@@ -1,11 +1,13 @@
-"""Documents: what counts as one, and what tells two of them apart.
+"""Documents: what counts as one, how it is read from bytes or a record, and what tells two of them apart.
 
 Worker processes import this module: it needs the standard library alone.
 """
 
 import hashlib
 import json
-from typing import Any
+import re
+import unicodedata
+from typing import Any, NamedTuple
 
 EMPTY, INVALID, MALFORMED, TOO_LARGE = (
     "empty document",
@@ -14,10 +16,40 @@ EMPTY, INVALID, MALFORMED, TOO_LARGE = (
     "larger than max_document_bytes",
 )
 """Reasons for which a document cannot be used; the fourth depends on a setting."""
+UTF_16 = "UTF-16 or binary data instead of UTF-8"
+"""The reason for bytes with zeros where text has none, which is how UTF-16 looks to a reader of UTF-8."""
+NESTED = "JSON nested too deeply"
+"""The reason for a record with more than ``MOST_DEPTH`` brackets open at once."""
+UNCUTTABLE = "too long to be tokenised at once, and nowhere to be cut"
+"""The reason for a document of which no tokens can be had in bounded memory."""
+BLANK = "blank"
+"""The reason given for a line of white space, which is no document and nobody's mistake."""
+MOST_DEPTH = 200
+"""Brackets that a record has open at once at most: what Python itself can parse depends on who calls it."""
+BOM = b"\xef\xbb\xbf"
+"""What some programs begin a UTF-8 file with; it is no part of the text."""
 HASH_BYTES = 16
 """Bytes of the hash of a document."""
 PLACES = 1 << 64
 """How many places a hash can name; see ``document_hash``."""
+
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_INVISIBLE = re.compile("[\0\u00ad\u180e\u200b-\u200f\u2060-\u2064\ufeff]")
+# A string that never ends is matched too: looking for its end from each of its quotes would take quadratic time.
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]++|[\]}]++', re.DOTALL)
+
+
+class Found(NamedTuple):
+    """One document of a piece of work."""
+
+    number: int
+    """Which line, row or file of its piece it is, from 1."""
+    text: str
+    """The text, empty if it cannot be used."""
+    reason: str
+    """Why it cannot be used, ``BLANK`` for a blank line, which is no document; empty if it can be used."""
+    tokens: Any = None
+    """The token ids, a NumPy array, of a document that is tokenised already; ``text`` is empty then."""
 
 
 def missing(text_field: str) -> str:
@@ -25,22 +57,59 @@ def missing(text_field: str) -> str:
     return f"no text in field {text_field!r}"
 
 
+def repeated(text_field: str) -> str:
+    """The reason for which a record that has two different texts is not used."""
+    return f"field {text_field!r} twice"
+
+
+def found_in_line(number: int, line: bytes, *, text_field: str, limit: int) -> Found:
+    """What a line with a JSON object is, with or without its newline; ``limit`` bytes is the most that it may have."""
+    content = line.removesuffix(b"\n")
+    if len(content) > limit:
+        return Found(number, "", TOO_LARGE)
+    content = content.removeprefix(BOM)
+    if not content or content.isspace():
+        return Found(number, "", BLANK)
+    return Found(number, *text_of_record(content, text_field))
+
+
 def text_of_record(line: bytes, text_field: str) -> tuple[str, str]:
     """The text of a line of JSON, or an empty one and the reason why it has none."""
     try:
-        record = json.loads(line.decode("utf-8"))
+        content = line.removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError:
-        return "", INVALID
-    except (ValueError, RecursionError):  # the first also for a number of thousands of digits
-        return "", MALFORMED
-    text = record.get(text_field) if isinstance(record, dict) else None
-    return checked(text, missing(text_field))
+        return "", _not_text(line, INVALID)
+    if _is_deep(content):
+        return "", NESTED
+    try:
+        record = parsed(content)
+    except ValueError:
+        return "", _not_text(line, MALFORMED)
+    if not isinstance(record, dict):
+        return "", missing(text_field)
+    if _has_two_texts(content, text_field):
+        return "", repeated(text_field)
+    return checked(record.get(text_field), missing(text_field))
+
+
+def parsed(content: str) -> Any:
+    """What JSON says, with all of its numbers as floats: Python refuses whole numbers of thousands of digits.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(content, parse_int=float)
+    except RecursionError as error:
+        raise ValueError(NESTED) from error
 
 
 def text_of_bytes(content: bytes) -> tuple[str, str]:
     """The text that ``content`` encodes, or an empty one and the reason why there is none."""
+    if content.startswith(_UTF_16_MARKS) or content.count(0) * 4 > len(content):
+        return "", UTF_16
     try:
-        return checked(content.decode("utf-8"), INVALID)
+        return checked(content.removeprefix(BOM).decode("utf-8"), INVALID)
     except UnicodeDecodeError:
         return "", INVALID
 
@@ -59,12 +128,23 @@ def checked(text: Any, no_text: str) -> tuple[str, str]:
 
 
 def document_hash(text: str) -> bytes:
-    """128 bits that are the same for texts that differ only in case and white space.
+    """128 bits, the same for texts that differ only in what a reader does not see as a difference.
 
-    The first 64 of them, the most significant first, are the document's **place**: it decides its split.
+    That is case, white space, Unicode normalisation (NFKC), zero-width characters and zero bytes. The first 64 of
+    them, the most significant first, are the document's **place**: it decides its split.
     """
-    folded = " ".join(text.casefold().split())
-    return hashlib.sha256(folded.encode()).digest()[:HASH_BYTES]
+    return hashlib.sha256(folded(text).encode()).digest()[:HASH_BYTES]
+
+
+def folded(text: str) -> str:
+    """What ``text`` is compared by; folding that again changes nothing."""
+    if text.isascii():
+        return " ".join(text.replace("\0", "").lower().split())
+    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    # Folding the case of normal text can leave text that is not normal, whose case may have to be folded again.
+    while (again := unicodedata.normalize("NFKC", text.casefold())) != text:
+        text = again
+    return " ".join(text.split())
 
 
 def place_of(text: str) -> float:
@@ -75,3 +155,29 @@ def place_of(text: str) -> float:
 def listed(reasons: dict[str, int]) -> str:
     """Rejected documents by reason, as words."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+
+
+def _not_text(line: bytes, reason: str) -> str:
+    """``reason``, or a better one: JSON has no byte that is zero, UTF-16 has many."""
+    return UTF_16 if 0 in line else reason
+
+
+def _is_deep(content: str) -> bool:
+    if content.count("[") + content.count("{") <= MOST_DEPTH:
+        return False
+    depth = 0
+    for match in _BRACKETS.finditer(content):
+        start, end = match.span()
+        if content[start] != '"':
+            depth += end - start if content[start] in "[{" else start - end
+        if depth > MOST_DEPTH:
+            return True
+    return False
+
+
+def _has_two_texts(content: str, text_field: str) -> bool:
+    if content.count(json.dumps(text_field, ensure_ascii=False)) < 2:
+        return False
+    pairs: list[tuple[str, Any]] = json.loads(content, parse_int=float, object_pairs_hook=list)
+    texts = [value for name, value in pairs if name == text_field]
+    return any(text != texts[0] for text in texts)

@@ -17,7 +17,6 @@ from tokenizers import AddedToken, Tokenizer
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import KEY as DATA
 from shear_lit.data.prepared.manifest import Manifest, TokenizerRecord
-from shear_lit.data.tokens.sentencepiece import from_sentencepiece
 from shear_lit.disk.names import expanded, is_elsewhere, split_revision
 from shear_lit.disk.reading import read_json
 from shear_lit.disk.records import one_line
@@ -87,7 +86,7 @@ class TextTokenizer:
 
         None where transformers reads another tokenizer: then those versions did not make their tokens with this one.
         """
-        from shear_lit.data.tokens.transformers_tokenizer import as_earlier_versions_read
+        from shear_lit.data.tokens.conversions import as_earlier_versions_read
 
         read, serialised = as_earlier_versions_read(self)
         return serialised if read is not None and read.fingerprint == self.fingerprint else None
@@ -145,9 +144,14 @@ def check_made_by(manifest: Manifest, source: str) -> None:
 
 
 def is_same(record: TokenizerRecord, fingerprint: str) -> bool:
-    """Whether a fingerprint is of the tokenizer that a manifest names; an earlier version may have written one."""
+    """Whether a fingerprint is of the tokenizer that a manifest names; an earlier version may have written one.
+
+    The tokenizer is read where it lies on this machine only: the hub is not asked, which takes a minute offline.
+    """
     if fingerprint == record.fingerprint:
         return True
+    if not expanded(record.name).exists():
+        return False
     try:
         tokenizer = load_tokenizer(record.name)
     except DataError:  # it is not there any more, and nothing tells
@@ -197,12 +201,14 @@ def _from_files(name: str, path: Path) -> TextTokenizer:
         return _of_file(name, directory)
     if directory is not None and (directory / MODEL).is_file():
         return _of_sentencepiece(name, directory / MODEL)
-    from shear_lit.data.tokens.transformers_tokenizer import from_transformers
+    from shear_lit.data.tokens.conversions import from_transformers
 
     return from_transformers(name)
 
 
 def _of_sentencepiece(name: str, file: Path) -> TextTokenizer:
+    from shear_lit.data.tokens.conversions import from_sentencepiece
+
     backend, special = from_sentencepiece(file)
     ids = {role: backend.token_to_id(token) for role, token in special.items()}
     return TextTokenizer(name=name, backend=backend, bos_id=ids.get("bos_token"), eos_id=ids.get("eos_token"))
@@ -221,7 +227,7 @@ def _of_file(name: str, directory: Path) -> TextTokenizer:
     _add_missing(backend, settings.get("added_tokens_decoder"))
     special = {role: _text_of(settings.get(role)) for role in _ROLES}
     if not all(role in settings for role in _ROLES):
-        from shear_lit.data.tokens.transformers_tokenizer import special_tokens_of_class
+        from shear_lit.data.tokens.conversions import special_tokens_of_class
 
         special = special_tokens_of_class(name)
     missing = [

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PretrainedConfig
 
-from shear_lit.data.tokens.transformers_tokenizer import beside
+from shear_lit.data.tokens.conversions import beside
 from shear_lit.evaluation.clients.comparison import Expected
 from shear_lit.models.huggingface import CONFIG, read_model
 

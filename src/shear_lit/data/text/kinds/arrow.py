@@ -1,0 +1,78 @@
+"""Arrow files: batches of rows, in the form with a directory at its end or in that of a stream."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shear_lit.data.text.documents import missing
+from shear_lit.data.text.kind import Piece, Reading, Source
+from shear_lit.data.text.kinds.blocks import Texts, binary, blocks, is_text, line_of, text_of_cell
+from shear_lit.data.text.refusals import check_fields, no_text_column, unreadable
+
+_ROWS = 16  # looked at together
+_MAGIC = b"ARROW1"  # of the form with a directory
+
+
+class ArrowFile(Texts):
+    """A table that is mapped into memory, so that of a batch only the rows that are looked at are read."""
+
+    def cut(self, source: Source, reading: Reading) -> Iterator[Piece]:
+        """As in ``Kind``."""
+        yield from blocks(source, _lines(source, reading), reading.unit_bytes)
+
+    def check(self, source: Source, reading: Reading) -> None:
+        """As in ``Kind``."""
+        with _opened(source.name) as (schema, _):
+            _check_column(source.name, schema, reading.text_field)
+
+
+def _lines(source: Source, reading: Reading) -> Iterator[tuple[int, bytes]]:
+    no_text, limit, before = missing(reading.text_field), reading.max_document_bytes, 0
+    with _opened(source.name) as (schema, batches):
+        _check_column(source.name, schema, reading.text_field)
+        for batch, fraction in batches:
+            column, after = batch.column(reading.text_field), int(source.bytes * fraction)
+            for start in range(0, len(column), _ROWS):
+                rows = binary(column.slice(start, _ROWS))
+                rows.validate(full=True)  # offsets from a file are not trusted before they are followed
+                position = before + (after - before) * start // len(column)
+                for content in rows.to_pylist():
+                    yield position, line_of(*text_of_cell(content, no_text, limit))
+            before = after
+
+
+def _check_column(name: str, schema: Any, text_field: str) -> None:
+    check_fields(name, text_field, schema.names)
+    if not is_text(schema.field(text_field).type):
+        raise no_text_column(name, text_field, schema.field(text_field).type)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[Any, Iterator[tuple[Any, float]]]]:
+    """The schema, and the batches, each with the fraction of the file that it ends at."""
+    import pyarrow as arrow  # wanted for this kind of input alone
+    from pyarrow import ipc
+
+    try:
+        with arrow.memory_map(name) as mapped:
+            has_directory = mapped.read(len(_MAGIC)) == _MAGIC
+            mapped.seek(0)
+            table = ipc.open_file(mapped) if has_directory else ipc.open_stream(mapped)
+            yield table.schema, _batches(table) if has_directory else _streamed(table, mapped)
+    except (
+        arrow.ArrowException,
+        OSError,
+        EOFError,
+        UnicodeDecodeError,
+    ) as error:  # the last: a column's name
+        raise unreadable(name, error) from error
+
+
+def _batches(table: Any) -> Iterator[tuple[Any, float]]:
+    for index in range(count := table.num_record_batches):
+        yield table.get_batch(index), (index + 1) / count
+
+
+def _streamed(table: Any, mapped: Any) -> Iterator[tuple[Any, float]]:
+    for batch in table:
+        yield batch, mapped.tell() / mapped.size()
