@@ -38,7 +38,7 @@ import json, os, sys, time
 options = json.loads(sys.argv[1])
 os.sched_setaffinity(0, options["cores"])
 os.environ["RAYON_NUM_THREADS"] = str(len(options["cores"]))
-os.environ["TOKENIZERS_PARALLELISM"] = "true" if len(options["cores"]) > 1 else "false"
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
 from shear_lit.data.tokens.encoder import names_as_text
 from shear_lit.data.tokens.tokenizer import load_tokenizer
 tokenizer = names_as_text(load_tokenizer(options["tokenizer"]).backend)

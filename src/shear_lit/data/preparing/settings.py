@@ -20,8 +20,8 @@ from shear_lit.ranges import (
 
 CHUNK_BYTES = 1 << 26
 """Size in bytes that a file of packed sequences aims at: litdata's own default."""
-UNIT_BYTES = 4 << 20
-"""Size of a piece of work: a few seconds of one core."""
+UNIT_BYTES = 2 << 20
+"""Size of a piece of work: a second of one core."""
 
 _DEFAULTS = {"chunk_bytes": CHUNK_BYTES, "unit_bytes": UNIT_BYTES, "max_document_bytes": 16 << 20}
 _MOST = {"chunk_bytes": 1 << 31, "unit_bytes": 1 << 30, "max_document_bytes": 1 << 30, "workers": 1024}

@@ -5,6 +5,7 @@ Worker processes import this module: it needs the tokenizers library and numpy, 
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -116,7 +117,8 @@ def _hidden(name: str) -> str:
 
 def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[np.uint32]]:
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encoded]
+    # Twice as fast as an array of NumPy from the list.
+    return [np.frombuffer(array("I", encoding.ids), dtype=np.uint32) for encoding in encoded]
 
 
 def _reach(text: str, start: int, most_bytes: int) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,11 +111,13 @@ def encode(job: Encoding, piece: Piece) -> Encoded:
         OSError: the spool file cannot be written.
     """
     found = list(documents(piece, job))
-    name = _name_of(job, found)
+    digests = [_digest(document) for document in found]
+    name = hashlib.sha256(b"".join([job.tokens_key.encode(), *digests])).hexdigest()[:32]
     path = job.spools / name
     there = record_of_spool(path)
     record = there or _write(path, job, found)
-    return Encoded(spool=name, contents=_contents(piece, found), record=record, again=there is not None)
+    contents = _contents(piece, zip(found, digests, strict=True))
+    return Encoded(spool=name, contents=contents, record=record, again=there is not None)
 
 
 def contents_of(job: Reading, piece: Piece) -> tuple[int, ...]:
@@ -123,7 +125,7 @@ def contents_of(job: Reading, piece: Piece) -> tuple[int, ...]:
 
     The sum over the pieces of an input does not depend on how it was cut, compressed or laid out.
     """
-    return _contents(piece, documents(piece, job))
+    return _contents(piece, ((document, _digest(document)) for document in documents(piece, job)))
 
 
 def joined(pieces: Iterable[tuple[Piece, tuple[int, ...]]]) -> dict[str, str]:
@@ -184,42 +186,36 @@ def record_of_spool(path: Path) -> SpoolRecord | None:
         return None
 
 
-def _name_of(job: Encoding, found: Sequence[Found]) -> str:
-    digest = hashlib.sha256(job.tokens_key.encode())
-    for document in found:
-        content = _bytes_of(document)
-        digest.update(f"\n{document.number} {len(content)} {document.reason}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()[:32]
+def _digest(document: Found) -> bytes:
+    """SHA-256 of a document, or of why it cannot be used."""
+    if document.tokens is not None:
+        return hashlib.sha256(b"tokens\n" + np.asarray(document.tokens, dtype="<u4").tobytes()).digest()
+    digest = hashlib.sha256(f"{document.reason}\n".encode())
+    digest.update(document.text.encode())
+    return digest.digest()
 
 
-def _contents(piece: Piece, found: Iterable[Found]) -> tuple[int, ...]:
+def _contents(piece: Piece, found: Iterable[tuple[Found, bytes]]) -> tuple[int, ...]:
     total = [0] * len(piece.inputs)
-    for document in found:
+    for document, digest in found:
         if document.reason != BLANK:
-            digest = hashlib.sha256(f"{document.reason}\n".encode() + _bytes_of(document)).digest()
             total[document.number - 1 if len(total) > 1 else 0] += int.from_bytes(digest)
     return tuple(total)
-
-
-def _bytes_of(document: Found) -> bytes:
-    if document.tokens is None:
-        return document.text.encode()
-    return np.asarray(document.tokens, dtype="<u4").tobytes()
 
 
 def _write(path: Path, job: Encoding, found: list[Found]) -> SpoolRecord:
     tally = _Tally(found[-1].number if found else 0)
     usable = [document for document in found if tally.is_usable(document)]
+    before, after = (np.array(ids, dtype=job.dtype) for ids in (job.before, job.after))
     hashes, parts = bytearray(), list[Tokens]()
     for document, ids in zip(usable, _tokens(job, usable), strict=True):
         if ids is None:
             tally.reject(document.number, UNCUTTABLE)
-        elif len(ids) and int(ids.max()) >= job.vocabulary:
+        elif document.tokens is not None and int(ids.max()) >= job.vocabulary:
             tally.reject(document.number, f"token ids beyond the tokenizer's {job.vocabulary:,}")
         else:
             hashes += document_hash(document.text) if document.tokens is None else _hash_of_tokens(ids)
-            parts.append(np.concatenate([job.before, ids, job.after]).astype(job.dtype))
+            parts.append(np.concatenate([before, ids, after], dtype=job.dtype, casting="unsafe"))
     record = SpoolRecord(
         documents=len(parts),
         tokens=sum(map(len, parts)),
