@@ -124,7 +124,7 @@ class Stream:
     def _task(self, number: int, begin: int, end: int) -> ChunkTask:
         firsts = [part.first for part in self.parts]
         inside = self.parts[max(0, bisect_left(firsts, begin) - 1) : bisect_left(firsts, end)]
-        tail = self.tail if begin < len(self.tail.tokens) else EMPTY
+        tail = EMPTY if begin else self.tail
         return ChunkTask(
             folder=self.folder,
             number=number,
@@ -193,9 +193,8 @@ def _write(job: Job, task: ChunkTask, folder: Path) -> Packed:
 def _gathered(job: Job, task: ChunkTask) -> tuple[Tokens, NDArray[np.int64]]:
     """The tokens of a chunk and where documents begin in them; ``best_fit`` takes those documents that begin there."""
     cut = job.settings.packing == "concatenate"
-    tokens, starts = [np.array(task.tail.tokens, job.dtype)[task.begin : task.end]], list[NDArray[np.int64]]()
-    own = np.array(task.tail.starts, dtype=np.int64)
-    starts.append(own[(own >= task.begin) & (own < task.end)] - task.begin)
+    # A tail fills no sequence, so that all of it lies in the first chunk.
+    tokens, starts = [np.array(task.tail.tokens, job.dtype)], [np.array(task.tail.starts, dtype=np.int64)]
     there = len(tokens[0])
     for part in task.parts:
         found, begins = _of_part(job, part, task.begin, task.end, cut=cut)
