@@ -16,6 +16,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing import packing, stages
 from shear_lit.data.preparing.prepare import prepare
+from shear_lit.data.preparing.settings import SplitShares
 from tests.trees import tree
 
 TEXTS = [f"document number {number} says {number * number}" for number in range(160)]
@@ -229,3 +230,18 @@ def test_what_was_done_with_other_settings_or_files_is_not_used(options, monkeyp
     prepare(options)
     prepare(replace(options, output=str(tmp_path / "whole")))
     assert tree(options.output) == tree(tmp_path / "whole")
+
+
+def test_chunks_of_a_run_with_other_settings_are_not_taken_along(options, monkeypatch, tmp_path):
+    """It was stopped with all of them written, of splits and of a size that the next one does not have."""
+    other = replace(
+        options, chunk_bytes=16 * 2 * 3, shares=SplitShares(prune=0.4, pretrain=0.3, validation=0.3)
+    )
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
+        prepare(other)
+    options = replace(options, shares=SplitShares(prune=0.5, pretrain=0.5, validation=0.0))
+    prepare(options)
+    prepare(replace(options, output=str(tmp_path / "whole")))
+    assert tree(options.output) == tree(tmp_path / "whole")
+    assert not Path(options.output, "web", "validation").exists()

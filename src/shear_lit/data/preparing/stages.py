@@ -275,3 +275,5 @@ def _remove_others(job: Job, manifest: Manifest) -> None:
         for path in folder.iterdir():
             if path.name not in named and (record is None or path.name != INDEX):
                 path.unlink()
+        if record is None:
+            folder.rmdir()
