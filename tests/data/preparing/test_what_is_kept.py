@@ -159,3 +159,12 @@ def test_tokens_and_text_make_one_data_set(settings, write_jsonl, tokenizer_dire
         f"tokenised: {text}" for text in TEXTS
     )
     assert manifest.domains["tokens"].rejected == {"token ids beyond the tokenizer's 289": 1}
+
+
+def test_a_run_does_not_read_its_own_output(settings, tmp_path):
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"{number:03}.md").write_text(text)
+    options = settings({"web": f"{tmp_path}/**/*.md"})
+    manifest = prepare(options)
+    assert (Path(options.output) / "README.md").is_file() and manifest.domains["web"].inputs == 200
+    assert prepare(options) == manifest
