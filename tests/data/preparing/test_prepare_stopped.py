@@ -149,7 +149,7 @@ def test_killed_a_run_with_workers_goes_on_to_the_same_bytes(options, tmp_path, 
     child, partial = forked(options), Path(options.output + ".partial")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        done = [p for p in (partial / "spool").glob("*") if not p.name.endswith(".tmp")]
+        done = [p for p in (partial / "spool").glob("*") if not p.name.endswith(".part")]
         if partial.exists() and len(done) >= spools:
             break
         time.sleep(0.002)
@@ -178,7 +178,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_after_space_is_made(options, mo
         with pytest.raises(DataError, match=r"disk is full\. Make space.*it continues"):
             prepare(options)
     spool = list(Path(options.output + ".partial", "spool").glob("*"))
-    assert len(spool) >= 3 and not [p for p in spool if p.name.endswith(".tmp")]
+    assert len(spool) >= 3 and not [p for p in spool if p.name.endswith(".part")]
     again = []
     real = Path.replace
     monkeypatch.setattr(Path, "replace", lambda s, t: (again.append(Path(t).name), real(s, t))[1])

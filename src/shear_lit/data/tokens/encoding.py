@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shear_lit.data.prepared.chunks import write_part
 from shear_lit.data.text.documents import BLANK, UNCUTTABLE, Found, document_hash
 from shear_lit.data.text.pieces import Piece, Reading, documents
 from shear_lit.data.tokens.encoder import Encoder
@@ -265,17 +266,9 @@ class _Tally:
 
 def _write_spool(path: Path, record: SpoolRecord, hashes: bytes, tokens: list[Tokens]) -> None:
     """Write a spool file, wholly or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(json.dumps(asdict(record)).encode() + b"\n")
-            file.write(np.frombuffer(hashes, dtype=">u8").astype(HASHES).tobytes())
-            file.write(np.array([len(part) for part in tokens], dtype=LENGTHS).tobytes())
-            for part in tokens:
-                file.write(part.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    head = (
+        json.dumps(asdict(record)).encode() + b"\n",
+        np.frombuffer(hashes, dtype=">u8").astype(HASHES).data,
+        np.array([len(part) for part in tokens], dtype=LENGTHS).data,
+    )
+    write_part(path, (*head, *(part.data for part in tokens)))
