@@ -293,3 +293,13 @@ def test_documents_are_counted_where_bos_and_eos_tell_of_them(tmp_path, tokenize
     write_mds(tmp_path / "mds", tokens)
     manifest = imported({"prune": str(tmp_path / "mds")}, tokenizer_directory, tmp_path / "out")
     assert manifest.domains["a"].documents == manifest.domains["a"].splits["prune"].documents == 4
+
+
+def test_documents_that_nothing_tells_apart_are_not_kept_apart(published, tokenizer_directory, tmp_path):
+    changes = {"append_eos": False, "prepend_bos": False}
+    manifest = imported(str(published), tokenizer_directory, tmp_path / "out", **changes)
+    assert manifest.domains["a"].documents == 0
+    with pytest.raises(
+        DataError, match=r"cross_document_attention=false: .*was imported with append_eos=false"
+    ):
+        SequenceStore(tmp_path / "out", "prune").check_documents()

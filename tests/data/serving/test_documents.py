@@ -261,7 +261,7 @@ def earlier(manifest):
     domain = manifest.domains["b"]
     chunks = tuple(replace(chunk, documents=None) for chunk in domain.splits["prune"].chunks)
     splits = domain.splits | {"prune": replace(domain.splits["prune"], chunks=chunks)}
-    return replace(manifest, domains=manifest.domains | {"b": replace(domain, splits=splits)})
+    return replace(manifest, format=2, domains=manifest.domains | {"b": replace(domain, splits=splits)})
 
 
 def test_data_that_tells_no_documents_apart_is_refused_before_anything_is_read(prepared):

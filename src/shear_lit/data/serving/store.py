@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.order.permutation import WINDOW_CHUNKS
 from shear_lit.data.prepared.chunks import SequenceDocuments
-from shear_lit.data.prepared.manifest import ChunkRecord, FileRecord, Manifest, damaged
+from shear_lit.data.prepared.manifest import FORMAT, ChunkRecord, FileRecord, Manifest, damaged
 from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings, open_chunks, read_prepared
 
@@ -51,6 +51,7 @@ class SequenceStore(Dataset[DomainBatch]):
         self.directory = str(directory)
         """Where the data lies."""
         self._vocabulary = manifest.tokenizer.vocabulary
+        self._is_earlier = manifest.format < FORMAT
         self._type = np.dtype(manifest.token_type)
         self._bytes = self.sequence_length * self._type.itemsize
         self._folders = [f"{name}/{split}" for name in self.domains]
@@ -69,15 +70,23 @@ class SequenceStore(Dataset[DomainBatch]):
         """Refuse to keep documents apart where it is not known where they begin.
 
         Raises:
-            DataError: the data was prepared by a version that did not write it down.
+            DataError: the data was prepared by a version that did not write it down, or has nothing that tells it.
         """
-        if any(chunk.documents is None for record in self._splits for chunk in record.chunks):
-            raise DataError(
-                f"false: the data in {self.directory!r} was prepared by an earlier version, which did not write down "
-                f"where documents begin. Run `shear-lit prepare --bounds {self.directory}` to add it, or let attention "
-                "cross documents.",
-                key="data.cross_document_attention",
-            )
+        if all(chunk.documents is not None for record in self._splits for chunk in record.chunks):
+            return
+        earlier = (
+            "was prepared by an earlier version, which did not write down where documents begin. "
+            f"Run `shear-lit prepare --bounds {self.directory}` to add it"
+        )
+        imported = (
+            "was imported with append_eos=false and prepend_bos=false: nothing tells where documents begin. "
+            "Import it again with those that it has"
+        )
+        raise DataError(
+            f"false: the data in {self.directory!r} {earlier if self._is_earlier else imported}, or let attention "
+            "cross documents.",
+            key="data.cross_document_attention",
+        )
 
     def __getitem__(self, key: Key) -> DomainBatch:
         return self.read([key])
