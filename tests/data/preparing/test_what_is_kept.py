@@ -12,6 +12,7 @@ from tokenizers import decoders
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparing.prepare import prepare
+from shear_lit.data.preparing.reporting import summary
 from shear_lit.data.preparing.settings import SplitShares
 from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
@@ -168,3 +169,25 @@ def test_a_run_does_not_read_its_own_output(settings, tmp_path):
     manifest = prepare(options)
     assert (Path(options.output) / "README.md").is_file() and manifest.domains["web"].inputs == 200
     assert prepare(options) == manifest
+
+
+def test_a_line_that_cannot_be_used_is_part_of_what_a_file_holds(settings, write_jsonl):
+    options = settings({"web": write_jsonl("web.jsonl", [*TEXTS, b"{"])})
+    manifest = prepare(options)
+    assert prepare(options) == manifest
+    write_jsonl("web.jsonl", TEXTS)
+    with pytest.raises(DataError, match="has changed since it was prepared"):
+        prepare(options)
+
+
+def test_the_table_tells_the_share_of_each_domain_in_a_split(settings, write_jsonl):
+    files = {
+        "large": write_jsonl("a.jsonl", TEXTS),
+        "small": write_jsonl("b.jsonl", [t[::-1] for t in TEXTS[:90]]),
+    }
+    manifest = prepare(settings(files))
+    for split in ("prune", "pretrain", "validation"):
+        tokens = {name: domain.splits[split].tokens for name, domain in manifest.domains.items()}
+        for name, own in tokens.items():
+            (line,) = [x for x in summary(manifest).splitlines() if x.split()[:2] == [name, split]]
+            assert line.split()[5] == f"{own / sum(tokens.values()):.2%}"
