@@ -15,6 +15,7 @@ from shear_lit.data.preparing import prepare as module
 from shear_lit.data.preparing.executors import Here, Processes
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.preparing.reporting import Progress
+from shear_lit.data.text.kind import Source
 from tests.trees import tree
 
 TEXTS = [f"document number {number} says {number * number}" for number in range(100)]
@@ -150,7 +151,8 @@ def test_small_text_needs_no_processes(settings, write_jsonl, monkeypatch):
 
 def test_the_bar_shows_documents_bytes_per_second_and_the_time_left(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with Progress(4_000_000) as progress:
+    source = Source(domain="web", name="web.jsonl", kind="lines", bytes=4_000_000)
+    with Progress("Tokenising", [source]) as progress:
         progress._bar.start_t -= 10
         progress._bar.last_print_t -= 10
         progress.add(1_000_000, 5_000)

@@ -232,10 +232,14 @@ def test_what_was_done_with_other_settings_or_files_is_not_used(options, monkeyp
     assert tree(options.output) == tree(tmp_path / "whole")
 
 
-def test_chunks_of_a_run_with_other_settings_are_not_taken_along(options, monkeypatch, tmp_path):
-    """It was stopped with all of them written, of splits and of a size that the next one does not have."""
+def test_chunks_of_a_run_with_other_settings_are_not_taken_along(options, monkeypatch, tmp_path, write_jsonl):
+    """It was stopped with all of them written, of domains, splits and a size that the next one does not have."""
+    more = write_jsonl("more.jsonl", [f"more: {text}" for text in TEXTS])
     other = replace(
-        options, chunk_bytes=16 * 2 * 3, shares=SplitShares(prune=0.4, pretrain=0.3, validation=0.3)
+        options,
+        domains={**options.domains, "more": more},
+        chunk_bytes=16 * 2 * 3,
+        shares=SplitShares(prune=0.4, pretrain=0.3, validation=0.3),
     )
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
@@ -244,4 +248,8 @@ def test_chunks_of_a_run_with_other_settings_are_not_taken_along(options, monkey
     prepare(options)
     prepare(replace(options, output=str(tmp_path / "whole")))
     assert tree(options.output) == tree(tmp_path / "whole")
-    assert not Path(options.output, "web", "validation").exists()
+    folders = [
+        {str(p.relative_to(place)) for p in Path(place).rglob("*") if p.is_dir()}
+        for place in (options.output, tmp_path / "whole")
+    ]
+    assert folders[0] == folders[1]

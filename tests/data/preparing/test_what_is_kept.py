@@ -191,3 +191,13 @@ def test_the_table_tells_the_share_of_each_domain_in_a_split(settings, write_jso
         for name, own in tokens.items():
             (line,) = [x for x in summary(manifest).splitlines() if x.split()[:2] == [name, split]]
             assert line.split()[5] == f"{own / sum(tokens.values()):.2%}"
+
+
+def test_chunks_have_room_for_the_most_padding(settings):
+    """Offsets in a chunk have 32 bits, and sequences that are half padding take twice what their text does."""
+    settings({"web": "a.jsonl"}, chunk_bytes=1 << 31, sequence_length=4096)
+    settings({"web": "a.jsonl"}, chunk_bytes=1 << 30, sequence_length=4096, packing="best_fit")
+    with pytest.raises(
+        DataError, match=rf"chunk_bytes={(1 << 30) + 1} is not in range: use 1 to 1,073,741,824"
+    ):
+        settings({"web": "a.jsonl"}, chunk_bytes=(1 << 30) + 1, sequence_length=4096, packing="best_fit")

@@ -1,6 +1,5 @@
 """Where documents begin in sequences that were packed without writing it down: what their BOS and EOS tokens tell."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,9 +7,17 @@ import numpy as np
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.chunks import SequenceDocuments, Tokens, content_problem, write_part
-from shear_lit.data.prepared.manifest import FORMAT, ChunkRecord, Manifest, damaged, write_manifest
+from shear_lit.data.prepared.manifest import (
+    FORMAT,
+    ChunkRecord,
+    Manifest,
+    TokenizerRecord,
+    damaged,
+    write_manifest,
+)
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.commit import disk_error, locked
+from shear_lit.data.preparing.settings import MdsImport
 from shear_lit.disk.names import expanded
 
 
@@ -46,12 +53,11 @@ class Ends:
         )
 
 
-def ends_of(manifest: Manifest) -> Ends:
-    """What the documents of prepared data begin and end with."""
-    tokenizer = manifest.tokenizer
+def ends_of(tokenizer: TokenizerRecord, made: Manifest | MdsImport) -> Ends:
+    """What the documents of data that was ``made`` so begin and end with."""
     return Ends(
-        bos=tokenizer.bos_id if manifest.prepend_bos else None,
-        eos=tokenizer.eos_id if manifest.append_eos else None,
+        bos=tokenizer.bos_id if made.prepend_bos else None,
+        eos=tokenizer.eos_id if made.append_eos else None,
     )
 
 
@@ -65,7 +71,7 @@ def write_bounds(directory: str) -> Manifest:
         DataError: it is no such data, it is damaged, or its documents have neither BOS nor EOS.
     """
     manifest = read_manifest(directory)
-    root, ends = expanded(directory).resolve(), ends_of(manifest)
+    root, ends = expanded(directory).resolve(), ends_of(manifest.tokenizer, manifest)
     if manifest.format == FORMAT:
         raise DataError(
             f"{directory!r} was prepared by this version, which writes where documents begin wherever it is known. "
@@ -80,22 +86,13 @@ def write_bounds(directory: str) -> Manifest:
         )
     try:
         with locked(root.with_name(f"{root.name}.partial")):
-            domains = {
-                name: replace(
-                    domain,
-                    splits={
-                        split: replace(
-                            record,
-                            chunks=tuple(
-                                _with_bounds(root / name / split, chunk, manifest, ends)
-                                for chunk in record.chunks
-                            ),
-                        )
-                        for split, record in domain.splits.items()
-                    },
-                )
-                for name, domain in manifest.domains.items()
-            }
+            domains = {}
+            for name, domain in manifest.domains.items():
+                splits = {}
+                for split, record in domain.splits.items():
+                    chunks = (_with_bounds(root / name / split, one, manifest, ends) for one in record.chunks)
+                    splits[split] = replace(record, chunks=tuple(chunks))
+                domains[name] = replace(domain, splits=splits)
             converted = replace(manifest, format=FORMAT, domains=domains, split_special_tokens=None)
             write_manifest(root, converted)
     except OSError as error:
@@ -109,7 +106,7 @@ def _with_bounds(folder: Path, chunk: ChunkRecord, manifest: Manifest, ends: End
         raise damaged(manifest.place, f"{path}: {what}")
     size = chunk.sequences * manifest.sequence_length
     # litdata puts a head of its own before the tokens, and nothing after them.
-    offset = os.stat(path).st_size - size * np.dtype(manifest.token_type).itemsize  # noqa: PTH116
+    offset = chunk.bytes - size * np.dtype(manifest.token_type).itemsize
     tokens = np.fromfile(path, manifest.token_type, size, offset=offset)
     documents = ends.told(tokens.reshape(chunk.sequences, manifest.sequence_length))
     assert documents is not None

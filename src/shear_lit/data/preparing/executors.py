@@ -41,7 +41,10 @@ class Here:
 
 
 class Processes:
-    """Does tasks in processes of this machine, each the next one that is left."""
+    """Does tasks in processes of this machine, each the next one that is left.
+
+    They import the script that was started: one that prepares data does so under ``if __name__ == "__main__":``.
+    """
 
     def __init__(self, workers: int) -> None:
         """Use ``workers`` processes."""

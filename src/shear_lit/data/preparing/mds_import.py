@@ -25,7 +25,7 @@ from shear_lit.data.prepared.manifest import (
     is_domain_name,
     write_manifest,
 )
-from shear_lit.data.preparing.bounds import Ends
+from shear_lit.data.preparing.bounds import Ends, ends_of
 from shear_lit.data.preparing.commit import commit, disk_error, locked, output_place
 from shear_lit.data.preparing.executors import Executor, Here, Processes
 from shear_lit.data.preparing.mds import MdsError, MdsShard, mds_shards
@@ -132,10 +132,7 @@ class _Import:
     ) -> None:
         self._settings, self._packed, self._tokenizer, self._executor = settings, packed, tokenizer, executor
         self._length = 0
-        self._ends = Ends(
-            bos=tokenizer.bos_id if settings.prepend_bos else None,
-            eos=tokenizer.eos_id if settings.append_eos else None,
-        )
+        self._ends = ends_of(tokenizer, settings)
 
     def run(self, shards: dict[str, list[MdsShard]]) -> Manifest:
         per_domain = self._looked_through(shards)

@@ -11,6 +11,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import DomainRecord, Manifest, SplitRecord
 from shear_lit.data.text.documents import listed
 from shear_lit.data.text.pieces import Piece
+from shear_lit.data.text.sources import Source
 from shear_lit.data.tokens.encoding import REPORTED, SpoolRecord
 
 _HEADS = ("documents", "tokens", "sequences", "share", "left over", "padding", "duplicates")
@@ -18,13 +19,12 @@ _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """The bar of one run."""
+    """The bar of one stage that goes through all inputs."""
 
-    def __init__(self, size: int) -> None:
-        """Begin with ``size`` bytes of text to go."""
-        self._bar = tqdm(
-            total=size, desc="Tokenising", unit="B", unit_scale=True, smoothing=0.05, disable=None
-        )
+    def __init__(self, stage: str, sources: Sequence[Source]) -> None:
+        """Begin with all of ``sources`` to go."""
+        size = sum(source.bytes for source in sources)
+        self._bar = tqdm(total=size, desc=stage, unit="B", unit_scale=True, smoothing=0.05, disable=None)
         self._documents = 0
 
     def __enter__(self) -> Self:
@@ -33,10 +33,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def add(self, size: int, documents: int) -> None:
+    def add(self, size: int, documents: int = 0) -> None:
         """Count a piece of work that is done."""
-        self._documents += documents
-        self._bar.set_postfix_str(f"{self._documents:,} documents", refresh=False)
+        if documents:
+            self._documents += documents
+            self._bar.set_postfix_str(f"{self._documents:,} documents", refresh=False)
         self._bar.update(size)
 
 

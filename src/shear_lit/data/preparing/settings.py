@@ -153,13 +153,15 @@ class PrepareSettings:
 
 
 def _check_sizes(settings: PrepareSettings) -> None:
-    if settings.chunk_bytes > (most := MOST_CHUNK_SEQUENCES * 2 * settings.sequence_length):
+    # Sequences with the most padding take twice what their text does.
+    times = 2 if settings.packing == "best_fit" else 1
+    if settings.chunk_bytes > (most := MOST_CHUNK_SEQUENCES * 2 * settings.sequence_length // times):
         raise DataError(
             f"{settings.chunk_bytes}: a chunk of sequence_length={settings.sequence_length} would hold more than "
             f"{MOST_CHUNK_SEQUENCES:,} sequences. Use chunk_bytes={most}.",
             key="chunk_bytes",
         )
-    for key, most in _MOST.items():
+    for key, most in (_MOST | {"chunk_bytes": _MOST["chunk_bytes"] // times}).items():
         if type(value := getattr(settings, key)) is bool or not 1 <= value <= most:
             default = _DEFAULTS.get(key, available_cores())
             raise DataError(

@@ -31,6 +31,7 @@ from shear_lit.data.text.sources import Source
 from shear_lit.data.tokens.encoding import NOTHING, Encoded, Spool, contents_of, encode, joined
 from shear_lit.disk.writing import write_file
 
+_EMPTY = SplitRecord(documents=0, tokens=0, tail_tokens=0, chunks=())
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +66,7 @@ def tokenised(job: Job, sources: Sequence[Source], executor: Executor) -> dict[s
         DataError: an input cannot be read, or too much of one domain cannot be used.
     """
     done: dict[int, tuple[Piece, Encoded]] = {}
-    with Progress(sum(source.bytes for source in sources)) as progress:
+    with Progress("Tokenising", sources) as progress:
         for (number, piece), encoded in executor.run(partial(_encode, job), enumerate(pieces(sources, job))):
             done[number] = replace(piece, block=b""), encoded
             progress.add(piece.bytes, encoded.record.documents)
@@ -87,10 +88,11 @@ def tokenised(job: Job, sources: Sequence[Source], executor: Executor) -> dict[s
 
 def contents(job: Job, sources: Sequence[Source], executor: Executor) -> list[str]:
     """What each input holds, without tokenising it."""
-    parts = executor.run(partial(contents_of, job), pieces(sources, job))
     by_domain: dict[str, list[tuple[Piece, tuple[int, ...]]]] = {}
-    for piece, found in parts:
-        by_domain.setdefault(piece.domain, []).append((replace(piece, block=b""), found))
+    with Progress("Looking for what is new", sources) as progress:
+        for piece, found in executor.run(partial(contents_of, job), pieces(sources, job)):
+            by_domain.setdefault(piece.domain, []).append((replace(piece, block=b""), found))
+            progress.add(piece.bytes)
     found_in = {domain: joined(own) for domain, own in by_domain.items()}
     return [found_in.get(s.domain, {}).get(s.name, NOTHING) for s in sources]
 
@@ -192,8 +194,7 @@ def _split_record(
     """Write the index of a split, and describe all that it then holds."""
     domain, _, split = stream.folder.partition("/")
     chosen = selection.chosen[split]
-    before = SplitRecord(documents=0, tokens=0, tail_tokens=0, chunks=())
-    before = before if earlier is None else earlier.splits[split]
+    before = _EMPTY if earlier is None else earlier.splits[split]
     record = SplitRecord(
         documents=before.documents + sum(one.documents for one in chosen),
         tokens=before.tokens + sum(one.tokens for one in chosen),
@@ -276,4 +277,7 @@ def _remove_others(job: Job, manifest: Manifest) -> None:
             if path.name not in named and (record is None or path.name != INDEX):
                 path.unlink()
         if record is None:
+            folder.rmdir()
+    for folder in job.packed.iterdir():
+        if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
