@@ -40,6 +40,10 @@ _SEALED = (
     "gates",
     "chunk",
     "chunk of the validation",
+    "documents of a chunk",
+    "inputs of the ledger",
+    "tails of the ledger",
+    "hashes of the ledger",
 )
 """What is written with a checksum."""
 _BY_ALL = ("checkpoint", "meta.pt", "index of shards", "shard", "chunk")

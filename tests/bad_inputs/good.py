@@ -110,6 +110,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "data text": ("data", _DATA, "--sequences=1", f"--tokenizer={_MODEL}"),
     "simulate": ("data", _DATA, f"--simulate={{place}}/{MIXTURE_LOG}", "--steps=3"),
     "evaluate": ("evaluate", f"--model={_MODEL}", *_MEASURE),
+    "evaluate apart": ("evaluate", f"--model={_MODEL}", *_MEASURE, "--cross_document_attention=false"),
     "reference": ("reference", "measure", f"--model={_MODEL}", *_MEASURE, "--output={place}/out.yaml"),
     "rank": ("rank", f"--source={_MODEL}", "--output={place}/out", "--criterion=weight"),
     "rank on text": ("rank", f"--source={_MODEL}", "--output={place}/out", *_MEASURE),

@@ -109,6 +109,7 @@ FILES: dict[str, File] = {
     ),
     "chunk": File("data/law/prune/chunk-0-0.bin", _TEXT),
     "chunk of the validation": File("data/law/validation/chunk-0-0.bin", ("check", "evaluate", "reference")),
+    "documents of a chunk": File("data/law/validation/chunk-0-0.documents", ("check", "evaluate apart")),
     "inputs of the ledger": File("data/.ledger/1/inputs.jsonl", ("prepare more",)),
     "tails of the ledger": File("data/.ledger/1/tails.json", ("prepare more",)),
     "hashes of the ledger": File("data/.ledger/1/documents.bin", ("prepare more",)),
@@ -513,7 +514,8 @@ HOSTILE: tuple[Kind, ...] = (
         Kind(f"zeros in {name}", zeroed(FILES[name].path, where), FILES[name].commands, begins=("fit",))
         for name, where in (
             ("index of shards", middle), ("gates", last), ("gates of an earlier version", last), ("scores", last),
-            ("chunk", middle), ("chunk of the validation", middle), ("hashes of the ledger", middle),
+            ("chunk", middle), ("chunk of the validation", middle),
+            ("documents of a chunk", last), ("hashes of the ledger", middle),
             ("shard of MDS", middle),
         )
     ),
