@@ -90,6 +90,28 @@ def test_second_signal_of_a_kind_ends_at_once_unless_it_came_with_the_first(numb
     assert done.stdout == ("" if code is None else f"goes on after {int(number)}\n")
 
 
+TOLD_WHILE_LEAVING = """
+import os, signal
+from shear_lit.training.signals import StopSignals
+
+class Late:
+    def __del__(self):  # after Python has given up its handlers
+        os.kill(os.getpid(), signal.SIGTERM)
+
+late = Late()
+signals = StopSignals()
+with signals.heard():
+    os.kill(os.getpid(), signal.SIGUSR1)
+raise SystemExit(128 + signals.received)
+"""
+
+
+def test_process_that_was_told_leaves_with_its_own_code_whatever_comes_while_it_leaves():
+    """srun --kill-on-bad-exit ends the others as soon as the first of them has left."""
+    done = subprocess.run([sys.executable, "-c", TOLD_WHILE_LEAVING], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGUSR1, "")
+
+
 def test_handlers_are_those_from_before_when_the_run_is_over():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignals().heard():

@@ -1,5 +1,6 @@
 """SIGTERM, SIGINT and SIGUSR1 ask a run to stop: they are remembered, and ``boundary`` stops where nothing is lost."""
 
+import atexit
 import os
 import signal
 import threading
@@ -36,7 +37,10 @@ class StopSignals:
         try:
             yield
         finally:
-            if not self.received:
+            if self.received:
+                # Python gives its handlers up before all that it holds is gone.
+                atexit.register(_hear_no_more)
+            else:
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
@@ -47,6 +51,11 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.received = self.received or number
+
+
+def _hear_no_more() -> None:
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 SIGNALS = StopSignals()
