@@ -35,7 +35,8 @@ from machine import machine
 from shear_lit.models.family import Family
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.gates import Gates, Multipliers, keyed_uniform
+from shear_lit.pruning.gates import Gates, Multipliers
+from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis
 
 _LLAMA = {"head_dim": 64, "max_position_embeddings": 8192}

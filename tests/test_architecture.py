@@ -14,17 +14,18 @@ PACKAGE = "shear_lit"
 SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 
 EVERYWHERE = {"mistakes", "disk", "ranges"}
-BELOW_TRAINING = {"theory", "models", "pruning", "data", "evaluation", "reporting"} | EVERYWHERE
+BELOW_TRAINING = {"theory", "models", "ranking", "pruning", "data", "evaluation", "reporting"} | EVERYWHERE
 ROOMS = {
     "mistakes": set(),
     "ranges": set(),
     "disk": {"mistakes"},
     "theory": {"mistakes"},
     "models": {"theory"} | EVERYWHERE,
-    "pruning": {"theory", "models"} | EVERYWHERE,
+    "ranking": {"theory", "models"} | EVERYWHERE,
+    "pruning": {"theory", "models", "ranking"} | EVERYWHERE,
     "data": {"theory"} | EVERYWHERE,
-    "evaluation": {"theory", "models", "data"} | EVERYWHERE,
-    "reporting": {"theory", "models"} | EVERYWHERE,
+    "evaluation": {"theory", "models", "ranking", "data"} | EVERYWHERE,
+    "reporting": {"theory", "models", "ranking"} | EVERYWHERE,
     "training": BELOW_TRAINING,
     "commands": BELOW_TRAINING | {"training"},
     "cli": BELOW_TRAINING | {"training", "commands"},
@@ -339,6 +340,7 @@ BAD = {
         ("theory/gates.py", "if False:\n    import shear_lit.cli"),
         ("theory/gates.py", "import importlib\nimportlib.import_module('shear_lit.models')"),
         ("models/family.py", "from shear_lit.pruning import attach"),
+        ("ranking/gradients.py", "from shear_lit.pruning import attach"),
         ("models/family.py", "from shear_lit.data.order import schedule"),
         ("pruning/attach.py", "from shear_lit.data.order import schedule"),
         ("pruning/attach.py", "from shear_lit.training import module"),

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from shear_lit import cli
 from shear_lit.commands import exporting, measuring, mending, ranking, verification  # noqa: F401 (they bind read_model)
 from shear_lit.models import huggingface
-from shear_lit.pruning.scores import Origin, scores_file
+from shear_lit.ranking.scores import Origin, scores_file
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training import module
 from shear_lit.training.checkpoints import CheckpointFacts

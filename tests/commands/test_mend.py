@@ -21,7 +21,7 @@ from shear_lit.models.huggingface import SourceError
 from shear_lit.models.verification import VerificationError
 from shear_lit.models.writing import WEIGHT_SUFFIXES
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE
-from shear_lit.pruning.scores import ScoresError, read_scores
+from shear_lit.ranking.scores import ScoresError, read_scores
 from shear_lit.reporting.recipe import RecipeError
 from tests import tiny
 from tests.toy_families import ONE_OF_EACH, model_of

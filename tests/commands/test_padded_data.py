@@ -16,10 +16,10 @@ from shear_lit.data.prepared.manifest import write_manifest
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.models.llama import llama
-from shear_lit.pruning.activations import watch_activations
+from shear_lit.ranking.activations import watch_activations
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.importance import gate_gradients
-from shear_lit.pruning.scores import read_scores
+from shear_lit.ranking.scores import read_scores
 from shear_lit.theory.shape import Axis
 from tests.toy import DOMAINS, LENGTH
 

@@ -28,7 +28,8 @@ from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve
 from shear_lit.pruning.importance import gate_gradients
-from shear_lit.pruning.scores import Origin, ScoresError, ranked_gates, read_scores, scores_file
+from shear_lit.pruning.starts import ranked_gates
+from shear_lit.ranking.scores import Origin, ScoresError, read_scores, scores_file
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
 from tests.toy_families import FORMS, model_of
 

@@ -11,7 +11,7 @@ from shear_lit.data.tokens.tokenizer import load_tokenizer, tokenizer_of
 from shear_lit.disk.names import split_revision
 from shear_lit.models.huggingface import SourceError, read_config, source_fingerprint
 from shear_lit.models.source_files import pinned
-from shear_lit.pruning.scores import read_scores
+from shear_lit.ranking.scores import read_scores
 from shear_lit.theory.shape import TargetShape
 from tests import tiny
 from tests.hub import FIRST, NAME, SECOND, publish

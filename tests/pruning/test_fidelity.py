@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from shear_lit.pruning.gates import Gates, Multipliers, keyed_uniform
+from shear_lit.pruning.gates import Gates, Multipliers
 from shear_lit.theory import constraint, hard_concrete
 from shear_lit.theory.mixture import MixtureRule, update_weights
+from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis, ModelShape
 
 GAMMA, ZETA, BETA, LIMIT = -0.1, 1.1, 2 / 3, math.log(100)

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from shear_lit.pruning.gates import Gates, Multipliers, deterministic_gates, keyed_uniform
+from shear_lit.pruning.gates import Gates, Multipliers, deterministic_gates
 from shear_lit.theory import hard_concrete
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
+from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis, ModelShape
 
 SOURCE = ModelShape(layers=4, hidden=48, query_heads=12, kv_heads=4, intermediate=40)

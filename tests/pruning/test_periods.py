@@ -9,7 +9,7 @@ from shear_lit.models.config_file import config_entries
 from shear_lit.models.registry import family_of, keeps_period
 from shear_lit.pruning.gates import ExactSize, deterministic_gates
 from shear_lit.pruning.periods import blocks_in_period, check_period
-from shear_lit.pruning.scores import ranked_gates
+from shear_lit.pruning.starts import ranked_gates
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
 from tests.toy_families import FORMS, carved_of, model_of
 

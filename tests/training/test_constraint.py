@@ -10,8 +10,8 @@ import yaml
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
 from shear_lit.pruning.gates import deterministic_gates
-from shear_lit.pruning.importance import ordered_log_alpha
-from shear_lit.pruning.scores import ranked_gates, read_scores
+from shear_lit.pruning.starts import ordered_log_alpha, ranked_gates
+from shear_lit.ranking.scores import read_scores
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import read_checkpoint
 from shear_lit.training.run_checkpoints import latest_checkpoint

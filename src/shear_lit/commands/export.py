@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Literal
 
 from shear_lit.commands.failures import UsageError
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
-from shear_lit.models.choices import PresetName, WrittenAs
+from shear_lit.models.choices import REPAIR_TOKENS, Device, PresetName, RepairParts, WrittenAs
 from shear_lit.models.directories import check_new_directory
-from shear_lit.ranges import OpenFraction, PositiveNumber
+from shear_lit.ranges import Count, OpenFraction, PositiveNumber
 from shear_lit.theory.shape import TargetShape
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ def export(
     source: str | None = None,
     write_as: WrittenAs = "source",
     keep_layer_period: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
+    repair: str | None = None,
+    repair_tokens: Count = REPAIR_TOKENS,
+    repair_split: Literal["prune", "pretrain"] = "prune",
+    repair_parts: RepairParts = "readers",
+    device: Device = "auto",
+    cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
+    remote: RemoteSettings = REMOTE,
 ) -> "ExportResult":
     """Cut a model at exactly a target and write it as a Hugging Face directory, verified.
 
@@ -48,6 +56,16 @@ def export(
             computes the same and takes any hidden size.
         keep_layer_period: Keep blocks whose kinds alternate as the family's do, with `gates`: some programs take that
             for granted (gemma2, gemma3, smollm3).
+        repair: Directory that `shear-lit prepare` wrote, or its address: the cut is refitted on its text in closed
+            form, block after block, towards the source. Of a checkpoint it pulls what training has learned back
+            towards the source.
+        repair_tokens: Tokens to repair on: whole sequences, as many of each domain.
+        repair_split: Documents to repair on; never those that a run validates on.
+        repair_parts: What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well;
+            `norms`, the last norm before a tied head, too.
+        device: Where the repair computes, a block at a time; `auto`: a CUDA device if there is one, otherwise the CPU.
+        cross_document_attention: Whether a token may attend to earlier documents in the repair.
+        remote: How data in remote storage is read.
     """
     if not output:
         raise UsageError("output is missing: say where to write the model. Use --output DIRECTORY.")
@@ -64,10 +82,31 @@ def export(
     from shear_lit.commands import exporting
     from shear_lit.models.targets import TargetRequest
 
+    request = None
+    if repair is not None:
+        from shear_lit.commands.repairing import RepairRequest
+
+        request = RepairRequest(
+            data=repair,
+            tokens=repair_tokens,
+            split=repair_split,
+            parts=repair_parts,
+            device=device,
+            cross_document_attention=cross_document_attention,
+            remote=remote,
+        )
+    else:
+        _refuse_options_of_repair(
+            repair_tokens=repair_tokens != REPAIR_TOKENS,
+            repair_split=repair_split != "prune",
+            repair_parts=repair_parts != "readers",
+            device=device != "auto",
+            cross_document_attention=not cross_document_attention,
+        )
     if checkpoint is not None:
-        return exporting.from_checkpoint(checkpoint, directory, dtype=dtype, source=source)
+        return exporting.from_checkpoint(checkpoint, directory, dtype=dtype, source=source, repair=request)
     assert gates is not None
-    request = TargetRequest(
+    wanted = TargetRequest(
         shape=target,
         parameters=target_parameters,
         flops_fraction=target_flops_fraction,
@@ -76,12 +115,22 @@ def export(
     return exporting.from_gates(
         gates,
         directory,
-        request=request,
+        request=wanted,
         dtype=dtype,
         source=source,
         write_as=write_as,
         keep_layer_period=keep_layer_period,
+        repair=request,
     )
+
+
+def _refuse_options_of_repair(**given: bool) -> None:
+    """Refuse what says how a cut is repaired, where none is."""
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"{name} has no effect without repair: it says how a cut is repaired. Remove it, or add --repair DATA."
+            )
 
 
 def _refuse_options_of_gates(

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shear_lit.commands.failures import UsageError
+from shear_lit.commands.repairing import PAGE as REPAIR_PAGE
+from shear_lit.commands.repairing import Repair, RepairRequest, open_repair
 from shear_lit.disk.names import expanded
 from shear_lit.evaluation.tokenizer import keep_tokenizer
 from shear_lit.models import clients
@@ -35,11 +38,13 @@ from shear_lit.models.verification import GATED_TOLERANCE
 from shear_lit.models.writing import write_model
 from shear_lit.pruning.artefact import GATES, KEPT, gates_file, kept_file, ranked_gates_file
 from shear_lit.pruning.expectation import ExpectedUnits, expected_units
-from shear_lit.pruning.gates import deterministic_gates
+from shear_lit.pruning.gates import GateValues, deterministic_gates
 from shear_lit.pruning.periods import blocks_in_period, check_period
-from shear_lit.pruning.scores import CRITERIA, LEARNED, Origin, Scores, ranked_gates, read_scores
+from shear_lit.pruning.starts import ranked_gates
 from shear_lit.pruning.verified_cut import verified_cut
-from shear_lit.reporting.model_card import ModelFacts, Selection, model_card
+from shear_lit.ranking.criteria import meaning
+from shear_lit.ranking.scores import LEARNED, Origin, Scores, read_scores
+from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, recipe_file, recipes
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import (
@@ -91,11 +96,23 @@ class ExportResult:
 
 
 def from_checkpoint(
-    checkpoint: str, directory: Path, *, dtype: str = "source", source: str | None = None
+    checkpoint: str,
+    directory: Path,
+    *,
+    dtype: str = "source",
+    source: str | None = None,
+    repair: RepairRequest | None = None,
 ) -> ExportResult:
     """Cut the model of a checkpoint at its run's target and write it; ``export`` says what the arguments are."""
     opened = open_checkpoint(expanded(checkpoint))
-    return _write(directory, opened.facts, opened=opened, scores=None, dtype=dtype, source=source)
+    if repair is not None and opened.facts.target is None:
+        raise UsageError(
+            "repair has no effect: the checkpoint is of a run without gates, and nothing of its model is cut. "
+            "Remove it."
+        )
+    return _write(
+        directory, opened.facts, opened=opened, scores=None, dtype=dtype, source=source, repair=repair
+    )
 
 
 def from_gates(
@@ -107,6 +124,7 @@ def from_gates(
     source: str | None = None,
     write_as: WrittenAs = "source",
     keep_layer_period: bool = False,
+    repair: RepairRequest | None = None,
 ) -> ExportResult:
     """Cut the source that gates are of, untrained, and write it; ``export`` says what the arguments are."""
     scores = read_scores(gates)
@@ -115,7 +133,7 @@ def from_gates(
         assert facts.target is not None
         check_period(config_of(facts.config), facts.target, key="keep_layer_period")
         facts = replace(facts, keep_layer_period=True)
-    return _write(directory, facts, opened=None, scores=scores, dtype=dtype, source=source)
+    return _write(directory, facts, opened=None, scores=scores, dtype=dtype, source=source, repair=repair)
 
 
 def _ranked_facts(
@@ -154,6 +172,7 @@ def _write(
     scores: Scores | None,
     dtype: str,
     source: str | None,
+    repair: RepairRequest | None,
 ) -> ExportResult:
     """Cut and write; nothing of weights is read before all else is known to fit."""
     config = config_of(facts.config)
@@ -166,12 +185,13 @@ def _write(
     likely = clients.Written(config=config, shape=shape, period_kept=_keeps_period(config, facts, scores))
     if (said := clients.warning(likely)) is not None:
         _log.info(said)
+    repairs = None if repair is None else open_repair(repair, origin, config, shape)
     if scores is None:
         assert opened is not None
-        cut = _cut(opened.read())
+        cut = _cut(opened.read(), origin, repairs)
     else:
         warnings += kernel_warnings(shape)  # a run has said so at its start
-        cut = _ranked_cut(facts, scores)
+        cut = _ranked_cut(facts, scores, repairs)
     written = clients.Written(config=config, shape=shape, period_kept=keeps_period(cut.config))
     who_reads = clients.warning(written)
     card = _card(directory.name, facts, precision, cut, origin)
@@ -229,10 +249,18 @@ class _Cut:
     selection: Selection | None = None
     expected: tuple[ExpectedUnits, ...] = ()
     files: Mapping[str, str | bytes] = field(default_factory=dict)
+    repair: RepairFacts | None = None
+
+    def repaired(self, repair: Repair, source: Any, values: GateValues) -> "_Cut":
+        """The same, refitted towards ``source``."""
+        tensors, facts, page = repair.of(self.tensors, self.config, source, values)
+        return replace(self, tensors=tensors, repair=facts, files={**self.files, REPAIR_PAGE: page})
 
 
-def _cut(contents: ModelCheckpointContents) -> _Cut:
+def _cut(contents: ModelCheckpointContents, origin: str, repair: Repair | None) -> _Cut:
     """Cut at exactly the target and see that the logits stay; without gates all of the model is left.
+
+    A repair is towards the run's source, which is read from ``origin``.
 
     Raises:
         VerificationError: gated and carved logits differ by more than the tolerance.
@@ -247,26 +275,29 @@ def _cut(contents: ModelCheckpointContents) -> _Cut:
         blocks = blocks_in_period(contents.log_alpha[Axis.LAYERS], config, target)
     values = deterministic_gates(contents.log_alpha, target, facts.exact, blocks=blocks)
     cut = verified_cut(contents.tensors, config, values)
-    origin = Origin(
+    learned = Origin(
         source=facts.source,
         source_fingerprint=facts.source_fingerprint,
         source_shape=family.shape,
         criterion=LEARNED,
     )
-    return _Cut(
+    found = _Cut(
         config=cut.config,
         tensors=cut.tensors,
         difference=cut.difference,
-        selection=Selection(criterion=LEARNED, meaning=CRITERIA.get(facts.ordered_by or "", "")),
+        selection=Selection(criterion=LEARNED, meaning=meaning(facts.ordered_by or "")),
         expected=tuple(expected_units(contents.log_alpha, target, facts.exact)),
         files={
-            GATES: gates_file(contents.log_alpha, origin, exact=facts.exact, values=values),
-            KEPT: kept_file(values, origin, contents.log_alpha, facts.exact),
+            GATES: gates_file(contents.log_alpha, learned, exact=facts.exact, values=values),
+            KEPT: kept_file(values, learned, contents.log_alpha, facts.exact),
         },
     )
+    if repair is None:
+        return found
+    return found.repaired(repair, read_model(origin, dtype=torch.float32), values)
 
 
-def _ranked_cut(facts: CheckpointFacts, scores: Scores) -> _Cut:
+def _ranked_cut(facts: CheckpointFacts, scores: Scores, repair: Repair | None) -> _Cut:
     """Cut the source at the units with the highest scores.
 
     Raises:
@@ -282,7 +313,7 @@ def _ranked_cut(facts: CheckpointFacts, scores: Scores) -> _Cut:
         blocks=_ranked_blocks(facts, scores),
     )
     cut = verified_cut(dict(model.named_parameters()), config, values)
-    return _Cut(
+    found = _Cut(
         config=cut.config,
         tensors=cut.tensors,
         difference=cut.difference,
@@ -292,6 +323,7 @@ def _ranked_cut(facts: CheckpointFacts, scores: Scores) -> _Cut:
             KEPT: kept_file(values, scores.origin),
         },
     )
+    return found if repair is None else found.repaired(repair, model, values)
 
 
 def selection_of(origin: Origin) -> Selection:
@@ -299,9 +331,7 @@ def selection_of(origin: Origin) -> Selection:
     learned = origin.criterion == LEARNED
     return Selection(
         criterion="gates of a run" if learned else origin.criterion,
-        meaning="the gates that a run learned"
-        if learned
-        else CRITERIA.get(origin.criterion, origin.criterion),
+        meaning="the gates that a run learned" if learned else meaning(origin.criterion),
         data_fingerprint=origin.data_fingerprint,
         sequences=origin.sequences,
         tokens=origin.tokens,
@@ -333,6 +363,7 @@ def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str)
         parameters=parameter_count(config, shape),
         dtype=dtype,
         selection=cut.selection,
+        repair=cut.repair,
         earlier=earlier,
         step=facts.step,
         tokens=facts.tokens,

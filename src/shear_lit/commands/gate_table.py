@@ -7,7 +7,8 @@ from pathlib import Path
 from shear_lit.disk.names import expanded, is_elsewhere
 from shear_lit.pruning.artefact import gates_in, read_kept
 from shear_lit.pruning.carve import KeptUnits, kept_units
-from shear_lit.pruning.scores import Scores, ScoresError, ranked_gates, read_scores
+from shear_lit.pruning.starts import ranked_gates
+from shear_lit.ranking.scores import Scores, ScoresError, read_scores
 from shear_lit.theory.shape import Axis, ModelShape, TargetShape, shrinking_axes
 
 

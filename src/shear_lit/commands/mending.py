@@ -17,7 +17,7 @@ from shear_lit.models.huggingface import SourceError, read_config, read_model, t
 from shear_lit.models.mending import check_is_model, mend_config, mend_names, mend_tokenizer
 from shear_lit.models.verification import check_same_model
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE, gates_in
-from shear_lit.pruning.scores import LEARNED, ScoresError, read_scores
+from shear_lit.ranking.scores import LEARNED, ScoresError, read_scores
 from shear_lit.reporting.model_card import Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
 

@@ -1,34 +1,25 @@
 """Units of a model in the order of their importance, without training."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
+from shear_lit.commands.failures import UsageError
 from shear_lit.commands.measuring import chosen_device
-from shear_lit.data.prepared.manifest import Manifest
-from shear_lit.data.serving.batch import IGNORED, model_inputs
-from shear_lit.data.serving.loader import ValidationLoader
-from shear_lit.data.serving.remote import RemoteSettings, read_prepared
-from shear_lit.data.serving.store import SequenceStore
-from shear_lit.data.tokens.tokenizer import check_made_by
+from shear_lit.data.serving.remote import RemoteSettings
 from shear_lit.disk.writing import write_file
-from shear_lit.models.choices import Criterion, Device
-from shear_lit.models.family import Family
+from shear_lit.evaluation.calibration import CalibrationText, open_calibration_text
+from shear_lit.models.choices import Device, Precision
 from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of
 from shear_lit.models.source_files import pinned
-from shear_lit.models.text_check import check_text
-from shear_lit.pruning.activations import watch_activations
 from shear_lit.pruning.attach import attach
-from shear_lit.pruning.gates import keyed_uniform
-from shear_lit.pruning.importance import Importance, gate_gradients
-from shear_lit.pruning.magnitude import weight_magnitude
-from shear_lit.pruning.scores import Origin, scores_file
-from shear_lit.theory.shape import Axis
+from shear_lit.ranking.criteria import WITHOUT_TEXT, Criteria, criteria_by_axis, named
+from shear_lit.ranking.measuring import measure
+from shear_lit.ranking.scores import Origin, scores_file
+from shear_lit.reporting.ranking_page import ranking_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +28,8 @@ class Ranking:
 
     output: str
     """The file."""
+    page: str
+    """The page beside it."""
     source: str
     """The model."""
     criterion: str
@@ -51,122 +44,74 @@ class Ranking:
         return (
             f"units of {self.source} ordered by {self.criterion} ({', '.join(self.axes)}){measured}\n"
             f"written to {self.output}: cut with `shear-lit export --gates`, or start a run from it with "
-            f"model.pruning.initial_scores"
+            f"model.pruning.initial_scores\nshown in {self.page}"
         )
 
 
 def rank_units(
     source: str,
     file: Path,
-    criterion: Criterion,
+    criterion: Criteria,
     *,
     data: str | None,
     split: Literal["prune", "pretrain"],
     sequences_per_domain: int,
-    micro_batch: int,
+    sample: int,
+    dtype: Precision,
     device: Device,
     seed: int,
     cross_document_attention: bool,
     remote: RemoteSettings,
 ) -> Ranking:
     """Order the units of a model and write the scores; ``rank`` says what the arguments are."""
+    criteria = criteria_by_axis(criterion)
+    if (data is None) != (set(criteria.values()) <= set(WITHOUT_TEXT)):
+        name = named(criteria, criterion)
+        raise UsageError(
+            f"data={data!r}: criterion={name} is measured on text. Name a directory of `shear-lit prepare`."
+            if data is None
+            else f"data={data!r} has no effect: criterion={name} needs no text. Remove it."
+        )
     where, source = chosen_device(device), pinned(source)
     config = read_config(source)
     family = family_of(config)
-    batches = None
+    text: CalibrationText | tuple[()] = ()
+    fingerprint = None
     if data is not None:
-        manifest = read_prepared(data, remote)
-        check_text(
-            config,
-            model=source,
-            text=data,
-            vocabulary=manifest.tokenizer.vocabulary,
-            sequence_length=manifest.sequence_length,
+        text, manifest = open_calibration_text(
+            data,
+            source,
+            split=split,
+            sequences_per_domain=sequences_per_domain,
+            sample=sample,
+            device=where,
+            cross_document_attention=cross_document_attention,
+            remote=remote,
         )
-        check_made_by(manifest, source)
-        loader = ValidationLoader(
-            SequenceStore(data, split, manifest, remote),
-            sequences=sequences_per_domain,
-            micro_batch=micro_batch,
-            documents_apart=not cross_document_attention,
-        )
-        batches = _Batches(loader, manifest)
-    importance = _measured(source, family, criterion, batches, where, seed)
+        fingerprint = manifest.fingerprint
+    model = read_model(source, dtype=getattr(torch, dtype))
+    model.to(where)  # type: ignore[arg-type]
+    model.requires_grad_(requires_grad=False)  # the gates' gradients are all that is asked for
+    attached = attach(model, family)
+    found = measure(model, family, text, criteria, set_gates=attached.set, device=where, seed=seed)
+    attached.detach()
     origin = Origin(
         source=source,
         source_fingerprint=source_fingerprint(source),
         source_shape=family.shape,
-        criterion=criterion,
-        data_fingerprint=None if batches is None else batches.manifest.fingerprint,
-        sequences=None if batches is None else batches.count,
-        tokens=None if batches is None else batches.tokens,
+        criterion=named(criteria, criterion),
+        data_fingerprint=fingerprint,
+        sequences=text.sequences if isinstance(text, CalibrationText) else None,
+        tokens=text.tokens if isinstance(text, CalibrationText) else None,
     )
-    write_file(file, scores_file(importance, origin))
+    page = file.with_suffix(".html")
+    write_file(file, scores_file(found.importance, origin))
+    write_file(page, ranking_page(found, criteria, origin))
     return Ranking(
         output=str(file),
+        page=str(page),
         source=source,
-        criterion=criterion,
-        sequences=0 if batches is None else batches.count,
-        axes=tuple(axis.value for axis in importance),
+        criterion=origin.criterion,
+        sequences=origin.sequences or 0,
+        axes=tuple(axis.value for axis in found.importance),
     )
-
-
-class _Batches:
-    """The inputs of a sample of every domain, and how many sequences and tokens of text there were."""
-
-    def __init__(self, loader: ValidationLoader, manifest: Manifest) -> None:
-        self.manifest, self.count, self.tokens = manifest, 0, 0
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for batch in self._loader:
-            # What only fills a batch up is no text of its own.
-            real = batch["domain"] >= 0
-            inputs = {name: part[real] for name, part in model_inputs(batch).items()}
-            if not (inputs["labels"][:, 1:] != IGNORED).any():
-                continue  # nothing is predicted: there is no loss, and nothing of which a mean could be taken
-            self.count += len(inputs["labels"])
-            self.tokens += inputs["labels"].numel()
-            if "loss_mask" in batch:
-                inputs["loss_mask"] = batch["loss_mask"][real]
-                self.tokens -= int((~inputs["loss_mask"]).sum())
-            yield inputs
-
-
-def _measured(
-    source: str,
-    family: Family,
-    criterion: Criterion,
-    batches: _Batches | None,
-    device: torch.device,
-    seed: int,
-) -> Importance:
-    axes = tuple(Axis)
-    if criterion == "random":
-        return keyed_uniform(family.shape, axes, key=(seed, 0, 0))
-    model = read_model(source, dtype=torch.float32)
-    if batches is None:
-        return weight_magnitude(dict(model.named_parameters()), family)
-    model.to(device)  # type: ignore[arg-type]
-    model.requires_grad_(requires_grad=False)  # the gates' gradients are all that is asked for
-    on_device = ({name: part.to(device) for name, part in inputs.items()} for inputs in batches)
-    if criterion in ("activation", "depth"):
-        sums = watch_activations(model, family, on_device)
-        return sums.importance() if criterion == "activation" else sums.depth_importance()
-    attached = attach(model, family)
-    found, count = gate_gradients(
-        attached,
-        lambda inputs: (
-            model(
-                **{name: part for name, part in inputs.items() if name != "loss_mask"}, use_cache=False
-            ).loss
-        ),
-        on_device,
-        source=family.shape,
-        axes=axes,
-        device=device,
-    )
-    attached.detach()
-    if criterion == "taylor":
-        return {axis: (sums.signed / count).abs().cpu() for axis, sums in found.items()}
-    return {axis: (sums.squared / count).cpu() for axis, sums in found.items()}

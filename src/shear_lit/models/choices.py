@@ -20,5 +20,27 @@ WrittenAs = Literal["source", "mistral"]
 PresetName = Literal["sheared-llama-2.7b", "sheared-llama-1.3b", "sheared-llama-370m"]
 """Names of published shapes."""
 
-Criterion = Literal["fisher", "taylor", "activation", "weight", "depth", "random"]
+AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"]
+"""What of a model can lose units."""
+
+RepairParts = Literal["writers", "readers", "norms"]
+"""What of a cut is refitted: writers alone, readers as well, or the last norm before a tied head, too."""
+
+REPAIR_TOKENS = 65_536
+"""Tokens that a cut is repaired on, where nothing is said (docs/repair.md)."""
+
+Criterion = Literal[
+    "default",
+    "fisher",
+    "taylor",
+    "activation",
+    "weight",
+    "random",
+    "block_influence",
+    "depth",
+    "loss",
+    "loss_window",
+    "peak_to_peak",
+    "reconstruction",
+]
 """What orders the units of a model."""

@@ -108,6 +108,8 @@ class Family:
     """The config entries that give the model another shape."""
     untouched: tuple[str, ...] = ()
     """Tensors that no axis cuts, such as a norm within each head."""
+    parallel: bool = False
+    """Whether attention and the feed-forward layer of a block read the same stream."""
     embedding_scale: Callable[[int], float] | None = None
     """The constant that the model multiplies the embedding by, where it depends on the hidden size."""
     per_layer: tuple[str, ...] = ()

@@ -53,6 +53,7 @@ def gpt_neox(config: PretrainedConfig) -> Family:
             "gpt_neox", head_size, shape, why="has heads that are together as wide as the residual stream"
         ),
         resized=_resized,
+        parallel=config.use_parallel_residual,
         rotary=base_and_fraction,
         stored_names={"lm_head.weight": "embed_out.weight"},
     )

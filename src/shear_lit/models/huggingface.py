@@ -146,6 +146,19 @@ def read_model(
     return cast(PreTrainedModel, model)
 
 
+def run_blocks_again(model: nn.Module, *, on: bool = True) -> None:
+    """Let each block's forward run again during backward, which saves its activations, or no longer."""
+    stock = cast(Any, model)
+    if hasattr(stock, "activation_checkpointing_enable"):  # its newer name
+        turn_on, turn_off = stock.activation_checkpointing_enable, stock.activation_checkpointing_disable
+    else:
+        turn_on, turn_off = stock.gradient_checkpointing_enable, stock.gradient_checkpointing_disable
+    if on:
+        turn_on({"use_reentrant": False})
+    else:
+        turn_off()
+
+
 @contextmanager
 def without_flash_attention(model: nn.Module) -> Iterator[None]:
     """Let a model compute in float32 within the block: flash attention, which cannot, gives way to sdpa."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shear_lit.pruning.carve import KeptUnits, kept_units
 from shear_lit.pruning.gates import ExactSize, GateValues, keep_probabilities
-from shear_lit.pruning.scores import (
+from shear_lit.ranking.scores import (
     Origin,
     Scores,
     ScoresError,

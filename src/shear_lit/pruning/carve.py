@@ -97,6 +97,17 @@ def carve(
     return carved
 
 
+def kept_entries(family: Family, kept: KeptUnits, tensor: str, *, dim: int) -> Int[Tensor, "entries"]:
+    """The indices of the source's ``tensor`` along ``dim`` that are kept, in the order of the carved one."""
+    _, block = family.pattern(tensor)
+    return torch.cat([_entries(cut, kept, block) for cut in family.cuts_of(tensor) if cut.dim == dim])
+
+
+def _entries(cut: Cut, kept: KeptUnits, block: int | None) -> Int[Tensor, "entries"]:
+    units = kept.along(cut.axis, block)
+    return (cut.offset + units[:, None] * cut.entries + torch.arange(cut.entries)).flatten()
+
+
 def _scale_ratio(family: Family, hidden: int, built_in: torch.dtype) -> float:
     """The constant that multiplies the source's embedding over the one that will multiply the carved model's."""
     if family.embedding_scale is None or hidden == family.shape.hidden:
@@ -130,7 +141,7 @@ class _Carver:
         self, tensor: Tensor, dim: int, pieces: list[Cut], block: int | None, norm: Norm | None
     ) -> Tensor:
         # Select before multiplying: less work, and dropped units need no value.
-        tensor = tensor.index_select(dim, torch.cat([self._entries(cut, block) for cut in pieces]))
+        tensor = tensor.index_select(dim, torch.cat([_entries(cut, self.kept, block) for cut in pieces]))
         factors = [self._factor(cut, block) for cut in pieces]
         present = [factor for factor in factors if factor is not None]
         if not present:
@@ -145,10 +156,6 @@ class _Carver:
         if norm is not None and norm.kind is NormKind.ONE_PLUS_RMS:
             return tensor.add_(factor - 1)
         return tensor
-
-    def _entries(self, cut: Cut, block: int | None) -> Int[Tensor, "entries"]:
-        units = self.kept.along(cut.axis, block)
-        return (cut.offset + units[:, None] * cut.entries + torch.arange(cut.entries)).flatten()
 
     def _factor(self, cut: Cut, block: int | None) -> Float[Tensor, "entries"] | None:
         """What multiplies the kept entries of one piece."""

@@ -209,29 +209,3 @@ class Multipliers(nn.Module):
             for index, axis in enumerate(self.axes)
         ]
         return SizePenalty(torch.stack(penalties).sum(), torch.stack([self.first, self.second]))
-
-
-def keyed_uniform(source: ModelShape, axes: tuple[Axis, ...], *, key: tuple[int, int, int]) -> GateValues:
-    """Noise for one draw of the gates, in (0, 1), on the CPU; a pure function of ``key``.
-
-    ``key`` is (seed, optimizer step, micro-batch within the global batch): the same noise meets the same
-    micro-batch however the batch is spread over ranks and accumulation, and after any resume.
-    """
-    generator = torch.Generator().manual_seed(_mixed(key))
-    smallest = 1e-6
-    return {
-        axis: torch.empty(source.gate_shape(axis)).uniform_(smallest, 1 - smallest, generator=generator)
-        for axis in axes
-    }
-
-
-def _mixed(key: tuple[int, ...]) -> int:
-    """One 64-bit number for a key, by the finaliser of splitmix64 after each part."""
-    mask = (1 << 64) - 1
-    state = 0
-    for part in key:
-        state = (state + part + 0x9E3779B97F4A7C15) & mask
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-        state ^= state >> 31
-    return state

@@ -6,7 +6,7 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
-from shear_lit.models.choices import PresetName, WrittenAs
+from shear_lit.models.choices import AxisName, Criterion, PresetName, WrittenAs
 from shear_lit.models.family import Family
 from shear_lit.models.targets import TargetRequest
 from shear_lit.ranges import (
@@ -20,8 +20,6 @@ from shear_lit.ranges import (
 )
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape, shrinking_axes
-
-AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +94,10 @@ class Pruning:
     revise (deviation D4). With ``constraint: exact`` gates always start in order, and this is the distance between
     the last unit that the target keeps and the first that it does not."""
     initial_scores: str | None = None
-    """File of `shear-lit rank` that orders the gates; null measures squared gradients on a little training text."""
-    calibration_sequences: Count = 8
+    """File of `shear-lit rank` that orders the gates; null measures ``ranking`` on a little training text."""
+    ranking: Criterion | dict[AxisName, Criterion] = "default"
+    """What orders the gates where they start in an order and no file gives it: as ``criterion`` of `shear-lit rank`."""
+    calibration_sequences: Count = 16
     """Training sequences of each domain on which importance is measured, where gates start in its order."""
     second_multiplier_start: NumberFrom0 = 0.0
     """Where the multipliers of the squared excess start. 0 is the paper's; a few hundred keeps the sizes on their
@@ -222,6 +222,7 @@ class Pruning:
             "second_multiplier_start": exact and self.second_multiplier_start != 0,
             "initial_log_alpha": self.ranked and self.initial_log_alpha != LOG_ALPHA_LIMIT,
             "initial_scores": not self.ranked and self.initial_scores is not None,
+            "ranking": self.ranking != "default" and (not self.ranked or self.initial_scores is not None),
         }
         for name, without_effect in idle.items():
             if without_effect:
@@ -235,5 +236,7 @@ _NEEDS = {
     "exact": "it belongs to constraint=exact.",
     "second_multiplier_start": "there are no multipliers.",
     "initial_log_alpha": "gates start in the order of importance, not all at one place.",
+    "ranking": "gates start in an order where initial_gap is more than 0, or with constraint=exact, and initial_scores "
+    "would give it.",
     "initial_scores": "they order the gates where initial_gap is more than 0, or with constraint=exact.",
 }

@@ -31,6 +31,31 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepairFacts:
+    """The repair of a cut."""
+
+    tokens: int
+    """Tokens that it was fitted to, or judged by."""
+    sequences: int
+    """Sequences that they are of."""
+    data_fingerprint: str
+    """Fingerprint of the prepared data."""
+    parts: str
+    """What was to be refitted."""
+    weights: int
+    """Weights that were tried."""
+    refitted: int
+    """Those that came closer to the source on text held out; the others stayed."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.refitted} of {self.weights} weights were refitted in closed form towards the source "
+            f"({self.parts}), on {self.tokens:,} tokens ({self.sequences:,} sequences) of prepared data with the "
+            f"fingerprint `{self.data_fingerprint[:16]}`."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """What a model card says."""
 
@@ -58,6 +83,8 @@ class ModelFacts:
     """What the weights are stored in."""
     selection: Selection | None
     """How its units were chosen; None where nothing was cut from the source."""
+    repair: RepairFacts | None = None
+    """How the cut was repaired, if it was."""
     earlier: tuple[Mapping[str, Any], ...]
     """The ``recipe.json`` of the source, and of the source of that, as far as they have one."""
     step: int
@@ -142,6 +169,7 @@ def _recipe(facts: ModelFacts) -> str:
     lines = [
         f"- source: `{facts.source}`, fingerprint `{facts.source_fingerprint[:16]}`",
         *([f"- units: {_units(facts.selection, facts.step, facts.tokens)}"] if facts.selection else []),
+        *([f"- repair: {facts.repair} Weight by weight: `repair.md`"] if facts.repair else []),
         f"- {_training(facts)}",
         *(f"- before that, `{recipe.get('name')}`: {_earlier(recipe)}" for recipe in facts.earlier),
         f"- weights stored in {facts.dtype}",

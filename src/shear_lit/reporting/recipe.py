@@ -10,7 +10,7 @@ from shear_lit import __version__
 from shear_lit.disk.names import is_elsewhere
 from shear_lit.disk.reading import read_json
 from shear_lit.mistakes import Mistake
-from shear_lit.reporting.model_card import ModelFacts, Selection
+from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection
 from shear_lit.theory.shape import ModelShape
 
 RECIPE = "recipe.json"
@@ -76,7 +76,7 @@ def facts_of(
         KeyError, TypeError: it lacks others.
         ShapeError: a shape in it is none.
     """
-    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "gates"}
+    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "repair", "gates"}
     entries = {name: recipe[name] for name in stored}
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
     lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
@@ -84,6 +84,7 @@ def facts_of(
         **{**entries, **shapes, **lists},
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
+        repair=None if recipe.get("repair") is None else RepairFacts(**recipe["repair"]),
         gates=gates,
         clients=clients,
     )

@@ -16,7 +16,7 @@ from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.models.targets import kernel_warnings
 from shear_lit.models.text_check import check_text
 from shear_lit.pruning.periods import check_period
-from shear_lit.pruning.scores import read_scores
+from shear_lit.ranking.scores import read_scores
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.errors import RunError

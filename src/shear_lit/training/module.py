@@ -14,12 +14,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from shear_lit.data.serving.batch import IGNORED, DomainBatch, model_inputs, predicted_tokens
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.disk.names import split_revision
+from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
 from shear_lit.models.family import Family
 from shear_lit.models.huggingface import (
     read_config,
     read_model,
+    run_blocks_again,
     source_fingerprint,
     stored_dtype,
     without_flash_attention,
@@ -27,13 +29,17 @@ from shear_lit.models.huggingface import (
 from shear_lit.models.registry import family_of, written_config
 from shear_lit.models.source_files import REVISION, pinned
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, keyed_uniform
-from shear_lit.pruning.importance import Importance, gate_gradients, initial_log_alpha
-from shear_lit.pruning.scores import MEASURED, read_scores
+from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers
 from shear_lit.pruning.settings import Pruning
+from shear_lit.pruning.starts import initial_log_alpha
 from shear_lit.ranges import CountFrom0, as_plain_numbers
+from shear_lit.ranking.criteria import criteria_by_axis, named
+from shear_lit.ranking.importance import Importance
+from shear_lit.ranking.measuring import measure
+from shear_lit.ranking.scores import read_scores
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
+from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
 from shear_lit.training.errors import RunError
@@ -173,12 +179,16 @@ class ShearingModule(L.LightningModule):
             self.source_config.dtype = getattr(torch, stored_dtype(self.source))
         if self.pruning is not None and self.pruning.ranked:
             scores = self.pruning.initial_scores
-            self._ordered_by = MEASURED if scores is None else read_scores(scores).origin.criterion
+            self._ordered_by = (
+                named(self._criteria(self.pruning), self.pruning.ranking)
+                if scores is None
+                else read_scores(scores).origin.criterion
+            )
         model = read_model(self.source, dtype=torch.float32, attention=self.attention)
         # Lightning keeps the mode a model comes in, and transformers reads models for evaluation.
         model.train()
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            run_blocks_again(model)
         self.model = model
         if self.pruning is not None:
             self.gates = Gates(self.family.shape, self.axes, initial_log_alpha=self.pruning.initial_log_alpha)
@@ -201,30 +211,42 @@ class ShearingModule(L.LightningModule):
         """Start the gates by the importance of their units: that of a file, or measured on training text."""
         assert self.gates is not None
         if pruning.initial_scores is None:
-            importance = self._measured_importance(pruning.calibration_sequences)
+            importance = self._measured_importance(pruning)
         else:
             importance = read_scores(pruning.initial_scores).importance
         self.gates.start_from(initial_log_alpha(importance, pruning))
 
-    def _measured_importance(self, sequences: int) -> Importance:
-        """Squared gradients of all gates, open, the same on every rank.
+    def _measured_importance(self, pruning: Pruning) -> Importance:
+        """The importance of all units, all gates open, the same on every rank.
 
-        They are those of float32 whatever ``trainer.precision`` says; under FSDP2 with bf16-mixed, where weights are
-        gathered in bfloat16 for all passes, those of bfloat16, which differ from them by rounding.
+        It is that of float32 whatever ``trainer.precision`` says; under FSDP2 with bf16-mixed, where weights are
+        gathered in bfloat16 for all passes, that of bfloat16, which differs from it by rounding.
         """
         assert self.attached is not None and self.model is not None
-        with without_flash_attention(self.model):
-            sums, count = gate_gradients(
-                self.attached,
-                lambda batch: self._loss(model_inputs(self.transfer_batch_to_device(batch, self.device, 0))),
-                self.data.calibration_batches(sequences),
-                source=self.family.shape,
-                axes=self.axes,
+        text = CalibrationText(self.data.calibration_sequences(pruning.calibration_sequences), self.device)
+        with without_flash_attention(self.model), torch.autocast(self.device.type, enabled=False):
+            found = measure(
+                self.model,
+                self.family,
+                text,
+                self._criteria(pruning),
+                set_gates=self.attached.set,
                 device=self.device,
+                reduce=self._sum_over_ranks,
+                seed=self.seed,
             )
         self.zero_grad()
-        # Every rank has seen as many batches as the others, so that means are in proportion to sums.
-        return {axis: self.trainer.strategy.reduce(total.squared / count) for axis, total in sums.items()}
+        return found.importance
+
+    def _criteria(self, pruning: Pruning) -> dict[Axis, str]:
+        """What orders the units of each gated axis."""
+        criteria = criteria_by_axis(pruning.ranking, key="model.pruning.ranking")
+        return {axis: criteria[axis] for axis in self.axes}
+
+    def _sum_over_ranks(self, total: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return total
+        return cast(Tensor, self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")).cpu()
 
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""

@@ -26,7 +26,7 @@ from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.disk.names import split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.pruning.artefact import gates_file
-from shear_lit.pruning.scores import LEARNED, Origin
+from shear_lit.ranking.scores import LEARNED, Origin
 from shear_lit.theory.shape import Axis
 from shear_lit.training.module import ShearingModule
 

@@ -9,7 +9,8 @@ from shear_lit.models.huggingface import read_config, read_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.models.writing import write_model
 from shear_lit.pruning.carve import carve, kept_units
-from shear_lit.pruning.gates import GateValues, keyed_uniform
+from shear_lit.pruning.gates import GateValues
+from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import ModelShape, shrinking_axes
 
 KEPT = "kept.shear"

@@ -47,7 +47,7 @@ def keyed_permutation(key: int, length: int) -> Indices:
     return np.argsort(_outputs(key, length), kind="stable").astype(np.int64)
 
 
-def sample(name: str, chunk_sizes: Sequence[int], count: int) -> Indices:
+def sample(name: str, chunk_sizes: Sequence[int], count: int, number: int = 0) -> Indices:
     """``count`` sequences of a domain, in order: one of each of ``count`` equal parts of it; all if there are fewer.
 
     It depends on the name, the chunks and the count, not on the seed of a run: losses of two runs are comparable. The
@@ -57,8 +57,10 @@ def sample(name: str, chunk_sizes: Sequence[int], count: int) -> Indices:
     where these do not hold ``count`` sequences; the parts are then those of what they hold. Remote data is fetched
     by chunk: 128 sequences of 1,000 chunks would fetch 128 of them, 8 GB for half a million tokens. Of a long domain
     this sees 8 places instead of 128, which are spread as evenly, and each of which holds thousands of documents.
+    Samples of other numbers have others of each part.
     """
-    sizes, key = np.asarray(chunk_sizes, dtype=np.int64), folded_key("sample", name, count)
+    sizes = np.asarray(chunk_sizes, dtype=np.int64)
+    key = folded_key("sample", name, count, *([number] if number else []))
     chunks = np.empty(0, dtype=np.int64)
     wanted = WINDOW_CHUNKS
     while len(chunks) < len(sizes) and sizes[chunks].sum() < max(1, count):

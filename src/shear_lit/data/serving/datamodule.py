@@ -188,14 +188,14 @@ class DomainData(LightningDataModule):
         sizes = {"sequences": self.validation_sequences, "micro_batch": self.validation_micro_batch}
         return self._sampled("validation", rank=rank, world_size=world_size, **sizes)
 
-    def calibration_batches(self, sequences: int) -> ValidationLoader:
-        """A sample of the training sequences of each domain, dealt to the ranks, apart from the order of training.
+    def calibration_sequences(self, sequences: int) -> ValidationLoader:
+        """A sample of each domain's training sequences, dealt to the ranks one by one, apart from training's order.
 
-        All ranks get as many batches; where they do not divide, a sequence is repeated.
+        All ranks get as many; where they do not divide, one that counts nowhere fills up.
         """
         assert self.trainer is not None
         ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return self._sampled(self.split, sequences=sequences, micro_batch=self.micro_batch, **ranks)
+        return self._sampled(self.split, sequences=sequences, micro_batch=1, **ranks)
 
     def _sampled(self, split: str, **sizes: int) -> ValidationLoader:
         return ValidationLoader(self._store(split), documents_apart=self._apart, **sizes)

@@ -199,10 +199,12 @@ class ValidationLoader:
         rank: int = 0,
         world_size: int = 1,
         documents_apart: bool = False,
+        sample_number: int = 0,
     ) -> None:
         """Take at most ``sequences`` of each domain; all of it if a domain has fewer, none if it has none.
 
-        Where documents are apart, each batch says at which position of its document a token stands.
+        Samples of other numbers have other sequences, by lot. Where documents are apart, each batch says at which
+        position of its document a token stands.
 
         Raises:
             DataError: the numbers make no sense, there is no sequence, or it is not known where documents begin.
@@ -219,7 +221,7 @@ class ValidationLoader:
         self._keys: list[Key] = [
             (domain, number)
             for domain, (name, chunks) in enumerate(store.chunk_sizes.items())
-            for number in sample(name, chunks, sequences).tolist()
+            for number in sample(name, chunks, sequences, sample_number).tolist()
         ]
         if not self._keys:
             raise DataError(
@@ -227,6 +229,8 @@ class ValidationLoader:
                 "Prepare more text.",
                 key="data.directory",
             )
+        self.sequences = len(self._keys)
+        """Sequences of the sample, over all processes."""
         domain, sequence = self._keys[-1]
         missing = -len(self._keys) % (micro_batch * world_size)
         self._keys += [(PADDING_DOMAIN - domain, sequence)] * missing

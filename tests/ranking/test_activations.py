@@ -4,9 +4,18 @@ import pytest
 import torch
 
 from shear_lit.models.registry import family_of
-from shear_lit.pruning import activations
-from shear_lit.pruning.activations import nested_windows, watch_activations
+from shear_lit.ranking import activations
+from shear_lit.ranking.activations import (
+    by_activations,
+    by_block_influence,
+    by_depth,
+    by_peak_to_peak,
+    nested_windows,
+    watch_activations,
+)
+from shear_lit.ranking.magnitude import weight_ranges
 from shear_lit.theory.shape import Axis
+from tests.ranking.passages import passages, whole
 from tests.toy_models import SOME_VARIANTS, toy_config, toy_ids, toy_model
 
 pytestmark = pytest.mark.usefixtures("float64_norms")
@@ -33,24 +42,35 @@ def recorded(model, ids):
     return kept
 
 
+def importance(sums):
+    return {**by_activations(whole(sums)), **by_block_influence(whole(sums))}
+
+
 def check_importance(model):
     family, ids = family_of(model.config), toy_ids()
-    found, flow = watch_activations(model, family, [{"input_ids": ids}]).importance(), recorded(model, ids)
+    found = importance(watch_activations(model, family, passages([ids])))
+    flows = [recorded(model, row[None]) for row in ids]
     shape, head = family.shape, family.head_size
     for layer in range(shape.layers):
-        inside = flow[f"model.layers.{layer}.mlp.down_proj"][0].reshape(-1, shape.intermediate)
-        expected = torch.stack([unit.square().mean().sqrt() for unit in inside.T])
+        inside = [flow[f"model.layers.{layer}.mlp.down_proj"][0][0] for flow in flows]
+        expected = torch.stack([rows.square().mean(0).sqrt() for rows in inside]).mean(0)
         torch.testing.assert_close(found[Axis.INTERMEDIATE][layer].double(), expected, rtol=1e-5, atol=1e-7)
-        heads = flow[f"model.layers.{layer}.self_attn.o_proj"][0].reshape(-1, shape.query_heads, head)
-        norms = heads.square().sum(-1).mean(0).sqrt().view(shape.kv_heads, -1)
+        heads = [
+            flow[f"model.layers.{layer}.self_attn.o_proj"][0].reshape(-1, shape.query_heads, head)
+            for flow in flows
+        ]
+        norms = torch.stack([rows.square().sum(-1).mean(0).sqrt() for rows in heads]).mean(0)
+        norms = norms.view(shape.kv_heads, -1)
         torch.testing.assert_close(found[Axis.QUERY_HEADS][layer].double(), norms, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(found[Axis.KV_HEADS][layer].double(), norms.sum(-1), rtol=1e-5, atol=1e-7)
-        before, after = flow[f"model.layers.{layer}"]
-        angle = (before * after).sum(-1) / before.norm(dim=-1) / after.norm(dim=-1)
-        assert float(found[Axis.LAYERS][layer]) == pytest.approx(float((1 - angle).mean()), rel=1e-4)
-    norms = [output for name, (_, output) in flow.items() if name.endswith("norm")]
-    assert len(norms) == 2 * shape.layers + 1
-    hidden = sum(norm.abs().mean((0, 1)) for norm in norms)
+        turned = []
+        for before, after in (flow[f"model.layers.{layer}"] for flow in flows):
+            turned.append((before * after).sum(-1) / before.norm(dim=-1) / after.norm(dim=-1))
+        expected = float((1 - torch.stack(turned)).mean())
+        assert float(found[Axis.LAYERS][layer]) == pytest.approx(expected, rel=1e-4)
+    norms = [output for flow in flows for name, (_, output) in flow.items() if name.endswith("norm")]
+    assert len(norms) == len(ids) * (2 * shape.layers + 1)
+    hidden = sum(norm.abs().mean((0, 1)) for norm in norms) / len(ids)
     torch.testing.assert_close(found[Axis.HIDDEN].double(), hidden, rtol=1e-5, atol=1e-7)
 
 
@@ -75,18 +95,18 @@ def test_tokens_that_do_not_count_are_not_looked_at(model):
     )
     mask = torch.zeros_like(padded, dtype=torch.bool)
     mask[: len(ids), : ids.shape[1]] = True
-    alone = watch_activations(model, family, [{"input_ids": ids}])
-    found = watch_activations(model, family, [{"input_ids": padded, "loss_mask": mask}])
-    blind = watch_activations(model, family, [{"input_ids": padded}])
-    for axis, expected in alone.importance().items():
-        torch.testing.assert_close(found.importance()[axis], expected, rtol=1e-4, atol=1e-7)
-    assert torch.equal(found.depth_importance()[Axis.LAYERS], alone.depth_importance()[Axis.LAYERS])
-    torch.testing.assert_close(found._turned, alone._turned, rtol=1e-5, atol=1e-7)
-    assert not torch.allclose(blind.importance()[Axis.HIDDEN], alone.importance()[Axis.HIDDEN], rtol=1e-4)
+    alone = watch_activations(model, family, passages([ids]))
+    found = watch_activations(model, family, passages([padded], masks=mask))
+    blind = watch_activations(model, family, passages([padded]))
+    for axis, expected in importance(alone).items():
+        torch.testing.assert_close(importance(found)[axis], expected, rtol=1e-4, atol=1e-7)
+    for name, expected in whole(alone).items():
+        torch.testing.assert_close(whole(found)[name], expected, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(importance(blind)[Axis.HIDDEN], importance(alone)[Axis.HIDDEN], rtol=1e-4)
 
 
 def test_watching_ends_with_the_block(model):
-    watch_activations(model, family_of(model.config), [{"input_ids": toy_ids()}])
+    watch_activations(model, family_of(model.config), passages([toy_ids()]))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -95,12 +115,25 @@ def test_layer_that_changes_nothing_is_the_least_important_and_the_first_to_go(m
     for writer in (block.self_attn.o_proj, block.mlp.down_proj):
         for parameter in writer.parameters():
             parameter.data.zero_()
-    sums = watch_activations(
-        model, family_of(model.config), [{"input_ids": toy_ids(seed=seed)} for seed in range(3)]
+    sums = whole(
+        watch_activations(model, family_of(model.config), passages([toy_ids(seed=seed) for seed in range(3)]))
     )
-    for found in (sums.importance(), sums.depth_importance()):
+    for found in (by_block_influence(sums), by_depth(sums)):
+        assert found.keys() == {Axis.LAYERS}
         assert int(found[Axis.LAYERS].argmin()) == 2
-    assert sums.depth_importance().keys() == {Axis.LAYERS}
+
+
+def test_peak_to_peak_is_the_range_of_weights_times_the_size_of_what_flows(model):
+    family, ids = family_of(model.config), toy_ids()
+    sums = whole(watch_activations(model, family, passages([ids])))
+    found = by_peak_to_peak(weight_ranges(model.named_parameters(), family), sums)[Axis.INTERMEDIATE]
+    sizes = by_activations(sums)[Axis.INTERMEDIATE]
+    for layer, block in enumerate(model.model.layers):
+        mlp, expected = block.mlp, torch.zeros(family.shape.intermediate, dtype=torch.float64)
+        for rows in (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight.T):
+            ranges = torch.tensor([unit.max() - unit.min() for unit in rows.detach()], dtype=torch.float64)
+            expected += ranges / ranges.mean()
+        torch.testing.assert_close(found[layer].double(), expected * sizes[layer].double())
 
 
 def test_windows_grow_by_the_neighbour_that_turns_the_stream_less():

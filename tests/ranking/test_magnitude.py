@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from shear_lit.models.registry import family_of
-from shear_lit.pruning import magnitude
-from shear_lit.pruning.magnitude import weight_magnitude
+from shear_lit.ranking import magnitude
+from shear_lit.ranking.magnitude import weight_magnitude
 from shear_lit.theory.shape import Axis
 from tests.toy_models import SOME_VARIANTS, toy_config, toy_model
 
@@ -42,7 +42,7 @@ def check_all_axes(model):
         unit = tuple(size - 1 for size in shape)
         if shape[-1] == 1:
             continue
-        found = weight_magnitude(scaled_down(model, axis, unit), family)[axis]
+        found = weight_magnitude(scaled_down(model, axis, unit).items(), family)[axis]
         assert tuple(found.shape) == shape
         assert found[unit] < 0.01 * found.median(), axis
 
@@ -68,5 +68,5 @@ def test_hidden_magnitude_is_the_norm_over_everything_that_goes_with_it():
         for cut in family.cuts_of(name):
             if cut.axis is Axis.HIDDEN:
                 total += tensor.detach().select(cut.dim, 5).square().sum()
-    found = weight_magnitude(tensors, family)[Axis.HIDDEN]
+    found = weight_magnitude(tensors.items(), family)[Axis.HIDDEN]
     assert float(found[5]) == pytest.approx(float(total.sqrt()), rel=1e-6)

@@ -1,14 +1,20 @@
 """Importance by the gates' own gradients, and the start of the gates that follows from it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from shear_lit.models.huggingface import run_blocks_again
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.gates import Gates
-from shear_lit.pruning.importance import gate_gradients, ranked_log_alpha
+from shear_lit.pruning.starts import ranked_log_alpha
+from shear_lit.ranking.gradients import by_mean_gradients, by_squared_gradients, gate_gradients
+from shear_lit.ranking.measuring import measure
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT, deterministic
 from shear_lit.theory.shape import Axis, ModelShape
+from tests.ranking.passages import device, passages, whole
 from tests.toy_models import VOCABULARY, toy_config, toy_model
 
 AXES = tuple(Axis)
@@ -31,32 +37,36 @@ def loss_of(model, tokens):
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def importance_of(model, batches):
+def sums_of(model, batches, attached=None):
     family = family_of(model.config)
-    return gate_gradients(
-        attach(model, family),
-        lambda tokens: loss_of(model, tokens),
-        batches,
-        source=family.shape,
-        axes=AXES,
-        device=torch.device("cpu"),
-    )
+    gates = attached or attach(model, family)
+    try:
+        return whole(
+            gate_gradients(
+                lambda input_ids, labels, use_cache: SimpleNamespace(loss=loss_of(model, input_ids)),
+                gates.set,
+                passages(batches),
+                source=family.shape,
+                axes=AXES,
+                device=device(),
+            )
+        )
+    finally:
+        gates.detach()
+        model.zero_grad()
 
 
 def test_importance_is_the_mean_squared_gradient_of_each_gate(model, batches, float64_norms):
-    """By finite differences of the loss in one gate of every axis, all others open."""
-    sums, count = importance_of(model, batches)
-    model.zero_grad()
-    family = family_of(model.config)
-    for module in model.modules():
-        module.__dict__.pop("forward", None)
+    """By finite differences of the loss of each sequence in one gate of every axis, all others open."""
+    sums = sums_of(model, batches)
+    family, rows = family_of(model.config), [row[None] for tokens in batches for row in tokens]
     attached = attach(model, family)
-    assert count == len(batches)
+    assert sums["count"] == len(rows)
     for axis in AXES:
         shape = family.shape.gate_shape(axis)
         index = tuple(size // 2 for size in shape)
-        total = 0.0
-        for tokens in batches:
+        slopes = []
+        for tokens in rows:
             losses = []
             for value in (1 + 1e-3, 1 - 1e-3):
                 gates = torch.ones(shape, dtype=torch.float64)
@@ -64,21 +74,44 @@ def test_importance_is_the_mean_squared_gradient_of_each_gate(model, batches, fl
                 attached.set({axis: gates})
                 with torch.no_grad():
                     losses.append(loss_of(model, tokens))
-            total += ((losses[0] - losses[1]) / 2e-3).square().item()
-        assert sums[axis].squared[index].item() == pytest.approx(total, rel=1e-3, abs=1e-12), axis
+            slopes.append((losses[0] - losses[1]).item() / 2e-3)
+        slopes = torch.tensor(slopes)
+        squared, mean = (by(sums)[axis][index].item() for by in (by_squared_gradients, by_mean_gradients))
+        assert squared == pytest.approx(slopes.square().mean().item(), rel=1e-3, abs=1e-12), axis
+        assert mean == pytest.approx(abs(slopes.mean().item()), rel=1e-3, abs=1e-7), axis
 
 
-def test_importance_leaves_the_gates_open_and_counts_every_batch_the_same(model, batches):
+def test_importance_leaves_the_gates_open_and_counts_every_sequence_the_same(model, batches):
     with torch.no_grad():
         before = model(input_ids=batches[0]).logits
-    twice, _ = importance_of(model, [*batches, *batches])
+    once, twice = sums_of(model, batches), sums_of(model, [*batches, *batches])
     with torch.no_grad():
         assert torch.equal(model(input_ids=batches[0]).logits, before)
-    for module in model.modules():
-        module.__dict__.pop("forward", None)
-    once, _ = importance_of(model, batches)
     for axis in AXES:
-        torch.testing.assert_close(twice[axis].squared, 2 * once[axis].squared)
+        torch.testing.assert_close(by_squared_gradients(twice)[axis], by_squared_gradients(once)[axis])
+
+
+def test_passages_that_only_fill_up_do_not_count(model, batches):
+    """As where processes that wait for one another have too few: they pass, and leave nothing behind."""
+    family, own = family_of(model.config), passages(batches)
+    more = [*own, own[0]._replace(counts=False, number=len(own))]
+    criteria = {Axis.HIDDEN: "fisher", Axis.LAYERS: "block_influence", Axis.INTERMEDIATE: "activation"}
+    gates = attach(model, family)
+    found = [
+        measure(model, family, text, criteria, set_gates=gates.set, device=device()) for text in (own, more)
+    ]
+    for axis, values in found[0].importance.items():
+        assert torch.equal(found[1].importance[axis], values), axis
+
+
+def test_running_blocks_again_in_backward_changes_no_score(model, batches):
+    family, plain = family_of(model.config), sums_of(model, batches)
+    run_blocks_again(model)
+    model.train()
+    again = sums_of(model, batches)
+    for axis in AXES:
+        assert torch.equal(by_squared_gradients(again)[axis], by_squared_gradients(plain)[axis])
+    assert family.shape.layers == len(model.model.layers)
 
 
 def test_start_keeps_the_most_important_at_the_top_and_orders_the_others():
@@ -111,10 +144,8 @@ def test_gates_take_a_start_as_their_parameters():
 def test_importance_is_the_same_inside_autocast(batches):
     """Whoever orders gates, and wherever: the order is that of float32."""
     model = toy_model(toy_config()).float()
-    expected, _ = importance_of(model, batches)
-    for module in model.modules():
-        module.__dict__.pop("forward", None)
+    expected = sums_of(model, batches)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, _ = importance_of(model, batches)
+        found = sums_of(model, batches)
     for axis in AXES:
-        assert torch.equal(found[axis].squared, expected[axis].squared)
+        assert torch.equal(by_squared_gradients(found)[axis], by_squared_gradients(expected)[axis])

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
-from shear_lit.pruning import sealed
 from shear_lit.pruning.artefact import gates_file, read_kept
 from shear_lit.pruning.gates import deterministic_gates
-from shear_lit.pruning.scores import HEADER, ScoresError, read_scores, scores_file
+from shear_lit.ranking import sealed
+from shear_lit.ranking.scores import HEADER, ScoresError, read_scores, scores_file
 from tests.memory import peak_bytes
-from tests.pruning.test_scores import GOAL, ORIGIN, importance
+from tests.ranking.test_scores import GOAL, ORIGIN, importance
 
 
 def cut_gates():

@@ -9,32 +9,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import parse_json
 from shear_lit.mistakes import Mistake
-from shear_lit.pruning.gates import GateValues
-from shear_lit.pruning.importance import Importance
-from shear_lit.pruning.sealed import read_sealed_file, sealed_file
-from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
+from shear_lit.ranking.importance import Importance
+from shear_lit.ranking.sealed import read_sealed_file, sealed_file
+from shear_lit.theory.shape import Axis, ModelShape
 
 HEADER = "shear_lit"
 """The entry of the file's header."""
 LEARNED = "learned"
 """The criterion of gates that were trained."""
-MEASURED = "fisher"
-"""The criterion that a run measures itself, where gates start in an order and no file gives it."""
-CRITERIA = {
-    "fisher": "mean squared gradients of gates",
-    "taylor": "the size of the mean gradients of gates",
-    "activation": "the sizes of activations, and for layers what they change (block influence)",
-    "weight": "the sizes of weights",
-    "depth": "what contiguous layers change (block influence)",
-    "random": "lot",
-}
-"""Ways to order units without training them, in words."""
 FORMAT = 1
 _SCORE, _LOG_ALPHA = "score.", "log_alpha."
 
@@ -111,29 +98,6 @@ class Scores:
                 f"target shrinks. Use a target that keeps all of them, or scores of another criterion.",
                 key="gates",
             )
-
-
-def ranked_gates(
-    importance: Mapping[Axis, Tensor],
-    source: ModelShape,
-    target: ModelShape,
-    *,
-    blocks: tuple[int, ...] | None = None,
-) -> GateValues:
-    """Gates of exactly 1 for the most important units of every row, as many as ``target`` keeps, and 0 for others.
-
-    ``blocks``: the blocks to keep, where they are not to be the most important ones.
-    """
-    gates: GateValues = {}
-    for axis in shrinking_axes(source, target):
-        if axis is Axis.LAYERS and blocks is not None:
-            gates[axis] = torch.zeros(source.layers)
-            gates[axis][list(blocks)] = 1.0
-            continue
-        # Stable: of units that are equal, the first are kept (deviation D10).
-        order = importance[axis].argsort(dim=-1, descending=True, stable=True)[..., : target.units(axis)]
-        gates[axis] = torch.zeros(source.gate_shape(axis)).scatter_(-1, order, 1.0)
-    return gates
 
 
 def scores_file(importance: Mapping[Axis, Tensor], origin: Origin) -> bytes:

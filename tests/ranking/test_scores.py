@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from shear_lit.pruning.artefact import gates_file, kept_file, read_kept
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.gates import ExactSize, deterministic_gates
-from shear_lit.pruning.scores import Origin, ScoresError, ranked_gates, read_scores, scores_file
+from shear_lit.pruning.starts import ranked_gates
+from shear_lit.ranking.scores import Origin, ScoresError, read_scores, scores_file
 from shear_lit.theory import hard_concrete
 from shear_lit.theory.shape import Axis, ModelShape
 from tests.toy_models import TARGET

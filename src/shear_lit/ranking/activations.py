@@ -10,28 +10,35 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from shear_lit.models.family import Family
-from shear_lit.pruning.importance import Importance
+from shear_lit.ranking.importance import Importance, Passage, Sums
 from shear_lit.theory.shape import Axis
+
+_TURNED, _INFLUENCE, _COUNT = "turned", "influence", "count"
+_WIDTHS = (Axis.HIDDEN, Axis.QUERY_HEADS, Axis.INTERMEDIATE)
 
 
 class ActivationSums:
-    """What the hooks add up while text flows through a model."""
+    """What hooks add up while passages flow through a model."""
 
     def __init__(self, family: Family) -> None:
-        self.family = family
-        shape = family.shape
-        self._units = {axis: torch.zeros(shape.gate_shape(axis), dtype=torch.float64) for axis in Axis}
-        self._stream: list[Tensor | None] = [None] * (shape.layers + 1)
-        self._turned = torch.zeros(shape.layers + 1, shape.layers + 1, dtype=torch.float64)
-        self._influence = torch.zeros(shape.layers, dtype=torch.float64)
-        self._batches = 0
-        self.counted: Bool[Tensor, "sequences tokens"] | None = None
-        """Which tokens of the batch that is under way count; none: all."""
+        self.family, shape = family, family.shape
+        depths = shape.layers + 1
+        self.sums = Sums(
+            {axis.value: shape.gate_shape(axis) for axis in _WIDTHS}
+            | {_TURNED: (depths, depths), _INFLUENCE: (shape.layers,), _COUNT: ()}
+        )
+        self._stream: list[Tensor | None] = [None] * depths
+        self._passage = Passage({}, 0)
+
+    def begin(self, passage: Passage) -> None:
+        """Let the next pass be that of ``passage``."""
+        self._passage = passage
+        self.sums.begin(passage)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -42,17 +49,6 @@ class ActivationSums:
         finally:
             for handle in handles:
                 handle.remove()
-
-    def importance(self) -> Importance:
-        """Importance by axis; that of a KV head is the sum over its query heads."""
-        found = {axis: total.float() for axis, total in self._units.items()}
-        found[Axis.LAYERS] = self._influence.float()
-        found[Axis.KV_HEADS] = found[Axis.QUERY_HEADS].sum(-1)
-        return found
-
-    def depth_importance(self) -> Importance:
-        """Layers in the order of windows that grow from the least influential one, contiguous at every length."""
-        return {Axis.LAYERS: nested_windows(self._turned / max(1, self._batches))}
 
     def _hooks(self, model: nn.Module) -> Iterator[Any]:
         blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
@@ -75,10 +71,12 @@ class ActivationSums:
 
     def _block_hook(self, index: int) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not self._passage.counts:
+                return
             before = inputs[0].detach()
             after = (output if isinstance(output, Tensor) else output[0]).detach()
             similarity = functional.cosine_similarity(before.float(), after.float(), dim=-1)
-            self._influence[index] += float(self._mean(1 - similarity))
+            self.sums.add(_INFLUENCE, self._mean(1 - similarity), at=index)
             self._stream[index], self._stream[index + 1] = self._last(before), self._last(after)
             if index == self.family.shape.layers - 1:
                 self._finish()
@@ -87,38 +85,63 @@ class ActivationSums:
 
     def _norm_hook(self) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._units[Axis.HIDDEN] += self._mean(output.detach().double().abs()).cpu()
+            if self._passage.counts:
+                self.sums.add(Axis.HIDDEN.value, self._mean(output.detach().float().abs()))
 
         return hook
 
     def _output_hook(self, axis: Axis, block: int) -> Callable[..., None]:
+        rows = self.family.shape.gate_shape(axis)[1:]
+
         def hook(module: nn.Module, inputs: Any) -> None:
-            entries = self._mean(inputs[0].detach().double().square()).cpu()
-            rows = self._units[axis][block]
-            # The entries of one unit (a head's) lie side by side.
-            rows += entries.view(*rows.shape, -1).sum(-1).sqrt()
+            if self._passage.counts:
+                entries = self._mean(inputs[0].detach().float().square())
+                # The entries of one unit (a head's) lie side by side.
+                self.sums.add(axis.value, entries.view(*rows, -1).sum(-1).sqrt(), at=block)
 
         return hook
 
-    def _mean(self, values: Float[Tensor, "sequences tokens ..."]) -> Float[Tensor, "..."]:
+    def _mean(self, values: Float[Tensor, "1 tokens ..."]) -> Float[Tensor, "..."]:
         """The mean over those tokens that count."""
-        return values.mean((0, 1)) if self.counted is None else values[self.counted].mean(0)
+        counted = self._passage.counted
+        return values[0].mean(0) if counted is None else values[counted].mean(0)
 
-    def _last(self, stream: Float[Tensor, "sequences tokens hidden"]) -> Float[Tensor, "counted hidden"]:
-        """The stream at the last token that counts of each sequence that has one."""
-        if self.counted is None:
-            return stream[:, -1].float()
-        place = torch.arange(stream.shape[1], device=stream.device)
-        last = torch.where(self.counted, place, -1).amax(1)
-        rows = (last >= 0).nonzero().flatten()
-        return stream[rows, last[rows]].float()
+    def _last(self, stream: Float[Tensor, "1 tokens hidden"]) -> Float[Tensor, "hidden"]:
+        """The stream at the last token that counts."""
+        counted = self._passage.counted
+        last = -1 if counted is None else int(counted[0].nonzero().max())
+        return stream[0, last].float()
 
     def _finish(self) -> None:
-        """Count how far the last tokens' streams are turned between any two depths, in parts of half a turn."""
+        """Count how far the last token's stream is turned between any two depths, in parts of half a turn."""
         stream = functional.normalize(torch.stack([cast(Tensor, part) for part in self._stream]), dim=-1)
-        cosines = torch.einsum("aih,bih->abi", stream, stream).clamp(-1, 1)
-        self._turned += (torch.arccos(cosines) / torch.pi).mean(-1).double().cpu()
-        self._batches += 1
+        self.sums.add(_TURNED, torch.arccos((stream @ stream.T).clamp(-1, 1)) / torch.pi)
+        self.sums.add(_COUNT, torch.ones(()))
+
+
+def by_activations(sums: Mapping[str, Tensor]) -> Importance:
+    """Widths by the sizes of activations; that of a KV head is the sum over its query heads."""
+    found = {axis: _mean(sums, axis.value).float() for axis in _WIDTHS}
+    return {**found, Axis.KV_HEADS: found[Axis.QUERY_HEADS].sum(-1)}
+
+
+def by_peak_to_peak(ranges: Float[Tensor, "layers intermediate"], sums: Mapping[str, Tensor]) -> Importance:
+    """Feed-forward units by the range of their weights times the size of their activations."""
+    return {Axis.INTERMEDIATE: (ranges * _mean(sums, Axis.INTERMEDIATE.value)).float()}
+
+
+def by_block_influence(sums: Mapping[str, Tensor]) -> Importance:
+    """Layers by how far they turn the stream, each by itself."""
+    return {Axis.LAYERS: _mean(sums, _INFLUENCE).float()}
+
+
+def by_depth(sums: Mapping[str, Tensor]) -> Importance:
+    """Layers in the order of windows that grow from the least influential one, contiguous at every length."""
+    return {Axis.LAYERS: nested_windows(_mean(sums, _TURNED))}
+
+
+def _mean(sums: Mapping[str, Tensor], name: str) -> Tensor:
+    return sums[name] / sums[_COUNT].clamp(min=1)
 
 
 def nested_windows(distance: Float[Tensor, "depths depths"]) -> Float[Tensor, "layers"]:
@@ -144,17 +167,12 @@ def nested_windows(distance: Float[Tensor, "depths depths"]) -> Float[Tensor, "l
 
 
 @torch.no_grad()
-def watch_activations(
-    model: nn.Module, family: Family, batches: Iterable[Mapping[str, Tensor]]
-) -> ActivationSums:
-    """Run batches of inputs through ``model``, without gates, and add up what flows; labels are not looked at.
-
-    Where a batch has a ``loss_mask``, only the tokens count of which it is true: others are padding, or not learned.
-    """
-    sums = ActivationSums(family)
-    with sums.watching(model):
-        for inputs in batches:
-            sums.counted = inputs.get("loss_mask")
-            own = {name: part for name, part in inputs.items() if name not in ("labels", "loss_mask")}
+def watch_activations(model: nn.Module, family: Family, text: Iterable[Passage]) -> Sums:
+    """Run passages through ``model``, without gates, and add up what flows; labels are not looked at."""
+    watched = ActivationSums(family)
+    with watched.watching(model):
+        for passage in text:
+            watched.begin(passage)
+            own = {name: part for name, part in passage.inputs.items() if name != "labels"}
             model(**own, use_cache=False)
-    return sums
+    return watched.sums

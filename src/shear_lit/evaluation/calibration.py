@@ -1,0 +1,155 @@
+"""The training text that units are ranked and a cut is repaired on: a sample of every domain."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.manifest import Manifest
+from shear_lit.data.serving.batch import IGNORED, PADDING_DOMAIN, model_inputs
+from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.remote import RemoteSettings, read_prepared
+from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.tokens.tokenizer import check_made_by
+from shear_lit.models.family import Family
+from shear_lit.models.huggingface import read_config
+from shear_lit.models.text_check import check_text
+from shear_lit.ranking.importance import Passage
+from shear_lit.theory.shape import ModelShape
+
+_TOKENS_AT_A_TIME = 2048
+
+
+class CalibrationText:
+    """Passages for a device, which can be read again and again."""
+
+    def __init__(self, loader: ValidationLoader, device: torch.device) -> None:
+        self._loader, self._device = loader, device
+        self.sequences = 0
+        """Those that counted when the text was last read."""
+        self.tokens = 0
+        """Their tokens that counted."""
+
+    def __iter__(self) -> Iterator[Passage]:
+        self.sequences = self.tokens = 0
+        for batch in self._loader:
+            inputs, real = model_inputs(batch), batch["domain"] != PADDING_DOMAIN
+            counted = batch.get("loss_mask")
+            if not real.all():
+                counted = (torch.ones_like(inputs["labels"]).bool() if counted is None else counted) & real[
+                    :, None
+                ]
+            # Of what only fills up nothing counts; and where nothing is predicted, there is no loss.
+            counts = bool(real.any() and (inputs["labels"][:, 1:] != IGNORED).any())
+            self.sequences += int(counts and real.sum())
+            self.tokens += int(counts and (inputs["labels"].numel() if counted is None else counted.sum()))
+            yield Passage(
+                inputs={name: part.to(self._device) for name, part in inputs.items()},
+                number=batch["micro_batch"] * len(real),
+                counted=None if counted is None else counted.to(self._device),
+                counts=counts,
+            )
+
+
+def open_calibration_text(
+    directory: str,
+    model: str,
+    *,
+    split: str,
+    sequences_per_domain: int,
+    sample: int,
+    device: torch.device,
+    cross_document_attention: bool,
+    remote: RemoteSettings,
+) -> tuple[CalibrationText, Manifest]:
+    """A sample of the training text of prepared data for a model, of which only config and tokenizer are read.
+
+    Raises:
+        SourceError: the model cannot be used.
+        TextError: the sequences are longer than the model allows, or hold tokens that it does not know.
+        DataError: the directory is not whole, was made with another tokenizer than the model's, has no text in the
+            split, or does not say where the documents begin that attention must not cross.
+    """
+    manifest = _fitting_data(directory, model, remote)
+    loader = ValidationLoader(
+        SequenceStore(directory, split, manifest, remote),
+        sequences=sequences_per_domain,
+        micro_batch=1,
+        sample_number=sample,
+        documents_apart=not cross_document_attention,
+    )
+    return CalibrationText(loader, device), manifest
+
+
+def open_repair_text(
+    directory: str,
+    model: str,
+    family: Family,
+    target: ModelShape,
+    *,
+    split: str,
+    tokens: int,
+    sample: int = 0,
+    device: torch.device,
+    cross_document_attention: bool,
+    remote: RemoteSettings,
+) -> tuple[CalibrationText, Manifest]:
+    """The same, of at least ``tokens`` tokens, or all that there are, in batches, for a repair of a cut to ``target``.
+
+    Raises:
+        SourceError, TextError, DataError: as ``open_calibration_text``; or it is too little text for the target.
+    """
+    manifest = _fitting_data(directory, model, remote)
+    store = SequenceStore(directory, split, manifest, remote)
+    length, domains = manifest.sequence_length, sum(bool(sum(sizes)) for sizes in store.chunk_sizes.values())
+    loader = ValidationLoader(
+        store,
+        sequences=math.ceil(tokens / (length * max(1, domains))),
+        micro_batch=max(1, _TOKENS_AT_A_TIME // length),
+        sample_number=sample,
+        documents_apart=not cross_document_attention,
+    )
+    check_enough(loader.sequences * length, family, target, split=split, key="repair_tokens")
+    return CalibrationText(loader, device), manifest
+
+
+def check_enough(tokens: int, family: Family, target: ModelShape, *, split: str, key: str) -> None:
+    """Refuse so little text that weights have more columns than there are tokens to fit them to.
+
+    Raises:
+        DataError: it is too little.
+    """
+    least = least_tokens(family, target)
+    if tokens < least:
+        raise DataError(
+            f"{tokens:,} tokens of the {split} split: the widest weight that is refitted has "
+            f"{widest(family, target):,} columns, and needs {least:,} tokens. Use more, or prepare more text.",
+            key=key,
+        )
+
+
+def widest(family: Family, target: ModelShape) -> int:
+    """Columns of the widest weight of a block of a cut to ``target``."""
+    heads = target.query_heads * family.head_size
+    if family.parallel:  # both writers are one problem
+        return heads + target.intermediate
+    return max(heads, target.intermediate, target.hidden)
+
+
+def least_tokens(family: Family, target: ModelShape) -> int:
+    """Tokens with which a repair is well posed: of those that are not held out, as many as columns."""
+    return math.ceil(widest(family, target) * 5 / 4)
+
+
+def _fitting_data(directory: str, model: str, remote: RemoteSettings) -> Manifest:
+    manifest = read_prepared(directory, remote)
+    check_text(
+        read_config(model),
+        model=model,
+        text=directory,
+        vocabulary=manifest.tokenizer.vocabulary,
+        sequence_length=manifest.sequence_length,
+    )
+    check_made_by(manifest, model)
+    return manifest

@@ -1,0 +1,132 @@
+"""Ridge least squares from second moments, with a part of the text held out to choose how strongly it is held back."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from shear_lit.ranking.importance import Reduce
+
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+"""The strengths that are tried: fractions of the mean diagonal of the inputs' moments."""
+
+
+class Moments:
+    """Sums over tokens of the outer products of inputs A and of targets Y, apart for text to fit and text held out.
+
+    They take the place of the activations, which are never kept. Sums of several processes add up.
+    """
+
+    def __init__(self, inputs: int, targets: int, *, among_targets: bool, device: torch.device) -> None:
+        """``among_targets``: keep all products of two targets, not only their squares."""
+        kind = {"dtype": torch.float64, "device": device}
+        self.gram = torch.zeros(2, inputs, inputs, **kind)  # type: ignore[call-overload]
+        self.cross = torch.zeros(2, inputs, targets, **kind)  # type: ignore[call-overload]
+        size = (2, targets, targets) if among_targets else (2, targets)
+        self.target = torch.zeros(size, **kind)  # type: ignore[call-overload]
+
+    def add(
+        self,
+        inputs: Float[Tensor, "tokens inputs"],
+        targets: Float[Tensor, "tokens targets"],
+        held_out: Bool[Tensor, "tokens"],
+    ) -> None:
+        """Count some tokens."""
+        for part, chosen in enumerate((~held_out, held_out)):
+            a, y = inputs[chosen], targets[chosen]
+            if not len(a):
+                continue
+            self.gram[part] += (a.mT @ a).to(self.gram)
+            self.cross[part] += (a.mT @ y).to(self.gram)
+            self.target[part] += ((y.mT @ y) if self.target.ndim == 3 else y.square().sum(0)).to(self.gram)
+
+    def reduce(self, over: Reduce) -> None:
+        """Add up over processes."""
+        self.gram, self.cross, self.target = (over(total) for total in (self.gram, self.cross, self.target))
+
+    def through(self, maps: Float[Tensor, "outputs targets"]) -> "Moments":
+        """The moments whose targets are ``maps`` of these targets; ``among_targets`` must have been kept."""
+        found = object.__new__(Moments)
+        wide = maps.to(self.gram)
+        found.gram, found.cross = self.gram, self.cross @ wide.mT
+        found.target = ((wide @ self.target) * wide).sum(-1)
+        return found
+
+    def without_ones(self) -> "Moments":
+        """The moments without the last input and the last target, which stand for biases."""
+        found = object.__new__(Moments)
+        found.gram, found.cross = self.gram[:, :-1, :-1], self.cross[:, :-1, :-1]
+        found.target = self.target[:, :-1, :-1]
+        return found
+
+    @property
+    def squares(self) -> Float64[Tensor, "2 targets"]:
+        """The sums of the squares of each target."""
+        return self.target.diagonal(dim1=1, dim2=2) if self.target.ndim == 3 else self.target
+
+    def error(self, weight: Float[Tensor, "outputs inputs"], part: int) -> float:
+        """The sum of squares of what ``weight`` leaves of the targets, over the text of ``part``: 0 fit, 1 held out."""
+        wide = weight.to(self.gram)
+        explained = ((wide @ self.gram[part]) * wide).sum() - 2 * (wide * self.cross[part].mT).sum()
+        return float(explained + self.squares[part].sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What was found for one weight."""
+
+    weight: Tensor | None
+    """The refitted one, in float64; None where it is no better than before on text held out."""
+    share: float
+    """How strongly it was held back."""
+    before: float
+    """What the weight from before leaves of the targets' squares on text held out, as a fraction of them."""
+    after: float
+    """What a refit on the other text does."""
+
+
+def refit(moments: Moments, weight: Float[Tensor, "outputs inputs"], shares: Sequence[float]) -> Fit:
+    """argmin |A W^T - Y|^2 + share * mean(diag A^T A) * |W - weight|^2, with the best share on text held out."""
+    start = weight.to(moments.gram)
+    return judged(
+        start=start,
+        fitted=lambda share: _ridge(moments.gram[0], moments.cross[0], start, share),
+        final=lambda share: _ridge(moments.gram.sum(0), moments.cross.sum(0), start, share),
+        error=lambda fitted: moments.error(fitted, 1),
+        total=float(moments.squares[1].sum()),
+        shares=shares,
+    )
+
+
+def judged(
+    *,
+    start: Tensor,
+    fitted: Callable[[float], Tensor | None],
+    final: Callable[[float], Tensor | None],
+    error: Callable[[Tensor], float],
+    total: float,
+    shares: Sequence[float],
+) -> Fit:
+    """The refit whose share is best on text held out, of all text; none where what was there is no worse.
+
+    ``fitted`` knows the other text alone, ``final`` all of it; ``error`` is that on text held out, and ``total`` the
+    sum of the targets' squares there.
+    """
+    total, before = max(1e-300, total), error(start)
+    tried = [(error(found), share) for share in shares if (found := fitted(share)) is not None]
+    best, share = min(tried, default=(float("inf"), 0.0))
+    weight = final(share) if best < before else None
+    if weight is None:
+        return Fit(weight=None, share=share, before=before / total, after=before / total)
+    return Fit(weight=weight, share=share, before=before / total, after=best / total)
+
+
+def _ridge(gram: Tensor, cross: Tensor, start: Tensor, share: float) -> Tensor | None:
+    mean = gram.diagonal().mean()
+    if not mean > 0:  # dead inputs: nothing can be fitted to them
+        return None
+    pull = share * mean
+    factor, failed = torch.linalg.cholesky_ex(gram + pull * torch.eye(len(gram)).to(gram))
+    return None if failed else torch.cholesky_solve(cross + pull * start.mT, factor).mT

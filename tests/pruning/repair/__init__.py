@@ -1,0 +1,1 @@
+"""Cuts that are refitted in closed form, against least squares made here by hand."""
