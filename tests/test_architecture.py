@@ -63,6 +63,7 @@ FRAMEWORKS = {
     ("transformers",): (
         "models/",
         "pruning/",
+        "training/repairing.py",
         "data/tokens/conversions.py",
         "evaluation/",
         "commands/demo.py",

@@ -16,11 +16,11 @@ from shear_lit.data.prepared.manifest import write_manifest
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.models.llama import llama
-from shear_lit.ranking.activations import watch_activations
 from shear_lit.pruning.attach import attach
-from shear_lit.pruning.importance import gate_gradients
+from shear_lit.ranking.criteria import criteria_by_axis
+from shear_lit.ranking.measuring import measure
 from shear_lit.ranking.scores import read_scores
-from shear_lit.theory.shape import Axis
+from tests.ranking.passages import passages
 from tests.toy import DOMAINS, LENGTH
 
 TEXT = LENGTH - 5
@@ -74,21 +74,17 @@ def test_losses_are_those_of_the_text(toy, padded, crossing):
 @pytest.mark.parametrize("criterion", ["activation", "fisher"])
 def test_scores_are_those_of_the_text(toy, padded, tmp_path, criterion):
     path = str(tmp_path / "scores.safetensors")
-    rank(str(toy.source()), path, criterion, padded, sequences_per_domain=4, micro_batch=4)
+    rank(str(toy.source()), path, criterion, padded, sequences_per_domain=4)
     model = AutoModelForCausalLM.from_pretrained(toy.source())
     family, batches = llama(model.config), [tokens for _, tokens in text_of(padded, "prune", 4)]
-    if criterion == "activation":
-        expected = watch_activations(model, family, [{"input_ids": ids} for ids in batches]).importance()
-    else:
-        found, count = gate_gradients(
-            attach(model, family),
-            lambda ids: model(input_ids=ids, labels=ids, use_cache=False).loss,
-            batches,
-            source=family.shape,
-            axes=tuple(Axis),
-            device=torch.device("cpu"),
-        )
-        expected = {axis: sums.squared / count for axis, sums in found.items()}
+    expected = measure(
+        model,
+        family,
+        passages(batches),
+        criteria_by_axis(criterion),
+        set_gates=attach(model, family).set,
+        device=torch.device("cpu"),
+    ).importance
     scores = read_scores(path)
     for axis, values in scores.importance.items():
         torch.testing.assert_close(values, expected[axis], rtol=1e-3, atol=1e-9)

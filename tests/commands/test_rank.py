@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,13 +28,15 @@ from shear_lit.models.llama import llama
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve
-from shear_lit.pruning.importance import gate_gradients
 from shear_lit.pruning.starts import ranked_gates
+from shear_lit.ranking.gradients import by_squared_gradients, gate_gradients
 from shear_lit.ranking.scores import Origin, ScoresError, read_scores, scores_file
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
+from tests.ranking.passages import passages, whole
 from tests.toy_families import FORMS, model_of
 
-CRITERIA = ("fisher", "taylor", "activation", "weight", "depth", "random")
+CRITERIA = ("default", "fisher", "taylor", "activation", "weight", "random")
+OF_LAYERS = ("block_influence", "depth", "loss", "loss_window")
 TARGET = ModelShape(layers=2, hidden=24, query_heads=2, kv_heads=1, intermediate=32)
 BOTH = ModelShape(layers=2, hidden=24, query_heads=2, kv_heads=2, intermediate=32)
 DEPTH = ModelShape(layers=2, hidden=32, query_heads=8, kv_heads=2, intermediate=48)
@@ -54,13 +57,14 @@ def scores(toy, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [*CRITERIA, *OF_LAYERS])
 def test_every_criterion_orders_units_and_cuts_the_source(toy, tmp_path, scores, criterion):
     found = read_scores(scores(criterion))
-    assert found.origin.criterion == criterion
+    named = f"layers=block_influence, {', '.join(f'{axis}=activation' for axis in tuple(Axis)[1:])}"
+    assert found.origin.criterion == (named if criterion == "default" else criterion)
     assert (found.origin.data_fingerprint is None) == (criterion in ("weight", "random"))
-    assert found.importance.keys() == ({Axis.LAYERS} if criterion == "depth" else set(Axis))
-    target = DEPTH if criterion == "depth" else TARGET
+    assert found.importance.keys() == ({Axis.LAYERS} if criterion in OF_LAYERS else set(Axis))
+    target = DEPTH if criterion in OF_LAYERS else TARGET
     result = export(gates=scores(criterion), output=str(tmp_path / "out"), target=target)
     assert result.shape == target and 0 <= result.gated_difference <= 1e-5
     source = AutoModelForCausalLM.from_pretrained(toy.source())
@@ -76,9 +80,38 @@ def test_every_criterion_orders_units_and_cuts_the_source(toy, tmp_path, scores,
 
 
 def test_criteria_differ(scores):
-    found = {name: read_scores(scores(name)).importance[Axis.LAYERS].tolist() for name in CRITERIA}
-    layers = {tuple(values) for values in found.values()}
-    assert len(layers) == len(CRITERIA)
+    names = [*CRITERIA[1:], "depth", "loss"]
+    found = {name: read_scores(scores(name)).importance[Axis.LAYERS].tolist() for name in names}
+    assert len({tuple(values) for values in found.values()}) == len(names)
+    # A criterion of layers stands for block influence where activations order all axes.
+    both = [read_scores(scores(name)).importance[Axis.LAYERS] for name in ("activation", "block_influence")]
+    assert torch.equal(*both)
+
+
+def test_each_axis_may_have_a_criterion_of_its_own(toy, tmp_path, scores):
+    path = str(tmp_path / "mixed.safetensors")
+    mixed = {"layers": "depth", "hidden": "fisher"}
+    rank(str(toy.source()), path, mixed, str(toy.data), sequences_per_domain=2)
+    found = read_scores(path)
+    of = {Axis.LAYERS: "depth", Axis.HIDDEN: "fisher", Axis.INTERMEDIATE: "activation"}
+    for axis, criterion in of.items():
+        alone = read_scores(scores(criterion)).importance[axis]
+        torch.testing.assert_close(found.importance[axis], alone, rtol=1e-4, atol=1e-9)
+    assert found.origin.criterion.startswith("layers=depth, hidden=fisher, kv_heads=activation")
+    page = (tmp_path / "mixed.html").read_text()
+    assert page.count('class="bars"') > 10 and "mean squared gradients" in page and "Agreement" in page
+
+
+def test_no_size_of_a_batch_and_no_sample_but_the_text_itself_orders_units(toy, tmp_path):
+    """Passages go through one at a time; another sample of the text is another order."""
+    found = []
+    for sample in (0, 0, 1):
+        path = tmp_path / f"{len(found)}.safetensors"
+        rank(str(toy.source()), str(path), "fisher", str(toy.data), sequences_per_domain=2, sample=sample)
+        found.append(read_scores(str(path)).importance)
+    for axis in Axis:
+        assert torch.equal(found[0][axis], found[1][axis])
+    assert any(not torch.equal(found[0][axis], found[2][axis]) for axis in Axis)
 
 
 def test_scores_of_one_shape_cut_another(tmp_path, scores):
@@ -104,7 +137,7 @@ def test_llama_is_cut_as_mistral_at_a_hidden_size_that_llama_refuses(toy, tmp_pa
 
 def test_documents_that_are_kept_apart_are_ranked_by_as_if_each_were_read_alone(toy, tmp_path):
     path = str(tmp_path / "apart.safetensors")
-    options = dict(sequences_per_domain=12, micro_batch=4, cross_document_attention=False)
+    options = dict(sequences_per_domain=12, cross_document_attention=False)
     rank(str(toy.source()), path, "fisher", str(toy.data), **options)
     manifest = read_manifest(toy.data)
     store = SequenceStore(str(toy.data), "prune", manifest)
@@ -122,16 +155,17 @@ def test_documents_that_are_kept_apart_are_ranked_by_as_if_each_were_read_alone(
         return torch.cat(losses).mean()
 
     family = llama(model.config)
-    found, count = gate_gradients(
-        attach(model, family),
-        loss_of,
-        batches,
+    sums = gate_gradients(
+        lambda input_ids, labels, use_cache: SimpleNamespace(loss=loss_of(input_ids)),
+        attach(model, family).set,
+        passages(batches),
         source=family.shape,
         axes=tuple(Axis),
         device=torch.device("cpu"),
     )
+    expected = by_squared_gradients(whole(sums))
     for axis, scores in read_scores(path).importance.items():
-        torch.testing.assert_close(scores, found[axis].squared / count, rtol=1e-3, atol=1e-9)
+        torch.testing.assert_close(scores, expected[axis], rtol=1e-3, atol=1e-9)
 
 
 def test_taylor_and_fisher_are_made_of_the_same_gradients(scores):
@@ -154,11 +188,12 @@ def no_weights(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (dict(data=None), ["data=None", "criterion=fisher", "shear-lit prepare"]),
+        (dict(data=None, criterion="fisher"), ["data=None", "criterion=fisher", "shear-lit prepare"]),
+        (dict(criterion={"hidden": "depth"}), ["criterion.hidden", "depth cannot order", "Use one of"]),
         (dict(criterion="weight"), ["has no effect", "criterion=weight", "Remove it"]),
         (dict(output="taken"), ["output=", "exists", "not overwritten"]),
     ],
-    ids=["no data", "data without effect", "taken"],
+    ids=["no data", "no criterion of the axis", "data without effect", "taken"],
 )
 def test_mistakes_of_ranking_are_named_before_weights_are_read(toy, tmp_path, no_weights, given, words):
     (tmp_path / "taken").touch()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from shear_lit.commands.failures import UsageError
-from shear_lit.commands.repairing import PAGE as REPAIR_PAGE
 from shear_lit.commands.repairing import Repair, RepairRequest, open_repair
 from shear_lit.disk.names import expanded
 from shear_lit.evaluation.tokenizer import keep_tokenizer
@@ -46,6 +45,7 @@ from shear_lit.ranking.criteria import meaning
 from shear_lit.ranking.scores import LEARNED, Origin, Scores, read_scores
 from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, recipe_file, recipes
+from shear_lit.reporting.repair_page import REPAIR_PAGE
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import (
     CheckpointFacts,
@@ -364,6 +364,7 @@ def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str)
         dtype=dtype,
         selection=cut.selection,
         repair=cut.repair,
+        repaired_at_start=None if facts.repair is None else RepairFacts(**facts.repair),
         earlier=earlier,
         step=facts.step,
         tokens=facts.tokens,

@@ -1,6 +1,6 @@
 """The repair of a cut that ``export`` writes: its text is looked at before weights are read, a page tells of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,10 @@ from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.gates import GateValues
-from shear_lit.pruning.repair import Refitted, repair
+from shear_lit.pruning.repair import repair
 from shear_lit.reporting.model_card import RepairFacts
+from shear_lit.reporting.repair_page import repair_page
 from shear_lit.theory.shape import ModelShape
-
-PAGE = "repair.md"
-"""Name of the page beside a repaired model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ class Repair:
         return (
             {name: tensor.detach() for name, tensor in carved.named_parameters()},
             facts,
-            _page(found, facts),
+            repair_page(found, facts),
         )
 
 
@@ -109,24 +107,3 @@ def open_repair(request: RepairRequest, source: str, config: Any, target: ModelS
         remote=request.remote,
     )
     return Repair(text=text, fingerprint=manifest.fingerprint, parts=request.parts, device=device)
-
-
-def _page(found: Sequence[Refitted], facts: RepairFacts) -> str:
-    rows = [
-        f"| {item.tensor} | {item.before:.4f} | {item.after:.4f} | "
-        + (f"{item.share:g} |" if item.refitted else "kept as it was |")
-        for item in found
-    ]
-    return "\n".join(
-        [
-            "# Repair",
-            "",
-            f"{facts} Every fifth sequence was held out: a weight was refitted where that brought it closer to the "
-            f"source there. The numbers are what is left of the wanted output's squares on text held out.",
-            "",
-            "| weight | before | after | held back by |",
-            "|---|---:|---:|---:|",
-            *rows,
-            "",
-        ]
-    )

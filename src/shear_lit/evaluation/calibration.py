@@ -8,7 +8,7 @@ import torch
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.serving.batch import IGNORED, PADDING_DOMAIN, model_inputs
-from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.loader import ValidationLoader, batches_of
 from shear_lit.data.serving.remote import RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
@@ -17,8 +17,6 @@ from shear_lit.models.huggingface import read_config
 from shear_lit.models.text_check import check_text
 from shear_lit.ranking.importance import Passage
 from shear_lit.theory.shape import ModelShape
-
-_TOKENS_AT_A_TIME = 2048
 
 
 class CalibrationText:
@@ -102,15 +100,15 @@ def open_repair_text(
     """
     manifest = _fitting_data(directory, model, remote)
     store = SequenceStore(directory, split, manifest, remote)
-    length, domains = manifest.sequence_length, sum(bool(sum(sizes)) for sizes in store.chunk_sizes.values())
     loader = ValidationLoader(
         store,
-        sequences=math.ceil(tokens / (length * max(1, domains))),
-        micro_batch=max(1, _TOKENS_AT_A_TIME // length),
+        **batches_of(manifest, split, tokens),
         sample_number=sample,
         documents_apart=not cross_document_attention,
     )
-    check_enough(loader.sequences * length, family, target, split=split, key="repair_tokens")
+    check_enough(
+        loader.sequences * manifest.sequence_length, family, target, split=split, key="repair_tokens"
+    )
     return CalibrationText(loader, device), manifest
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
-from shear_lit.models.choices import AxisName, Criterion, PresetName, WrittenAs
+from shear_lit.models.choices import REPAIR_TOKENS, AxisName, Criterion, PresetName, RepairParts, WrittenAs
 from shear_lit.models.family import Family
 from shear_lit.models.targets import TargetRequest
 from shear_lit.ranges import (
@@ -18,8 +18,12 @@ from shear_lit.ranges import (
     PositiveNumber,
     as_plain_numbers,
 )
-from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
+from shear_lit.ranking.criteria import criteria_by_axis
+from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT, threshold
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape, shrinking_axes
+
+ORDERED_SHARE = 0.1
+"""Units beyond the target's number begin ``initial_gap`` below the top, the first of them this share of it higher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,20 @@ class ExactGates:
                 f"model.pruning.exact: settling_fraction={self.settling_fraction} must lie in (0, 1] and noise="
                 f"{self.noise} in [0.01, 1]. Use for example 0.8 and 0.2."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairSettings:
+    """The repair of the cut that stage 1 starts from, in closed form, before its first step."""
+
+    tokens: Count = REPAIR_TOKENS
+    """Training tokens to repair on: whole sequences, as many of each domain."""
+    parts: RepairParts = "readers"
+    """What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well; `norms`, the
+    last norm before a tied head, too."""
+
+    def __post_init__(self) -> None:
+        as_plain_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +117,8 @@ class Pruning:
     """What orders the gates where they start in an order and no file gives it: as ``criterion`` of `shear-lit rank`."""
     calibration_sequences: Count = 16
     """Training sequences of each domain on which importance is measured, where gates start in its order."""
+    repair: RepairSettings | None = None
+    """Refit the cut that the run starts from towards the source, once, before the first step; null does not."""
     second_multiplier_start: NumberFrom0 = 0.0
     """Where the multipliers of the squared excess start. 0 is the paper's; a few hundred keeps the sizes on their
     schedule from the first step, which short runs need (deviation D12)."""
@@ -127,6 +147,7 @@ class Pruning:
                 f"Use 0 or more."
             )
         self._refuse_options_without_effect()
+        self._check_repair()
         _ = self.request  # which refuses none and more than one
 
     @property
@@ -214,6 +235,24 @@ class Pruning:
                     f"model.pruning.start_sparsity={fraction} is no fraction of units to lose: "
                     f"it lies in [0, 1). Use 0.0 to start from the whole model."
                 )
+
+    @property
+    def starts_at_a_cut(self) -> bool:
+        """Whether no unit beyond the target's number is open at step 0, without noise."""
+        if self.constraint == "exact":
+            return self.sparsity_warmup_steps == 0
+        # The first unit beyond is a tenth of the gap higher than the last (``starts.ranked_log_alpha``).
+        highest = LOG_ALPHA_LIMIT - self.initial_gap * (1 - ORDERED_SHARE)
+        return self.initial_gap > 0 and highest <= threshold()
+
+    def _check_repair(self) -> None:
+        if self.repair is not None and not self.starts_at_a_cut:
+            raise ShapeError(
+                "model.pruning.repair: the run starts with more units open than the target keeps, and there is no cut "
+                "to repair. Start at one, with initial_gap=9.2, or constraint=exact and sparsity_warmup_steps=0; or "
+                "leave it out, and repair the export (`shear-lit export --repair`)."
+            )
+        criteria_by_axis(self.ranking, key="model.pruning.ranking")  # which refuses what orders nothing
 
     def _refuse_options_without_effect(self) -> None:
         exact = self.constraint == "exact"

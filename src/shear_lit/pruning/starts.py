@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from shear_lit.pruning.gates import GateValues
-from shear_lit.pruning.settings import Pruning
+from shear_lit.pruning.settings import ORDERED_SHARE, Pruning
 from shear_lit.ranking.importance import ranks
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
-
-_ORDERED_SHARE = 0.1
 
 
 def initial_log_alpha(importance: Mapping[Axis, Tensor], pruning: Pruning) -> dict[Axis, Tensor]:
@@ -33,7 +31,7 @@ def ranked_log_alpha(
         kept, units = target.units(axis), values.shape[-1]
         # Among the units beyond the target: 0 for the least important, close to 1 for the first.
         standing = (units - 1 - rank) / max(1, units - kept)
-        beyond = LOG_ALPHA_LIMIT - gap * (1 - _ORDERED_SHARE * standing)
+        beyond = LOG_ALPHA_LIMIT - gap * (1 - ORDERED_SHARE * standing)
         start[axis] = torch.where(rank < kept, LOG_ALPHA_LIMIT, beyond).clamp(min=-LOG_ALPHA_LIMIT)
     return start
 

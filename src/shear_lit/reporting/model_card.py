@@ -85,6 +85,8 @@ class ModelFacts:
     """How its units were chosen; None where nothing was cut from the source."""
     repair: RepairFacts | None = None
     """How the cut was repaired, if it was."""
+    repaired_at_start: RepairFacts | None = None
+    """How the cut was repaired that the run started from, if it was."""
     earlier: tuple[Mapping[str, Any], ...]
     """The ``recipe.json`` of the source, and of the source of that, as far as they have one."""
     step: int
@@ -170,6 +172,7 @@ def _recipe(facts: ModelFacts) -> str:
         f"- source: `{facts.source}`, fingerprint `{facts.source_fingerprint[:16]}`",
         *([f"- units: {_units(facts.selection, facts.step, facts.tokens)}"] if facts.selection else []),
         *([f"- repair: {facts.repair} Weight by weight: `repair.md`"] if facts.repair else []),
+        *([f"- repair before its training: {facts.repaired_at_start}"] if facts.repaired_at_start else []),
         f"- {_training(facts)}",
         *(f"- before that, `{recipe.get('name')}`: {_earlier(recipe)}" for recipe in facts.earlier),
         f"- weights stored in {facts.dtype}",

@@ -16,6 +16,8 @@ from shear_lit.theory.shape import ModelShape
 RECIPE = "recipe.json"
 FORMAT = 2
 """What is written; format 1 did not say how units were chosen."""
+_REPAIRS = ("repair", "repaired_at_start")
+"""Facts that recipes of earlier versions lack."""
 _ELSEWHERE = ("earlier", "clients")
 """Facts that are found anew: the recipes of the source stand whole, and what programs read changes with them."""
 
@@ -76,15 +78,16 @@ def facts_of(
         KeyError, TypeError: it lacks others.
         ShapeError: a shape in it is none.
     """
-    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "repair", "gates"}
+    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "gates", *_REPAIRS}
     entries = {name: recipe[name] for name in stored}
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
     lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
+    repairs: dict[str, Any] = {n: RepairFacts(**recipe[n]) for n in _REPAIRS if recipe.get(n)}
     return ModelFacts(
         **{**entries, **shapes, **lists},
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
-        repair=None if recipe.get("repair") is None else RepairFacts(**recipe["repair"]),
+        **repairs,
         gates=gates,
         clients=clients,
     )

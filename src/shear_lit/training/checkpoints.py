@@ -50,6 +50,8 @@ class CheckpointFacts:
     """Whether the blocks that are kept alternate as the family's do."""
     ordered_by: str | None = None
     """The criterion in whose order the gates started, if they started in an order."""
+    repair: dict[str, Any] | None = None
+    """``RepairFacts`` of the cut that the run started from, if it was repaired."""
     step: int
     """Optimizer steps taken."""
     tokens: int
@@ -64,7 +66,7 @@ class CheckpointFacts:
         entry = {
             name: value
             for name, value in asdict(self).items()
-            if name not in ("target", "axes", "exact", "keep_layer_period", "ordered_by", "domains")
+            if name not in ("target", "axes", "exact", "keep_layer_period", "ordered_by", "repair", "domains")
         }
         pruning: dict[str, Any] | None = None
         if self.target is not None:
@@ -75,6 +77,8 @@ class CheckpointFacts:
             pruning["keep_layer_period"] = True
         if pruning is not None and self.ordered_by is not None:
             pruning["ordered_by"] = self.ordered_by
+        if pruning is not None and self.repair is not None:
+            pruning["repair"] = self.repair
         return {"format": FORMAT, **entry, "pruning": pruning, "data": {"domains": self.domains}}
 
     @classmethod
@@ -101,6 +105,7 @@ class CheckpointFacts:
                 exact=ExactSize.from_entry(pruning["exact"]) if pruning and "exact" in pruning else None,
                 keep_layer_period=bool(pruning and pruning.get("keep_layer_period", False)),
                 ordered_by=pruning.get("ordered_by") if pruning else None,
+                repair=dict(pruning["repair"]) if pruning and pruning.get("repair") else None,
                 domains=dict(entry["data"].get("domains", {})),
                 losses=dict(entry["losses"]),
             )

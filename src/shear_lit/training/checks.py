@@ -7,7 +7,9 @@ from pathlib import Path
 import lightning as L
 
 from shear_lit.data.serving.datamodule import DomainData
+from shear_lit.data.serving.loader import batches_of
 from shear_lit.data.tokens.tokenizer import tokenizer_of
+from shear_lit.evaluation.calibration import check_enough
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning
@@ -16,6 +18,7 @@ from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.models.targets import kernel_warnings
 from shear_lit.models.text_check import check_text
 from shear_lit.pruning.periods import check_period
+from shear_lit.ranking.criteria import criteria_by_axis
 from shear_lit.ranking.scores import read_scores
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
@@ -55,6 +58,7 @@ def check_run(
         check_watched(trainer.callbacks, reported(data.domains, [0.0] * len(data.domains)))  # type: ignore[attr-defined]
         _check_durations(module, trainer)
         _check_pruning(module)
+        _check_repair(module, data)
         if trainer.is_global_zero:  # which may have begun to write there when another one looks
             check_directory(Path(trainer.default_root_dir), checkpoint)
         _check_disk(module, Path(trainer.default_root_dir))
@@ -108,10 +112,32 @@ def _check_pruning(module: ShearingModule) -> None:
     who_reads = client_warning(written)
     for warning in [*kernel_warnings(module.pruning.shape), *([who_reads] if who_reads else [])]:
         _log.warning("WARNING: %s", warning)
+    if module.pruning.ranked and module.pruning.initial_scores is None:
+        criteria = criteria_by_axis(module.pruning.ranking, key="model.pruning.ranking")
+        if missing := [axis.value for axis in module.axes if axis not in criteria]:
+            raise RunError(
+                f"model.pruning.ranking={module.pruning.ranking} does not order {', '.join(missing)}, which the target "
+                f"shrinks. Name it for its axes alone, as {{layers: {module.pruning.ranking}}}."
+            )
     if module.pruning.initial_scores is not None:
         scores = read_scores(module.pruning.initial_scores)
         scores.check_source(module.family.shape, fingerprint=source_fingerprint(module.source))
         scores.check_axes(module.axes)
+
+
+def _check_repair(module: ShearingModule, data: DomainData) -> None:
+    """Refuse to repair on so little text that nothing can be fitted to it."""
+    if module.pruning is None or module.pruning.repair is None:
+        return
+    sizes = batches_of(data.manifest, data.split, module.pruning.repair.tokens)
+    held = [min(sum(chunks), sizes["sequences"]) for chunks in data.manifest.chunk_sizes(data.split).values()]
+    check_enough(
+        sum(held) * data.manifest.sequence_length,
+        module.family,
+        module.pruning.shape,
+        split=data.split,
+        key="model.pruning.repair.tokens",
+    )
 
 
 def _check_disk(module: ShearingModule, directory: Path) -> None:

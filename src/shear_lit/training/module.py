@@ -1,6 +1,7 @@
 """The LightningModule of both stages: with ``pruning`` it plays the min-max game, without it plainly pre-trains."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import lightning as L
@@ -13,7 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from shear_lit.data.serving.batch import IGNORED, DomainBatch, model_inputs, predicted_tokens
 from shear_lit.data.serving.datamodule import DomainData
+from shear_lit.data.serving.loader import ValidationLoader, batches_of
 from shear_lit.disk.names import split_revision
+from shear_lit.disk.writing import write_file
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
@@ -29,14 +32,17 @@ from shear_lit.models.huggingface import (
 from shear_lit.models.registry import family_of, written_config
 from shear_lit.models.source_files import REVISION, pinned
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers
-from shear_lit.pruning.settings import Pruning
+from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, deterministic_gates
+from shear_lit.pruning.settings import Pruning, RepairSettings
 from shear_lit.pruning.starts import initial_log_alpha
 from shear_lit.ranges import CountFrom0, as_plain_numbers
 from shear_lit.ranking.criteria import criteria_by_axis, named
 from shear_lit.ranking.importance import Importance
+from shear_lit.ranking.magnitude import whole
 from shear_lit.ranking.measuring import measure
 from shear_lit.ranking.scores import read_scores
+from shear_lit.reporting.model_card import RepairFacts
+from shear_lit.reporting.repair_page import REPAIR_PAGE, repair_page
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
 from shear_lit.theory.noise import keyed_uniform
@@ -50,6 +56,7 @@ from shear_lit.training.optimizer import (
     build_optimizer,
     build_schedule,
 )
+from shear_lit.training.repairing import repair_in_place
 from shear_lit.training.strategies import shard
 
 
@@ -128,6 +135,7 @@ class ShearingModule(L.LightningModule):
         """Those that did."""
         self._restored_step = 0
         self._ordered_by: str | None = None
+        self._repaired: dict[str, Any] | None = None
 
     def _read_source(self, source: str) -> None:
         """Read the config of the model to start from, and what follows from it."""
@@ -215,6 +223,37 @@ class ShearingModule(L.LightningModule):
         else:
             importance = read_scores(pruning.initial_scores).importance
         self.gates.start_from(initial_log_alpha(importance, pruning))
+        if pruning.repair is not None:
+            self._repair(pruning, pruning.repair)
+
+    def _repair(self, pruning: Pruning, repair: RepairSettings) -> None:
+        """Refit the cut that the gates start from, in the weights of the whole model."""
+        assert self.gates is not None and self.attached is not None and self.model is not None
+        log_alpha = {axis: whole(rows).detach().cpu() for axis, rows in self.gates.log_alpha().items()}
+        values = deterministic_gates(log_alpha, pruning.shape, self.exact_size())
+        sizes = batches_of(self.data.manifest, self.data.split, repair.tokens)
+        text = CalibrationText(self._training_sample(**sizes), self.device)
+        found = repair_in_place(
+            self.model,
+            self.source_config,
+            {axis: (gates != 0).float() for axis, gates in values.items()},
+            text,
+            parts=repair.parts,
+            device=self.device,
+            reduce=self._sum_over_ranks,
+        )
+        tokens, sequences = self._sum_over_ranks(torch.tensor([text.tokens, text.sequences])).tolist()
+        facts = RepairFacts(
+            tokens=int(tokens),
+            sequences=int(sequences),
+            data_fingerprint=self.data.manifest.fingerprint,
+            parts=repair.parts,
+            weights=len(found),
+            refitted=sum(item.refitted for item in found),
+        )
+        self._repaired = asdict(facts)
+        if self.trainer.is_global_zero:
+            write_file(Path(self.trainer.default_root_dir) / REPAIR_PAGE, repair_page(found, facts))
 
     def _measured_importance(self, pruning: Pruning) -> Importance:
         """The importance of all units, all gates open, the same on every rank.
@@ -223,7 +262,9 @@ class ShearingModule(L.LightningModule):
         gathered in bfloat16 for all passes, that of bfloat16, which differs from it by rounding.
         """
         assert self.attached is not None and self.model is not None
-        text = CalibrationText(self.data.calibration_sequences(pruning.calibration_sequences), self.device)
+        text = CalibrationText(
+            self._training_sample(sequences=pruning.calibration_sequences, micro_batch=1), self.device
+        )
         with without_flash_attention(self.model), torch.autocast(self.device.type, enabled=False):
             found = measure(
                 self.model,
@@ -237,6 +278,10 @@ class ShearingModule(L.LightningModule):
             )
         self.zero_grad()
         return found.importance
+
+    def _training_sample(self, **sizes: int) -> ValidationLoader:
+        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return self.data.training_sample(**ranks, **sizes)
 
     def _criteria(self, pruning: Pruning) -> dict[Axis, str]:
         """What orders the units of each gated axis."""
@@ -328,6 +373,7 @@ class ShearingModule(L.LightningModule):
         """Know the last validation's losses again, which the next checkpoint repeats."""
         facts = CheckpointFacts.from_entry(checkpoint[ENTRY], "the one that is resumed")
         self._restored_step, losses = facts.step, facts.losses
+        self._repaired = facts.repair
         names = self.data.domains
         if losses.keys() == set(names):
             self.domain_losses = torch.tensor([losses[name] for name in names], dtype=torch.float64)
@@ -344,6 +390,7 @@ class ShearingModule(L.LightningModule):
             exact=self.exact_size(),
             keep_layer_period=self.pruning is not None and self.pruning.keep_layer_period,
             ordered_by=self._ordered_by,
+            repair=self._repaired,
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},

@@ -1,5 +1,7 @@
 """The repair of a cut, against least squares solved here from activations that the test records itself."""
 
+import threading
+
 import pytest
 import torch
 
@@ -35,8 +37,8 @@ def cut(form, *, seed=0):
     return model, carved_of(model, values), kept_units(values, family_of(model.config).shape)
 
 
-def repaired(form, passages, **options):
-    model, small, kept = cut(form)
+def repaired(form, passages, *, models=None, **options):
+    model, small, kept = models or cut(form)
     before = {name: tensor.detach().clone() for name, tensor in small.named_parameters()}
     families = family_of(model.config), family_of(small.config)
     found = repair(model, small, *families, kept, passages, device=device(), **options)
@@ -80,3 +82,130 @@ def test_repair_brings_the_stream_of_every_family_closer_to_the_source(form):
     tied = form.tied
     assert (family_of(small.config).embedding + ".weight" in changed) is False
     assert any("lm_head" in name for name in refitted) is not tied
+
+
+def flat(values):
+    return values.flatten(0, 1).double()
+
+
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[1]], ids=str)
+def test_first_writer_is_the_ridge_solution_of_what_flows(form):
+    """Of rows that are recorded here, with the pull as rows of their own: least squares by another way."""
+    share, passages = 0.03, text()
+    model, small, kept = cut(form)
+    ids = torch.cat([passage.inputs["input_ids"] for passage in passages])
+    seen = {}
+
+    def see(name):
+        def hook(module, given, put_out):
+            seen[name] = (given[0], put_out)
+
+        return hook
+
+    old = int(kept.layers[0])
+    modules = {
+        "source": model.model.layers[old].self_attn.o_proj,
+        "before": model.model.layers[old],
+        "carved": small.model.layers[0].self_attn.o_proj,
+        "stream": small.model.layers[0],
+    }
+    handles = [module.register_forward_hook(see(name)) for name, module in modules.items()]
+    with torch.no_grad():
+        model(input_ids=ids)
+        small(input_ids=ids)
+    for handle in handles:
+        handle.remove()
+    given = flat(seen["carved"][0])
+    middle = seen["before"][0] + seen["source"][1]
+    wanted = flat(middle[..., kept.hidden] - seen["stream"][0])
+    writer = modules["carved"]
+    start = writer.weight.detach().double()
+    if writer.bias is not None:
+        given = torch.cat([given, torch.ones(len(given), 1).double()], dim=1)
+        start = torch.cat([start, writer.bias.detach().double()[:, None]], dim=1)
+    pull = (share * given.square().sum(0).mean()).sqrt()
+    rows = torch.cat([given, pull * torch.eye(given.shape[1]).double()])
+    targets = torch.cat([wanted, pull * start.T])
+    expected = torch.linalg.lstsq(rows, targets).solution.T
+    repair(
+        model,
+        small,
+        family_of(model.config),
+        family_of(small.config),
+        kept,
+        passages,
+        parts="writers",
+        device=device(),
+        shares=(share,),
+    )
+    found = writer.weight.detach().double()
+    if writer.bias is not None:
+        found = torch.cat([found, writer.bias.detach().double()[:, None]], dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_nothing_is_changed_where_nothing_is_cut():
+    model = model_of(FORMS[0])
+    family = family_of(model.config)
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    kept = kept_units({}, family.shape)
+    assert repair(model, model, family, family, kept, text(2), device=device()) == []
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+
+
+def test_weight_that_is_no_better_on_text_held_out_stays_as_it_was():
+    """With four tokens to fit hundreds of columns to, little holds for other text."""
+    _, small, _, before, found = repaired(FORMS[0], text(3, rows=2, length=2), shares=(1e-9,))
+    now = dict(small.named_parameters())
+    for item in found:
+        assert torch.equal(now[item.tensor], before[item.tensor]) is not item.refitted, item
+        assert (item.after < item.before) is item.refitted, item
+    assert any(not item.refitted for item in found)
+
+
+def test_last_norm_before_a_tied_head_is_refitted_when_asked():
+    *_, plain = repaired(FORMS[0], text())
+    _, small, _, before, found = repaired(FORMS[0], text(), parts="norms")
+    assert [item.tensor for item in found][: len(plain)] == [item.tensor for item in plain]
+    assert found[-1].tensor == "model.norm.weight" and found[-1].after < found[-1].before
+    assert not torch.equal(small.model.norm.weight, before["model.norm.weight"])
+
+
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[-2]], ids=str)
+def test_tokens_that_do_not_count_change_nothing(form):
+    plain, padded = text(10), []
+    for passage in plain:
+        ids = torch.cat([passage.inputs["input_ids"], torch.ones(ROWS, 3, dtype=torch.int64)], dim=1)
+        counted = torch.ones_like(ids, dtype=torch.bool)
+        counted[:, LENGTH:] = False
+        padded.append(Passage({"input_ids": ids, "labels": ids}, passage.number, counted))
+    padded.append(padded[0]._replace(number=10 * ROWS, counts=False))
+    one, other = (repaired(form, passages)[1] for passages in (plain, padded))
+    for (name, first), second in zip(one.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_two_processes_with_half_of_the_text_each_find_what_one_does():
+    passages, form = text(), FORMS[1]
+    expected = repaired(form, passages)[1]
+    meeting, parts, found = threading.Barrier(2), [None, None], [None, None]
+    models = [cut(form), cut(form)]
+
+    def process(rank):
+        def summed(total):
+            parts[rank] = total
+            meeting.wait()
+            both = parts[0] + parts[1]
+            meeting.wait()
+            return both
+
+        found[rank] = repaired(form, passages[rank::2], models=models[rank], reduce=summed)[1]
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, tensor in expected.named_parameters():
+        for network in found:
+            torch.testing.assert_close(network.get_parameter(name), tensor, rtol=1e-5, atol=1e-7, msg=name)

@@ -14,7 +14,11 @@ from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.order.moving import MovingMixture
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared.manifest import Manifest, check_same_domains
-from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
+from shear_lit.data.serving.loader import (
+    MixtureLoader,
+    ValidationLoader,
+    accumulation_of,
+)
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import is_same
@@ -188,14 +192,9 @@ class DomainData(LightningDataModule):
         sizes = {"sequences": self.validation_sequences, "micro_batch": self.validation_micro_batch}
         return self._sampled("validation", rank=rank, world_size=world_size, **sizes)
 
-    def calibration_sequences(self, sequences: int) -> ValidationLoader:
-        """A sample of each domain's training sequences, dealt to the ranks one by one, apart from training's order.
-
-        All ranks get as many; where they do not divide, one that counts nowhere fills up.
-        """
-        assert self.trainer is not None
-        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return self._sampled(self.split, sequences=sequences, micro_batch=1, **ranks)
+    def training_sample(self, *, rank: int = 0, world_size: int = 1, **sizes: int) -> ValidationLoader:
+        """A sample of each domain's training sequences, dealt to the ranks, apart from the order of training."""
+        return self._sampled(self.split, rank=rank, world_size=world_size, **sizes)
 
     def _sampled(self, split: str, **sizes: int) -> ValidationLoader:
         return ValidationLoader(self._store(split), documents_apart=self._apart, **sizes)

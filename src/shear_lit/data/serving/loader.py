@@ -1,6 +1,7 @@
 """What Lightning sees: micro-batches in an order that no worker, rank or resume changes."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from shear_lit.data.errors import DataError
 from shear_lit.data.order.permutation import sample
 from shear_lit.data.order.schedule import MixtureSchedule, ScheduleState
+from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
 from shear_lit.data.serving.segments import Segments
 from shear_lit.data.serving.store import Key, SequenceStore
 
 _log = logging.getLogger(__name__)
+_TOKENS_AT_A_TIME = 2048
 _BATCHES_AHEAD = 4
 """Micro-batches that each worker may have ready."""
 
@@ -246,6 +249,16 @@ class ValidationLoader:
             batch = self._store.read(keys, documents_apart=self._documents_apart)
             batch["micro_batch"] = index
             yield batch
+
+
+def batches_of(manifest: Manifest, split: str, tokens: int) -> dict[str, int]:
+    """Sequences of each domain that make so many tokens, where all have as many, and those of one batch of a repair."""
+    length = manifest.sequence_length
+    domains = sum(bool(sum(sizes)) for sizes in manifest.chunk_sizes(split).values())
+    return {
+        "sequences": math.ceil(tokens / (length * max(1, domains))),
+        "micro_batch": max(1, _TOKENS_AT_A_TIME // length),
+    }
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:

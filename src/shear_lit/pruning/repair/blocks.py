@@ -42,7 +42,7 @@ class Refitted(NamedTuple):
     share: float
     """How strongly it was held back."""
     before: float
-    """What it left of its targets' squares on text held out, as a fraction of them."""
+    """What it left of its targets' squares on text held out: the mean over targets of the fraction of each."""
     after: float
     """What a refit leaves of them."""
     refitted: bool

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shear_lit.ranking.importance import Reduce
 
-SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6)
 """The strengths that are tried: fractions of the mean diagonal of the inputs' moments."""
 
 
@@ -67,10 +67,14 @@ class Moments:
         return self.target.diagonal(dim1=1, dim2=2) if self.target.ndim == 3 else self.target
 
     def error(self, weight: Float[Tensor, "outputs inputs"], part: int) -> float:
-        """The sum of squares of what ``weight`` leaves of the targets, over the text of ``part``: 0 fit, 1 held out."""
-        wide = weight.to(self.gram)
-        explained = ((wide @ self.gram[part]) * wide).sum() - 2 * (wide * self.cross[part].mT).sum()
-        return float(explained + self.squares[part].sum())
+        """What ``weight`` leaves of the squares of its targets, over the text of ``part``: 0 fit, 1 held out.
+
+        It is the mean over targets of the fraction of each: a few channels of the residual stream are larger than all
+        others together, and would decide alone.
+        """
+        wide, squares = weight.to(self.gram), self.squares[part]
+        left = ((wide @ self.gram[part] - 2 * self.cross[part].mT) * wide).sum(-1) + squares
+        return float((left / squares.clamp(min=1e-300))[squares > 0].mean()) if (squares > 0).any() else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +86,9 @@ class Fit:
     share: float
     """How strongly it was held back."""
     before: float
-    """What the weight from before leaves of the targets' squares on text held out, as a fraction of them."""
+    """``Moments.error`` of the weight from before, on text held out."""
     after: float
-    """What a refit on the other text does."""
+    """That of a refit on the other text."""
 
 
 def refit(moments: Moments, weight: Float[Tensor, "outputs inputs"], shares: Sequence[float]) -> Fit:
@@ -95,7 +99,6 @@ def refit(moments: Moments, weight: Float[Tensor, "outputs inputs"], shares: Seq
         fitted=lambda share: _ridge(moments.gram[0], moments.cross[0], start, share),
         final=lambda share: _ridge(moments.gram.sum(0), moments.cross.sum(0), start, share),
         error=lambda fitted: moments.error(fitted, 1),
-        total=float(moments.squares[1].sum()),
         shares=shares,
     )
 
@@ -106,21 +109,17 @@ def judged(
     fitted: Callable[[float], Tensor | None],
     final: Callable[[float], Tensor | None],
     error: Callable[[Tensor], float],
-    total: float,
     shares: Sequence[float],
 ) -> Fit:
     """The refit whose share is best on text held out, of all text; none where what was there is no worse.
 
-    ``fitted`` knows the other text alone, ``final`` all of it; ``error`` is that on text held out, and ``total`` the
-    sum of the targets' squares there.
+    ``fitted`` knows the other text alone, ``final`` all of it; ``error`` is that on text held out.
     """
-    total, before = max(1e-300, total), error(start)
+    before = error(start)
     tried = [(error(found), share) for share in shares if (found := fitted(share)) is not None]
     best, share = min(tried, default=(float("inf"), 0.0))
     weight = final(share) if best < before else None
-    if weight is None:
-        return Fit(weight=None, share=share, before=before / total, after=before / total)
-    return Fit(weight=weight, share=share, before=before / total, after=best / total)
+    return Fit(weight=weight, share=share, before=before, after=before if weight is None else best)
 
 
 def _ridge(gram: Tensor, cross: Tensor, start: Tensor, share: float) -> Tensor | None:

@@ -37,14 +37,14 @@ def refit_scales(
 
     def error(scale: Tensor) -> float:
         squares, products, wanted = sums[1]
-        return float((scale.square() * squares - 2 * scale * products + wanted).sum())
+        left = scale.square() * squares - 2 * scale * products + wanted
+        return float((left / wanted.clamp(min=1e-300))[wanted > 0].mean()) if (wanted > 0).any() else 0.0
 
     return judged(
         start=torch.ones(channels, dtype=torch.float64, device=device),
         fitted=lambda share: solved(sums[0], share) if sums[0, 0].mean() > 0 else None,
         final=lambda share: solved(sums.sum(0), share),
         error=error,
-        total=float(sums[1, 2].sum()),
         shares=shares,
     )
 
@@ -68,13 +68,13 @@ def refit_head_norm(
         return torch.linalg.solve(gram + pull * torch.eye(len(gram)).to(gram), product + pull)
 
     def error(scale: Tensor) -> float:
-        return float(scale @ grams[1] @ scale - 2 * scale @ products[1] + squares[1])
+        left = scale @ grams[1] @ scale - 2 * scale @ products[1] + squares[1]
+        return float(left / squares[1].clamp(min=1e-300))
 
     return judged(
         start=torch.ones(len(products[0]), dtype=grams.dtype, device=grams.device),
         fitted=lambda share: solved(grams[0], products[0], share),
         final=lambda share: solved(grams.sum(0), products.sum(0), share),
         error=error,
-        total=float(squares[1]),
         shares=shares,
     )

@@ -1,0 +1,76 @@
+"""Stage 1 that starts at a cut: the cut is repaired once, at step 0, in the weights of the whole model."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PretrainedConfig
+
+from shear_lit.evaluation.calibration import CalibrationText
+from shear_lit.models.choices import RepairParts
+from shear_lit.models.family import Family
+from shear_lit.models.huggingface import build_model
+from shear_lit.models.registry import carved_config, family_of
+from shear_lit.pruning.carve import KeptUnits, carve, kept_entries, kept_units
+from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.repair import Refitted, repair
+from shear_lit.ranking.importance import Reduce
+from shear_lit.ranking.magnitude import whole
+
+
+@torch.no_grad()
+def repair_in_place(
+    model: nn.Module,
+    config: PretrainedConfig,
+    values: GateValues,
+    text: CalibrationText,
+    *,
+    parts: RepairParts,
+    device: torch.device,
+    reduce: Reduce | None,
+) -> list[Refitted]:
+    """Refit those weights of a whole model that gates of 0 and 1 leave, and no others; every process takes part.
+
+    The model is its own source: it is what it was read as. Each process holds a copy of it, and of the cut, on the CPU.
+    """
+    family = family_of(config)
+    tensors = {name: whole(parameter).detach().cpu() for name, parameter in model.named_parameters()}
+    kept = kept_units(values, family.shape)
+    small_config = carved_config(config, kept.shape, kept_layers=kept.layers.tolist())
+    source = build_model(config, tensors, dtype=torch.float32).eval()
+    carved = build_model(small_config, carve(tensors, family, values), dtype=torch.float32).eval()
+    found = repair(
+        source, carved, family, family_of(small_config), kept, text, parts=parts, device=device, reduce=reduce
+    )
+    parameters, repaired = dict(model.named_parameters()), dict(carved.named_parameters())
+    for name in _refitted(found, repaired):
+        _, block = family.pattern(name)
+        own = name if block is None else name.replace(f".{block}.", f".{int(kept.layers[block])}.", 1)
+        _put_back(parameters[own], tensors[own], repaired[name], family, kept, own)
+    return found
+
+
+def _refitted(found: list[Refitted], repaired: dict[str, nn.Parameter]) -> list[str]:
+    """Their names in the carved model, biases included."""
+    weights = [item.tensor for item in found if item.refitted]
+    biases = [name.removesuffix("weight") + "bias" for name in weights]
+    return [*weights, *(name for name in biases if name in repaired)]
+
+
+def _put_back(
+    parameter: Tensor, before: Tensor, repaired: Tensor, family: Family, kept: KeptUnits, name: str
+) -> None:
+    """Give the kept entries of ``parameter``, which may lie on several processes, their repaired numbers."""
+    cut = {cut.dim for cut in family.cuts_of(name)}
+    entries = [
+        kept_entries(family, kept, name, dim=dim) if dim in cut else torch.arange(size)
+        for dim, size in enumerate(before.shape)
+    ]
+    after = before.clone()
+    after[torch.meshgrid(*entries, indexing="ij")] = repaired.detach().to(before.dtype)
+    if isinstance(parameter, DTensor):
+        # Every process has the whole tensor, and takes its own part.
+        mesh, placements = parameter.device_mesh, parameter.placements
+        spread = distribute_tensor(after.to(parameter.device), mesh, placements, src_data_rank=None)
+        parameter.to_local().copy_(spread.to_local())
+    else:
+        parameter.copy_(after)
