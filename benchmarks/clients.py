@@ -53,8 +53,8 @@ from shear_lit.evaluation.clients.asking import (
 )
 from shear_lit.evaluation.clients.comparison import TOLERANCE, Expected, difference
 from shear_lit.models.huggingface import read_model, source_fingerprint
-from shear_lit.theory.noise import keyed_uniform
 from shear_lit.ranking.scores import Origin, scores_file
+from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis
 
 REPOSITORY = Path(__file__).parent.parent

@@ -30,9 +30,9 @@ from machine import machine
 from shear_lit import cli
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.pruning.gates import ExactSize, Gates, Multipliers
-from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
+from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import read_checkpoint
 from shear_lit.training.optimizer import OptimizerSettings, build_optimizer, build_schedule

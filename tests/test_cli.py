@@ -82,7 +82,7 @@ def test_top_level_help_has_a_line_for_every_command(capsys):
         (["export"], ["--checkpoint", "What to store the weights in"]),
         (["evaluate"], ["--micro_batch", "Sequences of one forward pass"]),
         (["verify"], ["--python", "Interpreter of the environment that has the client"]),
-        (["rank"], ["--criterion", "block influence for layers"]),
+        (["rank"], ["--criterion", "sizes of activations"]),
         (["gates"], ["--other", "to compare with"]),
     ],
     ids=lambda part: part[0] if isinstance(part, list) else None,

@@ -599,7 +599,7 @@ def _is_result(case: Case, ending: Ending, name: str) -> bool:
     """Whether a file is what the command is there to write, or what it mends."""
     places = {"mend": "old", "mend model": "model", "prepare more": "data"}
     written = ending.code == 0 or case.command in case.kind.begins
-    return written and name.split("/")[0] in ("out", "out.yaml", places.get(case.command))
+    return written and name.split("/")[0] in ("out", "out.yaml", "out.html", places.get(case.command))
 
 
 def _tells(path: Path) -> bool:

@@ -292,6 +292,11 @@ CASES: tuple[Case, ...] = (
         ("--model.pruning.initial_gap=-1", "model.pruning.initial_gap"),
         ("--model.pruning.calibration_sequences=0", "model.pruning", "calibration_sequences"),
         ("--model.pruning.second_multiplier_start=-1", "model.pruning.second_multiplier_start"),
+        ("--model.pruning.ranking=best", "model.pruning.ranking", "fisher"),
+        ("--model.pruning.ranking=fisher", "model.pruning.ranking has no effect"),
+        ("--model.pruning.repair.tokens=0", "model.pruning.repair.tokens"),
+        ("--model.pruning.repair.tokens=1000", "model.pruning.repair", "no cut to repair"),
+        ("--model.pruning.repair.parts=all", "model.pruning.repair.parts", "writers"),
         (
             "--model.pruning.initial_log_alpha=4.605170185988092 --model.pruning.initial_gap=3 "
             "--model.pruning.initial_scores=/nowhere",
@@ -507,7 +512,9 @@ CASES: tuple[Case, ...] = (
         RANK,
         ("--criterion=fisher", "data", "criterion=fisher is measured on text"),
         ("--criterion=random --output=~no-such-user/x", "output='~no-such-user/x'", "no user"),
-        ("--criterion=best", "criterion='best'", "one of fisher"),
+        ("--criterion=best", "criterion='best'", "one of default"),
+        ("--criterion.hidden=depth", "criterion.hidden", "cannot order"),
+        ("--criterion.width=fisher", "criterion", "width"),
         ("--criterion=random --data={toy}/data", "data=", "has no effect"),
         ("--criterion=random --seed=x", "seed='x'", "a whole number"),
         ("--criterion=random --output={toy}/gqa-tied/s.safetensors", "output=", "directory of a model"),

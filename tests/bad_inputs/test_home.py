@@ -67,6 +67,6 @@ def test_the_home_directory_is_meant_everywhere(home, tmp_path):
         assert ending.left == (), name
     assert not [path for path in home.rglob("*") if "~" in path.name]
     new = {path.name for path in (home / "new").iterdir()}
-    assert new == {"data", "references.yaml", "losses.json", "scores", "a", "b"}
+    assert new == {"data", "references.yaml", "losses.json", "scores", "scores.html", "a", "b"}
     assert (home / "yaml-run" / "checkpoints" / "step=000004.ckpt").is_file()
     assert (home / "run" / "checkpoints" / "step=000016.ckpt").is_file()

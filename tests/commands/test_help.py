@@ -9,7 +9,7 @@ import pytest
 from shear_lit import cli
 from shear_lit.commands.table import COMMANDS
 from shear_lit.data.order.mixture import MixtureSettings
-from shear_lit.pruning.settings import ExactGates, Pruning
+from shear_lit.pruning.settings import ExactGates, Pruning, RepairSettings
 from shear_lit.theory.shape import Axis
 
 SCREEN = 50
@@ -33,10 +33,13 @@ def test_help_of_a_run_fits_two_screens(capsys, command):
 def test_help_of_a_run_has_every_key_of_pruning_and_data(capsys):
     text = said(capsys, "fit", "--help")
     keys = {
-        f"model.pruning.{field.name}" for field in fields(Pruning) if field.name not in ("target", "exact")
+        f"model.pruning.{field.name}"
+        for field in fields(Pruning)
+        if field.name not in ("target", "exact", "repair")
     }
     keys |= {f"model.pruning.target.{axis.value}" for axis in Axis}
     keys |= {f"model.pruning.exact.{field.name}" for field in fields(ExactGates)}
+    keys |= {f"model.pruning.repair.{field.name}" for field in fields(RepairSettings)}
     keys |= {f"data.mixture.{field.name}" for field in fields(MixtureSettings)}
     keys |= {"data.directory", "data.remote.attempts", "checkpoint.keep", "trainer.max_steps", "ckpt_path"}
     assert not [key for key in sorted(keys) if f"  --{key} " not in text]

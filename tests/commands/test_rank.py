@@ -80,7 +80,7 @@ def test_every_criterion_orders_units_and_cuts_the_source(toy, tmp_path, scores,
 
 
 def test_criteria_differ(scores):
-    names = [*CRITERIA[1:], "depth", "loss"]
+    names = [*CRITERIA[1:], "depth"]
     found = {name: read_scores(scores(name)).importance[Axis.LAYERS].tolist() for name in names}
     assert len({tuple(values) for values in found.values()}) == len(names)
     # A criterion of layers stands for block influence where activations order all axes.
