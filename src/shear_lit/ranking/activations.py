@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shear_lit.models.family import Family
-from shear_lit.ranking.importance import Importance, Passage, Sums
+from shear_lit.ranking.importance import Importance, Passage, Sums, grown_window
 from shear_lit.theory.shape import Axis
 
 _TURNED, _INFLUENCE, _COUNT = "turned", "influence", "count"
@@ -150,20 +150,7 @@ def nested_windows(distance: Float[Tensor, "depths depths"]) -> Float[Tensor, "l
     ``distance[a, b]`` says how far layers a to b - 1 turn the stream. The first window is the layer that turns it
     least; each next one adds the neighbour with which the window turns it least.
     """
-    layers = distance.shape[0] - 1
-    start = int(distance.diagonal(1).argmin())
-    end, importance = start + 1, torch.empty(layers)
-    importance[start] = 0.0
-    for order in range(1, layers):
-        below = float(distance[start - 1, end]) if start > 0 else float("inf")
-        above = float(distance[start, end + 1]) if end < layers else float("inf")
-        if below <= above:
-            start -= 1
-            importance[start] = order
-        else:
-            importance[end] = order
-            end += 1
-    return importance
+    return grown_window(distance.shape[0] - 1, lambda window: float(distance[window.start, window.stop]))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shear_lit.models.family import Family
-from shear_lit.ranking.importance import Importance, Passage, Reduce
+from shear_lit.ranking.importance import Importance, Passage, Reduce, grown_window
 from shear_lit.theory.shape import Axis
 
 
@@ -75,16 +75,4 @@ def by_greedy_removal(losses: LayerLosses) -> Importance:
 
 def by_window_removal(losses: LayerLosses) -> Importance:
     """Layers in the order in which a window of neighbours takes them in, the side first that the loss misses less."""
-    alone = [losses.without([block]) for block in range(losses.layers)]
-    start = min(range(losses.layers), key=alone.__getitem__)
-    end, importance = start + 1, torch.zeros(losses.layers)
-    for order in range(1, losses.layers):
-        below = losses.without(range(start - 1, end)) if start > 0 else float("inf")
-        above = losses.without(range(start, end + 1)) if end < losses.layers else float("inf")
-        if below <= above:
-            start -= 1
-            importance[start] = order
-        else:
-            importance[end] = order
-            end += 1
-    return {Axis.LAYERS: importance}
+    return {Axis.LAYERS: grown_window(losses.layers, losses.without)}
