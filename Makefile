@@ -21,7 +21,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients doors launches runs text tokens gpu
+.PHONY: demo test lint nightly clients doors launches repair runs text tokens gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -34,7 +34,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text
+nightly: clients doors runs launches text repair
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -52,6 +52,9 @@ runs/text/kills-%.json: .venv/installed-test
 
 tokens: .venv/installed-test
 	$(BIN)/python -m tests.data.tokens.matrix --documents 2000 --work runs/tokens
+
+repair: .venv/installed-test
+	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches
