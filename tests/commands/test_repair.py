@@ -1,6 +1,7 @@
 """`export --repair`: a cut that is refitted towards its source, and what is said of it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from shear_lit.evaluation.calibration import check_enough
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.mistakes import Mistake
 from shear_lit.models.registry import family_of
+from shear_lit.models.source_files import SourceError
 from shear_lit.reporting.recipe import read_recipe
 from shear_lit.theory.shape import ModelShape
+from shear_lit.training.run_checkpoints import latest_checkpoint
 
 TARGET = ModelShape(layers=2, hidden=24, query_heads=4, kv_heads=2, intermediate=32)
 
@@ -82,3 +85,20 @@ def test_too_little_text_for_the_widest_weight_is_refused():
     with pytest.raises(DataError, match=r"6,879 tokens .* 5,504 columns, and needs 6,880") as found:
         check_enough(6879, family, target, split="prune", key="repair_tokens")
     assert found.value.key == "repair_tokens"
+
+
+def test_checkpoint_is_repaired_towards_the_model_that_its_run_started_from_and_no_other(
+    toy, tmp_path, whole
+):
+    folder, _ = whole("prune")
+    checkpoint, options = str(latest_checkpoint(folder)), {"repair": str(toy.data), "repair_tokens": 400}
+    result = export(checkpoint=checkpoint, output=str(tmp_path / "out"), **options)
+    assert result.gated_difference <= 1e-5 and (tmp_path / "out" / "repair.md").exists()
+    assert read_recipe(tmp_path / "out")["repair"]["refitted"] > 0
+    shutil.copytree(toy.source(), tmp_path / "other")
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "other")
+    network.model.norm.weight.data += 1
+    network.save_pretrained(tmp_path / "other")
+    with pytest.raises(SourceError, match="is not the model that was cut"):
+        export(checkpoint=checkpoint, output=str(tmp_path / "x"), source=str(tmp_path / "other"), **options)
+    assert not (tmp_path / "x").exists()

@@ -5,16 +5,21 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shear_lit.models.registry import family_of
+from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import kept_entries, kept_units
+from shear_lit.pruning.repair import repair
 from shear_lit.pruning.settings import Pruning, RepairSettings
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.ranking.scores import read_scores
 from shear_lit.reporting.model_card import RepairFacts
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import ModelShape, ShapeError
+from shear_lit.training import repairing
 from shear_lit.training.checkpoints import read_checkpoint
 from shear_lit.training.run_checkpoints import latest_checkpoint
+from tests.pruning.repair.test_repair import text
 from tests.toy import TARGETS
+from tests.toy_families import FORMS, ONE_OF_EACH, model_of
 from tests.training.forks import run
 from tests.training.runs import fit
 
@@ -94,3 +99,28 @@ def test_repair_is_refused_where_a_run_starts_at_no_cut():
             Pruning(target=shape, repair=repair, **starts)
     for starts in ({"initial_gap": 9.2}, {"constraint": "exact", "sparsity_warmup_steps": 0}):
         assert Pruning(target=shape, repair=repair, **starts).starts_at_a_cut
+
+
+@pytest.mark.parametrize(
+    "form", ONE_OF_EACH + tuple(f for f in FORMS if f.family == "gemma2" and f.tied), ids=str
+)
+def test_whole_model_under_the_gates_of_its_cut_computes_what_the_repaired_cut_does(form, monkeypatch):
+    """Also where the cut's embedding is multiplied by another constant, which its last norm makes up for."""
+    model = model_of(form, dtype=torch.float32)
+    values, kept = form.gates(soft=False, dtype=torch.float32), {}
+
+    def keeping(source, carved, *rest, **options):
+        kept["carved"] = carved
+        return repair(source, carved, *rest, **options)
+
+    monkeypatch.setattr(repairing, "repair", keeping)
+    found = repairing.repair_in_place(
+        model, model.config, values, text(30), parts="norms", device=torch.device("cpu"), reduce=None
+    )
+    assert any(item.refitted for item in found)
+    ids = text(1, seed=2)[0].inputs["input_ids"]
+    gates = attach(model, family_of(model.config))
+    gates.set(values)
+    with torch.no_grad():
+        expected, got = kept["carved"](input_ids=ids).logits, model(input_ids=ids).logits
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

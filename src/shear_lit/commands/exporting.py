@@ -185,7 +185,15 @@ def _write(
     likely = clients.Written(config=config, shape=shape, period_kept=_keeps_period(config, facts, scores))
     if (said := clients.warning(likely)) is not None:
         _log.info(said)
-    repairs = None if repair is None else open_repair(repair, origin, config, shape)
+    repairs = None
+    if repair is not None:
+        if source_fingerprint(origin) != facts.source_fingerprint:
+            raise SourceError(
+                f"{origin!r} is not the model that was cut, or was changed since: a repair is towards that model. "
+                f"Name it, or export without --repair.",
+                key="source",
+            )
+        repairs = open_repair(repair, origin, config, shape)
     if scores is None:
         assert opened is not None
         cut = _cut(opened.read(), origin, repairs)

@@ -84,7 +84,7 @@ def carve(
     """
     values = {axis: gates.detach().cpu() for axis, gates in values.items()}
     kept = kept_units(values, family.shape)
-    carver = _Carver(family, values, kept, _scale_ratio(family, len(kept.hidden), built_in))
+    carver = _Carver(family, values, kept, scale_ratio(family, len(kept.hidden), built_in))
     new_index = {int(block): index for index, block in enumerate(kept.layers)}
     carved = {}
     for name, tensor in tensors.items():
@@ -108,7 +108,7 @@ def _entries(cut: Cut, kept: KeptUnits, block: int | None) -> Int[Tensor, "entri
     return (cut.offset + units[:, None] * cut.entries + torch.arange(cut.entries)).flatten()
 
 
-def _scale_ratio(family: Family, hidden: int, built_in: torch.dtype) -> float:
+def scale_ratio(family: Family, hidden: int, built_in: torch.dtype = torch.float32) -> float:
     """The constant that multiplies the source's embedding over the one that will multiply the carved model's."""
     if family.embedding_scale is None or hidden == family.shape.hidden:
         return 1.0

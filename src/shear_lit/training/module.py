@@ -291,7 +291,9 @@ class ShearingModule(L.LightningModule):
     def _sum_over_ranks(self, total: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
             return total
-        return cast(Tensor, self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")).cpu()
+        return cast(Tensor, self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")).to(
+            total.device
+        )
 
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""

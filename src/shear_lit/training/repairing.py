@@ -7,10 +7,10 @@ from transformers import PretrainedConfig
 
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.models.choices import RepairParts
-from shear_lit.models.family import Family
+from shear_lit.models.family import Family, NormKind
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import carved_config, family_of
-from shear_lit.pruning.carve import KeptUnits, carve, kept_entries, kept_units
+from shear_lit.pruning.carve import KeptUnits, carve, kept_entries, kept_units, scale_ratio
 from shear_lit.pruning.gates import GateValues
 from shear_lit.pruning.repair import Refitted, repair
 from shear_lit.ranking.importance import Reduce
@@ -56,6 +56,15 @@ def _refitted(found: list[Refitted], repaired: dict[str, nn.Parameter]) -> list[
     return [*weights, *(name for name in biases if name in repaired)]
 
 
+def _uncompensated(repaired: Tensor, family: Family, kept: KeptUnits, name: str) -> Tensor:
+    """A tensor of the cut without what makes up for the constant that multiplies the cut's embedding."""
+    powers = {cut.compensates for cut in family.cuts_of(name)}
+    factor = scale_ratio(family, len(kept.hidden)) ** -max(powers, key=abs)
+    norm = family.norm_of(name)
+    extra = 1.0 if norm is not None and norm.kind is NormKind.ONE_PLUS_RMS else 0.0
+    return repaired.detach() if factor == 1 else (repaired.detach() + extra) * factor - extra
+
+
 def _put_back(
     parameter: Tensor, before: Tensor, repaired: Tensor, family: Family, kept: KeptUnits, name: str
 ) -> None:
@@ -66,7 +75,7 @@ def _put_back(
         for dim, size in enumerate(before.shape)
     ]
     after = before.clone()
-    after[torch.meshgrid(*entries, indexing="ij")] = repaired.detach().to(before.dtype)
+    after[torch.meshgrid(*entries, indexing="ij")] = _uncompensated(repaired, family, kept, name)
     if isinstance(parameter, DTensor):
         # Every process has the whole tensor, and takes its own part.
         mesh, placements = parameter.device_mesh, parameter.placements

@@ -178,7 +178,9 @@ class _Repair:
         for text in texts:
             with recorded(firsts, {added, *writers.values()}) as seen:
                 after = run(full, text.source, text.calls[old], self.device)
-            for half, first, moments in zip(group, firsts, read, strict=True):
+            for half, first, moments in (
+                zip(group, firsts, read, strict=True) if self.parts != "writers" else ()
+            ):
                 given = _normed(small, half, text.carved.to(self.device))
                 self._add(moments, text, given, seen[first])
             text.middle = (text.source.to(self.device) + seen[added]).cpu()
