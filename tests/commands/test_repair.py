@@ -47,11 +47,14 @@ def test_repaired_cut_is_closer_to_the_source_and_says_what_was_done(toy, tmp_pa
     recipe, page = read_recipe(tmp_path / "repaired"), (tmp_path / "repaired" / "repair.md").read_text()
     facts = recipe["repair"]
     assert (
-        facts["tokens"] >= 400 and facts["parts"] == "readers" and 0 < facts["refitted"] <= facts["weights"]
+        facts["tokens"] >= 400 and facts["parts"] == "embedding" and 0 < facts["refitted"] <= facts["weights"]
     )
-    assert page.count("| model.layers.") == facts["weights"] == 14
+    assert (
+        page.count("| model.layers.") + 1 == facts["weights"] == 15
+        and "| model.embed_tokens.weight |" in page
+    )
     card = (tmp_path / "repaired" / "README.md").read_text()
-    assert f"{facts['refitted']} of 14 weights were refitted in closed form" in card
+    assert f"{facts['refitted']} of 15 weights were refitted in closed form" in card
     assert not (tmp_path / "cut" / "repair.md").exists() and read_recipe(tmp_path / "cut")["repair"] is None
     kept = [json.loads((tmp_path / name / "gates.json").read_text()) for name in ("cut", "repaired")]
     assert kept[0] == kept[1]

@@ -29,7 +29,7 @@ def export(
     repair: str | None = None,
     repair_tokens: Count = REPAIR_TOKENS,
     repair_split: Literal["prune", "pretrain"] = "prune",
-    repair_parts: RepairParts = "readers",
+    repair_parts: RepairParts = "embedding",
     device: Device = "auto",
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     remote: RemoteSettings = REMOTE,
@@ -62,7 +62,7 @@ def export(
         repair_tokens: Tokens to repair on: whole sequences, as many of each domain.
         repair_split: Documents to repair on; never those that a run validates on.
         repair_parts: What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well;
-            `norms`, the last norm before a tied head, too.
+            `embedding`, the embedding of a tied head, too; `norms`, and the last norm before it.
         device: Where the repair computes, a block at a time; `auto`: a CUDA device if there is one, otherwise the CPU.
         cross_document_attention: Whether a token may attend to earlier documents in the repair.
         remote: How data in remote storage is read.
@@ -99,7 +99,7 @@ def export(
         _refuse_options_of_repair(
             repair_tokens=repair_tokens != REPAIR_TOKENS,
             repair_split=repair_split != "prune",
-            repair_parts=repair_parts != "readers",
+            repair_parts=repair_parts != "embedding",
             device=device != "auto",
             cross_document_attention=not cross_document_attention,
         )

@@ -23,8 +23,8 @@ PresetName = Literal["sheared-llama-2.7b", "sheared-llama-1.3b", "sheared-llama-
 AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"]
 """What of a model can lose units."""
 
-RepairParts = Literal["writers", "readers", "norms"]
-"""What of a cut is refitted: writers alone, readers as well, or the last norm before a tied head, too."""
+RepairParts = Literal["writers", "readers", "embedding", "norms"]
+"""What of a cut is refitted, each with what stands before it; the last two only where the head is the embedding."""
 
 REPAIR_TOKENS = 65_536
 """Tokens that a cut is repaired on, where nothing is said (docs/repair.md)."""

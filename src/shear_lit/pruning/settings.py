@@ -65,9 +65,9 @@ class RepairSettings:
 
     tokens: Count = REPAIR_TOKENS
     """Training tokens to repair on: whole sequences, as many of each domain."""
-    parts: RepairParts = "readers"
-    """What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well; `norms`, the
-    last norm before a tied head, too."""
+    parts: RepairParts = "embedding"
+    """What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well; `embedding`,
+    the embedding of a tied head, too; `norms`, and the last norm before it."""
 
     def __post_init__(self) -> None:
         as_plain_numbers(self)

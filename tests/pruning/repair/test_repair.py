@@ -9,6 +9,9 @@ import torch
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.repair import repair
+from shear_lit.pruning.repair.head import refit_head
+from shear_lit.pruning.repair.moments import Moments
+from shear_lit.pruning.repair.passages import HELD_OUT, thinned
 from shear_lit.ranking.importance import Passage
 from tests.ranking.passages import device
 from tests.toy_families import FORMS, ONE_OF_EACH, carved_of, model_of
@@ -89,7 +92,7 @@ def test_repair_brings_the_stream_of_every_family_closer_to_the_source(form):
     assert refitted <= changed
     assert all(name.rpartition(".")[0] + ".weight" in refitted for name in changed)
     tied = form.tied
-    assert (family_of(small.config).embedding + ".weight" in changed) is False
+    assert (family_of(small.config).embedding + ".weight" in changed) is tied
     assert any("lm_head" in name for name in refitted) is not tied
 
 
@@ -218,3 +221,40 @@ def test_two_processes_with_half_of_the_text_each_find_what_one_does():
     for name, tensor in expected.named_parameters():
         for network in found:
             torch.testing.assert_close(network.get_parameter(name), tensor, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_head_is_the_ridge_solution_for_the_sources_logits():
+    """Of rows and of logits, which the code never makes; a tied head goes half of the way."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(400, 12, generator=generator)
+    kept = torch.tensor([0, 1, 3, 4, 6, 7, 9])
+    rows[:, 2] = rows[:, kept] @ torch.randn(len(kept), generator=generator)
+    source_head = torch.randn(50, 12, generator=generator)
+    head, share = 1.5 * source_head[:, kept], 0.02
+    held_out = torch.arange(400) % HELD_OUT == HELD_OUT - 1
+    moments = Moments(len(kept), 12, among_targets=True, device=torch.device("cpu"))
+    moments.add(rows[:, kept], rows, held_out)
+    given, logits = rows[:, kept].double(), (rows @ source_head.T).double()
+    pull = (share * given.square().sum(0).mean()).sqrt()
+    longer = torch.cat([given, pull * torch.eye(len(kept)).double()])
+    wanted = torch.cat([logits, pull * head.double().T])
+    expected = torch.linalg.lstsq(longer, wanted).solution.T
+    whole, half = (refit_head(moments, source_head, head, shares=(share,), way=way) for way in (1.0, 0.5))
+    torch.testing.assert_close(whole.weight, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(half.weight, (expected + head) / 2, rtol=1e-5, atol=1e-5)
+    left = (given @ head.double().T - logits)[held_out]
+    centred = logits[held_out] - logits[held_out].mean(1, keepdim=True)
+    before = (left - left.mean(1, keepdim=True)).square().sum() / centred.square().sum()
+    assert whole.before == half.before == pytest.approx(float(before), rel=1e-5)
+    assert whole.after < half.after < whole.before
+
+
+def test_text_of_a_tied_embedding_is_thinned_alike_for_any_number_of_processes():
+    passages = text(40)
+    total = torch.tensor([40.0 * ROWS * LENGTH], dtype=torch.float64)
+    whole = thinned(passages, 300, None)
+    assert [passage.number for passage in whole] == [passage.number for passage in passages[::8]]
+    parts = [thinned(passages[rank::2], 300, lambda _: total) for rank in range(2)]
+    assert sorted(passage.number for part in parts for passage in part) == [
+        passage.number for passage in whole
+    ]

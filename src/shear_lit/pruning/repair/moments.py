@@ -1,11 +1,12 @@
 """Ridge least squares from second moments, with a part of the text held out to choose how strongly it is held back."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from shear_lit.ranking.importance import Reduce
 
@@ -24,8 +25,9 @@ class Moments:
         kind = {"dtype": torch.float64, "device": device}
         self.gram = torch.zeros(2, inputs, inputs, **kind)  # type: ignore[call-overload]
         self.cross = torch.zeros(2, inputs, targets, **kind)  # type: ignore[call-overload]
-        size = (2, targets, targets) if among_targets else (2, targets)
+        size = (targets, targets) if among_targets else (targets,)
         self.target = torch.zeros(size, **kind)  # type: ignore[call-overload]
+        """Of the text held out alone."""
 
     def add(
         self,
@@ -40,7 +42,8 @@ class Moments:
                 continue
             self.gram[part] += (a.mT @ a).to(self.gram)
             self.cross[part] += (a.mT @ y).to(self.gram)
-            self.target[part] += ((y.mT @ y) if self.target.ndim == 3 else y.square().sum(0)).to(self.gram)
+            if part:
+                self.target += ((y.mT @ y) if self.target.ndim == 2 else y.square().sum(0)).to(self.gram)
 
     def reduce(self, over: Reduce) -> None:
         """Add up over processes."""
@@ -58,23 +61,38 @@ class Moments:
         """The moments without the last input and the last target, which stand for biases."""
         found = object.__new__(Moments)
         found.gram, found.cross = self.gram[:, :-1, :-1], self.cross[:, :-1, :-1]
-        found.target = self.target[:, :-1, :-1]
+        found.target = self.target[:-1, :-1]
         return found
 
     @property
-    def squares(self) -> Float64[Tensor, "2 targets"]:
-        """The sums of the squares of each target."""
-        return self.target.diagonal(dim1=1, dim2=2) if self.target.ndim == 3 else self.target
+    def squares(self) -> Float64[Tensor, "targets"]:
+        """The sums of the squares of each target, over the text held out."""
+        return self.target.diagonal() if self.target.ndim == 2 else self.target
 
-    def error(self, weight: Float[Tensor, "outputs inputs"], part: int) -> float:
-        """What ``weight`` leaves of the squares of its targets, over the text of ``part``: 0 fit, 1 held out.
+    def error(self, weight: Float[Tensor, "outputs inputs"]) -> float:
+        """What ``weight`` leaves of the squares of its targets, over the text held out.
 
         It is the mean over targets of the fraction of each: a few channels of the residual stream are larger than all
         others together, and would decide alone.
         """
-        wide, squares = weight.to(self.gram), self.squares[part]
-        left = ((wide @ self.gram[part] - 2 * self.cross[part].mT) * wide).sum(-1) + squares
+        wide, squares = weight.to(self.gram), self.squares
+        left = ((wide @ self.gram[1] - 2 * self.cross[1].mT) * wide).sum(-1) + squares
         return float((left / squares.clamp(min=1e-300))[squares > 0].mean()) if (squares > 0).any() else 0.0
+
+
+class Refitted(NamedTuple):
+    """What became of one weight of the carved model."""
+
+    tensor: str
+    """Its name."""
+    share: float
+    """How strongly it was held back."""
+    before: float
+    """What it left of its targets' squares on text held out: the mean over targets of the fraction of each."""
+    after: float
+    """What a refit leaves of them."""
+    refitted: bool
+    """Whether it was better than before: if not, the weight is what it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +108,23 @@ class Fit:
     after: float
     """That of a refit on the other text."""
 
+    def of(self, weight: Tensor | None) -> "Fit":
+        """The same of another weight, which was found through this one."""
+        return replace(self, weight=weight)
+
+    def noted(self, tensor: str) -> Refitted:
+        """What is told of it."""
+        return Refitted(tensor, self.share, self.before, self.after, self.weight is not None)
+
 
 def refit(moments: Moments, weight: Float[Tensor, "outputs inputs"], shares: Sequence[float]) -> Fit:
     """argmin |A W^T - Y|^2 + share * mean(diag A^T A) * |W - weight|^2, with the best share on text held out."""
     start = weight.to(moments.gram)
     return judged(
         start=start,
-        fitted=lambda share: _ridge(moments.gram[0], moments.cross[0], start, share),
-        final=lambda share: _ridge(moments.gram.sum(0), moments.cross.sum(0), start, share),
-        error=lambda fitted: moments.error(fitted, 1),
+        fitted=lambda share: ridge(moments.gram[0], moments.cross[0], start, share),
+        final=lambda share: ridge(moments.gram.sum(0), moments.cross.sum(0), start, share),
+        error=moments.error,
         shares=shares,
     )
 
@@ -122,10 +148,31 @@ def judged(
     return Fit(weight=weight, share=share, before=before, after=before if weight is None else best)
 
 
-def _ridge(gram: Tensor, cross: Tensor, start: Tensor, share: float) -> Tensor | None:
+def ridge(
+    gram: Float64[Tensor, "inputs inputs"],
+    cross: Float64[Tensor, "inputs outputs"],
+    start: Float64[Tensor, "outputs inputs"],
+    share: float,
+) -> Float64[Tensor, "outputs inputs"] | None:
+    """The minimum of ``refit``; None where there is nothing to fit to."""
     mean = gram.diagonal().mean()
     if not mean > 0:  # dead inputs: nothing can be fitted to them
         return None
-    pull = share * mean
-    factor, failed = torch.linalg.cholesky_ex(gram + pull * torch.eye(len(gram)).to(gram))
+    pull, held = share * mean, gram.clone()
+    held.diagonal().add_(pull)
+    factor, failed = torch.linalg.cholesky_ex(held)
     return None if failed else torch.cholesky_solve(cross + pull * start.mT, factor).mT
+
+
+def with_bias(linear: nn.Module) -> Tensor:
+    """The weight of a layer with its bias as a last column."""
+    return torch.cat([linear.get_parameter("weight"), linear.get_parameter("bias")[:, None]], dim=1).detach()
+
+
+@torch.no_grad()
+def put(linear: nn.Module, weight: Tensor, *, biased: bool) -> None:
+    """Give a layer its weight; ``biased``: the last column is its bias."""
+    if biased:
+        linear.get_parameter("bias").copy_(weight[:, -1])
+        weight = weight[:, :-1]
+    linear.get_parameter("weight").copy_(weight)

@@ -61,15 +61,15 @@ def refit_head_norm(
     among, between = wide.mT @ wide, wide.mT @ source_wide
     grams = among * moments.gram
     products = (between * moments.cross).sum(-1)
-    squares = ((source_wide.mT @ source_wide) * moments.target).sum((1, 2))
+    squares = ((source_wide.mT @ source_wide) * moments.target).sum()
 
     def solved(gram: Tensor, product: Tensor, share: float) -> Tensor:
         pull = share * gram.diagonal().mean()
         return torch.linalg.solve(gram + pull * torch.eye(len(gram)).to(gram), product + pull)
 
     def error(scale: Tensor) -> float:
-        left = scale @ grams[1] @ scale - 2 * scale @ products[1] + squares[1]
-        return float(left / squares[1].clamp(min=1e-300))
+        left = scale @ grams[1] @ scale - 2 * scale @ products[1] + squares
+        return float(left / squares.clamp(min=1e-300))
 
     return judged(
         start=torch.ones(len(products[0]), dtype=grams.dtype, device=grams.device),

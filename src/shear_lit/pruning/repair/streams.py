@@ -75,6 +75,10 @@ class BlockByBlock:
         """A module of the model by name."""
         return self._model.get_submodule(name)
 
+    def parameter(self, name: str) -> nn.Parameter:
+        """A parameter of the model by name."""
+        return self._model.get_parameter(name)
+
 
 @torch.no_grad()
 def run(block: nn.Module, stream: Stream, call: Call, device: torch.device) -> Stream:

@@ -1,0 +1,251 @@
+"""What a ranking and a repair are worth without a training step: losses of cuts on validation text.
+
+    python benchmarks/repair.py demo --work runs/repair          # all cells of a table; stopped, it goes on
+
+Tables: ``demo`` (what orders units, and what is refitted), ``tokens`` (how much text), ``domains`` (each domain in turn
+is neither ranked nor repaired on, and measured). All cut the demo's source to the demo's shape. Each cell is a line of
+<work>/<table>.jsonl. Loss: mean over domains, in nats per token.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from demo_inputs import write_demo_inputs
+from machine import machine
+from shear_lit.commands.demo.texts import DOMAINS
+from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
+from shear_lit.data.serving.loader import ValidationLoader, batches_of
+from shear_lit.data.serving.remote import read_prepared
+from shear_lit.data.serving.store import SequenceStore
+from shear_lit.evaluation.calibration import CalibrationText
+from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
+from shear_lit.models.huggingface import build_model, read_config, read_model
+from shear_lit.models.registry import carved_config, family_of
+from shear_lit.pruning.attach import attach
+from shear_lit.pruning.carve import carve, kept_units
+from shear_lit.pruning.repair import repair
+from shear_lit.pruning.starts import ranked_gates
+from shear_lit.ranking.criteria import criteria_by_axis
+from shear_lit.ranking.importance import Importance
+from shear_lit.ranking.measuring import measure
+from shear_lit.theory.shape import ModelShape
+
+DEMO_SHAPE = ModelShape(layers=24, hidden=480, query_heads=6, kv_heads=2, intermediate=1280)
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cut, repaired or not."""
+
+    criterion: str = "default"
+    """A word, or a mapping of axes as JSON."""
+    sample: int = 0
+    sequences: int = 16
+    """Of each domain, to rank on."""
+    parts: str = "none"
+    tokens: int = 0
+    """To repair on."""
+    without: str = ""
+    """A domain that is neither ranked nor repaired on."""
+
+
+@dataclass(frozen=True)
+class _Without:
+    """Batches in which the sequences of one domain only fill up."""
+
+    batches: Iterable[DomainBatch]
+    domain: int | None
+
+    def __iter__(self) -> Iterator[DomainBatch]:
+        for batch in self.batches:
+            domain = batch["domain"]
+            if self.domain is not None:
+                batch["domain"] = domain.masked_fill(domain == self.domain, PADDING_DOMAIN)
+            yield batch
+
+
+class Bench:
+    """A source, text, and what is measured on them."""
+
+    def __init__(self, source: Path, data: Path, target: ModelShape, *, evaluated: int = 16) -> None:
+        self.source, self.data, self.target = source, data, target
+        self.config = read_config(str(source))
+        self.family = family_of(self.config)
+        self.manifest = read_prepared(str(data))
+        self.domains = tuple(self.manifest.domains)
+        self.evaluated = evaluated
+        self._scores: dict[tuple[Any, ...], Importance] = {}
+
+    @cache  # noqa: B019  (one bench a process)
+    def model(self) -> Any:
+        model = read_model(str(self.source), dtype=torch.float32).eval()
+        return model.requires_grad_(requires_grad=False)
+
+    def text(self, sample: int, without: str, *, sequences: int, micro_batch: int) -> CalibrationText:
+        """A sample of the training text of all domains but ``without``."""
+        store = SequenceStore(str(self.data), "prune", self.manifest)
+        loader = ValidationLoader(store, sequences=sequences, micro_batch=micro_batch, sample_number=sample)
+        left_out = self.domains.index(without) if without else None
+        return CalibrationText(_Without(loader, left_out), CPU)  # type: ignore[arg-type]
+
+    def losses(self, model: Any) -> dict[str, float]:
+        """By domain, on the first ``evaluated`` sequences of the validation sample."""
+        store = SequenceStore(str(self.data), "validation", self.manifest)
+        batches = ValidationLoader(store, sequences=self.evaluated, micro_batch=8)
+        return dict(measure_domain_losses(model, batches, self.domains))
+
+    def scores(self, cell: Cell) -> tuple[Importance, float]:
+        """Importance by axis, and the seconds that it took."""
+        key = (cell.criterion, cell.sample, cell.sequences, cell.without)
+        started = time.perf_counter()
+        if key not in self._scores:
+            said = json.loads(cell.criterion) if cell.criterion.startswith("{") else cell.criterion
+            attached = attach(self.model(), self.family)
+            text = self.text(cell.sample, cell.without, sequences=cell.sequences, micro_batch=1)
+            measured = measure(
+                self.model(),
+                self.family,
+                text,
+                criteria_by_axis(said),
+                set_gates=attached.set,
+                device=CPU,
+                seed=17 + cell.sample,
+            )
+            attached.detach()
+            self._scores[key] = measured.importance
+        return self._scores[key], time.perf_counter() - started
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        importance, ranking_seconds = self.scores(cell)
+        gates = ranked_gates(importance, self.family.shape, self.target)
+        kept = kept_units(gates, self.family.shape)
+        tensors = carve(dict(self.model().named_parameters()), self.family, gates)
+        config = carved_config(self.config, kept.shape, kept_layers=kept.layers.tolist())
+        carved = build_model(
+            config, {name: part.float() for name, part in tensors.items()}, dtype=torch.float32
+        )
+        carved.eval()
+        started, refitted = time.perf_counter(), []
+        if cell.parts != "none":
+            size = batches_of(self.manifest, "prune", cell.tokens)
+            text = self.text(cell.sample, cell.without, **size)
+            refitted = repair(
+                self.model(), carved, self.family, family_of(config), kept, text, parts=cell.parts, device=CPU
+            )
+        seconds = time.perf_counter() - started
+        losses = self.losses(carved)
+        return {
+            "loss": mean_loss(losses),
+            "losses": losses,
+            "seconds": round(seconds, 1),
+            "ranking_seconds": round(ranking_seconds, 1),
+            "refitted": sum(item.refitted for item in refitted),
+            "weights": len(refitted),
+            "layers_out": sorted(set(range(self.family.shape.layers)) - set(kept.layers.tolist())),
+        }
+
+
+TABLES: dict[str, list[Cell]] = {
+    # What orders units, and what is refitted, at the same text.
+    "demo": [
+        *(
+            Cell(criterion=criterion, sample=sample, parts=parts, tokens=10_240 if parts != "none" else 0)
+            for criterion in ("random", "weight", "taylor", "fisher", "default")
+            for parts in ("none", "writers")
+            for sample in range(3)
+        ),
+        *(
+            Cell(parts=parts, sample=sample, tokens=10_240)
+            for parts in ("readers", "embedding", "norms")
+            for sample in range(3)
+        ),
+        *(
+            Cell(criterion='{"layers": "depth"}', sample=sample, parts="embedding", tokens=10_240)
+            for sample in range(3)
+        ),
+        Cell(criterion='{"intermediate": "peak_to_peak"}', parts="embedding", tokens=10_240),
+        Cell(criterion='{"intermediate": "reconstruction"}', parts="embedding", tokens=10_240),
+    ],
+    # How much text.
+    "tokens": [
+        *(Cell(parts="embedding", sample=sample, tokens=65_536) for sample in range(3)),
+        *(
+            Cell(parts="embedding", tokens=tokens)
+            for tokens in (2_560, 5_120, 10_240, 20_480, 40_960, 163_840)
+        ),
+    ],
+    # Text of a kind that was not seen.
+    "domains": [
+        Cell(parts=parts, tokens=20_480 if parts != "none" else 0, without=domain)
+        for domain in ("", *DOMAINS)
+        for parts in ("none", "embedding")
+    ],
+}
+
+
+def run_cells(bench: Bench, cells: Iterable[Cell], file: Path) -> None:
+    """Those that ``file`` does not have yet; each is a line of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line)["cell"] for line in file.read_text().splitlines()] if file.exists() else []
+    for cell in cells:
+        if asdict(cell) in done:
+            continue
+        line = {"cell": asdict(cell), **bench.run(cell)}
+        with file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        said = {name: value for name, value in asdict(cell).items() if value not in ("", 0)}
+        print(f"{line['loss']:.4f}  {line['seconds']:6.1f} s  {said} {line['layers_out']}", flush=True)
+
+
+def table(file: Path, source: float) -> str:
+    """The cells of a file in Markdown, samples together, as what they lose beside the source."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in map(json.loads, file.read_text().splitlines()):
+        cell = {name: value for name, value in line["cell"].items() if name != "sample"}
+        groups.setdefault(json.dumps(cell), []).append(line)
+    rows = [
+        "| ranked by | refitted | tokens | loss | more than the source | seconds |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for key, lines in groups.items():
+        cell, losses = json.loads(key), [line["loss"] for line in lines]
+        scatter = f" ± {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+        mean, seconds = statistics.mean(losses), statistics.mean(line["seconds"] for line in lines)
+        criterion = cell["criterion"].replace('"', "")
+        if cell["without"]:
+            criterion += f", without {cell['without']}"
+            mean = statistics.mean(line["losses"][cell["without"]] for line in lines)
+        rows.append(
+            f"| {criterion} | {cell['parts']} | {cell['tokens']:,} | {mean:.3f}{scatter} ({len(losses)}) | "
+            f"{mean - source:+.3f} | {seconds:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Run what is left of a table, and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=sorted(TABLES))
+    parser.add_argument("--work", type=Path, default=Path("runs/repair"))
+    options = parser.parse_args()
+    source, data = write_demo_inputs(options.work)
+    bench, file = Bench(source, data, DEMO_SHAPE), options.work / f"{options.table}.jsonl"
+    run_cells(bench, TABLES[options.table], file)
+    own = mean_loss(bench.losses(bench.model()))
+    print(f"source {own:.3f}\n\n{table(file, own)}\n\n{json.dumps(machine())}")
+
+
+if __name__ == "__main__":
+    main()
