@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PretrainedConfig
 
@@ -33,6 +34,9 @@ def repair_in_place(
     The model is its own source: it is what it was read as. Each process holds a copy of it, and of the cut, on the CPU.
     """
     family = family_of(config)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # the outermost is left whole by the pass before, and what is written to that is lost
     tensors = {name: whole(parameter).detach().cpu() for name, parameter in model.named_parameters()}
     kept = kept_units(values, family.shape)
     small_config = carved_config(config, kept.shape, kept_layers=kept.layers.tolist())

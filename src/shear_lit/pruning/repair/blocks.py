@@ -60,7 +60,7 @@ def repair(
     models = BlockByBlock(source, family, device), BlockByBlock(carved, carved_family, device)
     pair, passages, tied = Pair(*models, kept, shares, reduce), [*text], head_is_tied(family)
     found = []
-    if tied and parts in ("embedding", "norms"):
+    if tied and parts in ("embedding", "norms") and kept.shape.hidden < family.shape.hidden:
         found.append(refit_tied_embedding(pair, passages))
     texts = pair.begun(passages)
     found += _Blocks(pair, parts).repaired(texts)
