@@ -80,7 +80,7 @@ def test_several_processes_find_what_one_does(toy, tmp_path, repaired, strategy)
     found = read_checkpoint(latest_checkpoint(tmp_path / "run"))
     assert found.facts.repair == repaired[1].facts.repair
     for name, expected in repaired[1].tensors.items():
-        torch.testing.assert_close(found.tensors[name], expected, rtol=1e-3, atol=1e-4, msg=lambda said, name=name: f"{name}: {said}")
+        torch.testing.assert_close(found.tensors[name], expected, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_repair_is_refused_where_a_run_starts_at_no_cut():
