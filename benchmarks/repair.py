@@ -28,6 +28,7 @@ from shear_lit.data.serving.remote import read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
+from shear_lit.models.choices import REPAIR_TOKENS
 from shear_lit.models.huggingface import build_model, read_config, read_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.attach import attach
@@ -178,6 +179,7 @@ TABLES: dict[str, list[Cell]] = {
     ],
     # How much text.
     "tokens": [
+        *(Cell(parts="embedding", sample=sample, tokens=REPAIR_TOKENS) for sample in range(3)),
         *(Cell(parts="embedding", sample=sample, tokens=65_536) for sample in range(3)),
         *(
             Cell(parts="embedding", tokens=tokens)

@@ -26,7 +26,7 @@ AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"
 RepairParts = Literal["writers", "readers", "embedding", "norms"]
 """What of a cut is refitted, each with what stands before it; the last two only where the head is the embedding."""
 
-REPAIR_TOKENS = 65_536
+REPAIR_TOKENS = 90_000
 """Tokens that a cut is repaired on, where nothing is said (docs/repair.md)."""
 
 Criterion = Literal[

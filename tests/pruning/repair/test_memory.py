@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from shear_lit.models.choices import REPAIR_TOKENS
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.repair import repair
@@ -103,7 +104,7 @@ def units_kept(axis, target):
 
 
 def test_seven_billion_parameters_fit():
-    whole = memory_of_repair(LLAMA_7B, SHEARED_2_7B, tokens=65_536)
-    beside = memory_of_repair(LLAMA_7B, SHEARED_2_7B, tokens=65_536, on_cpu=False)
+    whole = memory_of_repair(LLAMA_7B, SHEARED_2_7B, tokens=REPAIR_TOKENS)
+    beside = memory_of_repair(LLAMA_7B, SHEARED_2_7B, tokens=REPAIR_TOKENS, on_cpu=False)
     assert whole.host <= 64e9 and beside.host <= 64e9 and beside.device <= 80e9
     assert beside.device < whole.host

@@ -10,7 +10,7 @@ from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.repair.head import refit_head
-from shear_lit.pruning.repair.moments import Moments
+from shear_lit.pruning.repair.moments import WIDTH_OF_ONE_PRODUCT, Moments, gram
 from shear_lit.pruning.repair.passages import HELD_OUT, thinned
 from shear_lit.ranking.importance import Passage
 from tests.ranking.passages import device
@@ -247,6 +247,12 @@ def test_head_is_the_ridge_solution_for_the_sources_logits():
     before = (left - left.mean(1, keepdim=True)).square().sum() / centred.square().sum()
     assert whole.before == half.before == pytest.approx(float(before), rel=1e-5)
     assert whole.after < half.after < whole.before
+
+
+@pytest.mark.parametrize("width", [1, 7, WIDTH_OF_ONE_PRODUCT, 2 * WIDTH_OF_ONE_PRODUCT + 3])
+def test_moments_are_whole_though_each_half_is_computed_once(width):
+    rows = torch.randint(-9, 9, (5, width)).float()
+    assert torch.equal(gram(rows), rows.T @ rows)
 
 
 def test_text_of_a_tied_embedding_is_thinned_alike_for_any_number_of_processes():

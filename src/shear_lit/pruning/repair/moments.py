@@ -13,6 +13,9 @@ from shear_lit.ranking.importance import Reduce
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6)
 """The strengths that are tried: fractions of the mean diagonal of the inputs' moments."""
 
+WIDTH_OF_ONE_PRODUCT = 384
+"""Narrower moments are one product of matrices: pieces would not be faster."""
+
 
 class Moments:
     """Sums over tokens of the outer products of inputs A and of targets Y, apart for text to fit and text held out.
@@ -40,7 +43,7 @@ class Moments:
             a, y = inputs[chosen], targets[chosen]
             if not len(a):
                 continue
-            self.gram[part] += (a.mT @ a).to(self.gram)
+            self.gram[part] += gram(a).to(self.gram)
             self.cross[part] += (a.mT @ y).to(self.gram)
             if part:
                 self.target += ((y.mT @ y) if self.target.ndim == 2 else y.square().sum(0)).to(self.gram)
@@ -78,6 +81,16 @@ class Moments:
         wide, squares = weight.to(self.gram), self.squares
         left = ((wide @ self.gram[1] - 2 * self.cross[1].mT) * wide).sum(-1) + squares
         return float((left / squares.clamp(min=1e-300))[squares > 0].mean()) if (squares > 0).any() else 0.0
+
+
+def gram(rows: Float[Tensor, "tokens inputs"]) -> Float[Tensor, "inputs inputs"]:
+    """The sum of the outer products of rows with themselves; what is symmetric is computed once."""
+    half = rows.shape[1] // 2
+    if half < WIDTH_OF_ONE_PRODUCT // 2:
+        return rows.mT @ rows
+    left, right = rows[:, :half], rows[:, half:]
+    beside = left.mT @ right
+    return torch.cat([torch.cat([gram(left), beside], 1), torch.cat([beside.mT, gram(right)], 1)])
 
 
 class Refitted(NamedTuple):
