@@ -11,7 +11,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -209,8 +209,8 @@ def run_cells(bench: Bench, cells: Iterable[Cell], file: Path) -> None:
         print(f"{line['loss']:.4f}  {line['seconds']:6.1f} s  {said} {line['layers_out']}", flush=True)
 
 
-def table(file: Path, source: float) -> str:
-    """The cells of a file in Markdown, samples together, as what they lose beside the source."""
+def table(file: Path, source: Mapping[str, float]) -> str:
+    """The cells of a file in Markdown, samples together, beside the source; of a domain that was left out."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in map(json.loads, file.read_text().splitlines()):
         cell = {name: value for name, value in line["cell"].items() if name != "sample"}
@@ -220,16 +220,18 @@ def table(file: Path, source: float) -> str:
         "|---|---|--:|--:|--:|--:|",
     ]
     for key, lines in groups.items():
-        cell, losses = json.loads(key), [line["loss"] for line in lines]
+        cell = json.loads(key)
+        over = [cell["without"]] if cell["without"] else list(source)
+        losses = [statistics.mean(line["losses"][domain] for domain in over) for line in lines]
+        more = statistics.mean(losses) - statistics.mean(source[domain] for domain in over)
         scatter = f" ± {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
         mean, seconds = statistics.mean(losses), statistics.mean(line["seconds"] for line in lines)
         criterion = cell["criterion"].replace('"', "")
         if cell["without"]:
             criterion += f", without {cell['without']}"
-            mean = statistics.mean(line["losses"][cell["without"]] for line in lines)
         rows.append(
             f"| {criterion} | {cell['parts']} | {cell['tokens']:,} | {mean:.3f}{scatter} ({len(losses)}) | "
-            f"{mean - source:+.3f} | {seconds:.0f} |"
+            f"{more:+.3f} | {seconds:.0f} |"
         )
     return "\n".join(rows)
 
@@ -245,8 +247,8 @@ def main() -> None:
     source, data = write_demo_inputs(options.work)
     bench, file = Bench(source, data, DEMO_SHAPE), options.work / f"{options.table}.jsonl"
     run_cells(bench, TABLES[options.table], file)
-    own = mean_loss(bench.losses(bench.model()))
-    print(f"source {own:.3f}\n\n{table(file, own)}\n\n{json.dumps(machine())}")
+    own = bench.losses(bench.model())
+    print(f"source {mean_loss(own):.3f}\n\n{table(file, own)}\n\n{json.dumps(machine())}")
 
 
 if __name__ == "__main__":

@@ -129,10 +129,7 @@ def check_enough(tokens: int, family: Family, target: ModelShape, *, split: str,
 
 def widest(family: Family, target: ModelShape) -> int:
     """Columns of the widest weight of a block of a cut to ``target``."""
-    heads = target.query_heads * family.head_size
-    if family.parallel:  # both writers are one problem
-        return heads + target.intermediate
-    return max(heads, target.intermediate, target.hidden)
+    return max(family.widest_writer(target), target.hidden)
 
 
 def least_tokens(family: Family, target: ModelShape) -> int:

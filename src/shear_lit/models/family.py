@@ -158,6 +158,11 @@ class Family:
         shrinking_axes(self.shape, target)  # raises where an axis would grow
         self.check_shape(target)
 
+    def widest_writer(self, shape: ModelShape) -> int:
+        """Columns of the widest writer of a block of ``shape``; those of parallel halves count as one."""
+        heads = shape.query_heads * self.head_size
+        return heads + shape.intermediate if self.parallel else max(heads, shape.intermediate)
+
     def carved_sizes(
         self, sizes: Mapping[str, tuple[int, ...]], target: ModelShape
     ) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ import torch
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.repair import repair
-from shear_lit.pruning.repair.head import refit_head
+from shear_lit.pruning.repair.head import TOKENS_A_CHANNEL, refit_head
 from shear_lit.pruning.repair.moments import WIDTH_OF_ONE_PRODUCT, Moments, gram
 from shear_lit.pruning.repair.passages import HELD_OUT, thinned
 from shear_lit.ranking.importance import Passage
@@ -197,8 +197,9 @@ def test_tokens_that_do_not_count_change_nothing(form):
         torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_two_processes_with_half_of_the_text_each_find_what_one_does():
-    passages, form = text(), FORMS[1]
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[1]], ids=str)
+def test_two_processes_with_half_of_the_text_each_find_what_one_does(form):
+    passages = text()
     expected = repaired(form, passages)[1]
     meeting, parts, found = threading.Barrier(2), [None, None], [None, None]
     models = [cut(form), cut(form)]
@@ -247,6 +248,29 @@ def test_head_is_the_ridge_solution_for_the_sources_logits():
     before = (left - left.mean(1, keepdim=True)).square().sum() / centred.square().sum()
     assert whole.before == half.before == pytest.approx(float(before), rel=1e-5)
     assert whole.after < half.after < whole.before
+
+
+GEMMA = next(form for form in FORMS if form.family == "gemma2" and form.tied)
+
+
+@pytest.mark.parametrize("form", [next(form for form in FORMS if form.tied), GEMMA], ids=str)
+def test_tied_embedding_is_judged_by_the_logits_that_its_kept_columns_give(form):
+    """Also where a constant multiplies the cut's embedding, and its last norm divides by that."""
+    passages = text()
+    model, _, kept, _, found = repaired(form, passages)
+    used = thinned(passages, TOKENS_A_CHANNEL * model.config.hidden_size, None)
+    ids = torch.cat([passage.inputs["input_ids"] for passage in used])
+    held_out = torch.cat([torch.arange(ROWS) + passage.number for passage in used]) % HELD_OUT == HELD_OUT - 1
+    seen = []
+    handle = model.model.norm.register_forward_hook(lambda _, given, out: seen.append(out))
+    with torch.no_grad():
+        model(input_ids=ids[held_out])
+        handle.remove()
+        rows, head = flat(seen[0]), model.model.embed_tokens.weight.double()
+        logits, left = rows @ head.T, rows[:, kept.hidden] @ head[:, kept.hidden].T - rows @ head.T
+    squares = [(part - part.mean(1, keepdim=True)).square().sum() for part in (left, logits)]
+    assert found[0].tensor == "model.embed_tokens.weight"
+    assert found[0].before == pytest.approx(float(squares[0] / squares[1]), rel=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 7, WIDTH_OF_ONE_PRODUCT, 2 * WIDTH_OF_ONE_PRODUCT + 3])

@@ -19,7 +19,7 @@ from shear_lit.pruning.repair.scales import refit_head_norm
 from shear_lit.ranking.importance import Passage
 
 WAY_OF_A_TIED_HEAD = 0.5
-"""Half of the way and all of it are alike (4.890 and 4.900 nats where staying has 4.953; docs/repair.md)."""
+"""Half of the way and all of it are alike: benchmarks/results/repair_cpu2_2026-11.md."""
 TOKENS_A_CHANNEL = 16
 """Text that a tied embedding is refitted on, for each channel of the source."""
 

@@ -45,8 +45,7 @@ def memory_of_repair(
         * target.hidden
         * sum(half.post_norm is not None for half in (attention, feed_forward))
     )
-    heads, units = target.query_heads * family.head_size, target.intermediate
-    widest = heads + units if family.parallel else max(heads, units)
+    widest = family.widest_writer(target)
     inputs = _SINGLE * tokens * widest
     inputs = inputs if inputs <= INPUTS_KEPT_BYTES else _SINGLE * batch_tokens * widest
     blocks = _SINGLE * sum(
