@@ -18,6 +18,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        **({"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 

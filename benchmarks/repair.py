@@ -3,8 +3,9 @@
     python benchmarks/repair.py demo --work runs/repair          # all cells of a table; stopped, it goes on
 
 Tables: ``demo`` (what orders units, and what is refitted), ``tokens`` (how much text), ``domains`` (each domain in turn
-is neither ranked nor repaired on, and measured). All cut the demo's source to the demo's shape. Each cell is a line of
-<work>/<table>.jsonl. Loss: mean over domains, in nats per token.
+is neither ranked nor repaired on, and measured): all cut the demo's source to the demo's shape. ``small`` cuts the
+source of benchmarks/small_source.py, made before at ``--small``. Each cell is a line of <work>/<table>.jsonl. Loss:
+mean over domains, in nats per token.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +35,7 @@ from shear_lit.models.huggingface import build_model, read_config, read_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
+from shear_lit.pruning.gates import GateValues
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.ranking.criteria import criteria_by_axis
@@ -41,7 +44,7 @@ from shear_lit.ranking.measuring import measure
 from shear_lit.theory.shape import ModelShape
 
 DEMO_SHAPE = ModelShape(layers=24, hidden=480, query_heads=6, kv_heads=2, intermediate=1280)
-CPU = torch.device("cpu")
+SMALL_SHAPE = ModelShape(layers=6, hidden=128, query_heads=8, kv_heads=4, intermediate=320)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,10 @@ class _Without:
 class Bench:
     """A source, text, and what is measured on them."""
 
-    def __init__(self, source: Path, data: Path, target: ModelShape, *, evaluated: int = 16) -> None:
-        self.source, self.data, self.target = source, data, target
+    def __init__(
+        self, source: Path, data: Path, target: ModelShape, *, device: torch.device, evaluated: int = 16
+    ) -> None:
+        self.source, self.data, self.target, self.device = source, data, target, device
         self.config = read_config(str(source))
         self.family = family_of(self.config)
         self.manifest = read_prepared(str(data))
@@ -97,13 +102,26 @@ class Bench:
         store = SequenceStore(str(self.data), "prune", self.manifest)
         loader = ValidationLoader(store, sequences=sequences, micro_batch=micro_batch, sample_number=sample)
         left_out = self.domains.index(without) if without else None
-        return CalibrationText(_Without(loader, left_out), CPU)  # type: ignore[arg-type]
+        return CalibrationText(_Without(loader, left_out), self.device)  # type: ignore[arg-type]
+
+    def carved(self, gates: GateValues) -> dict[str, torch.Tensor]:
+        """What the gates keep of the source's weights."""
+        parts = carve(dict(self.model().named_parameters()), self.family, gates)
+        return {name: part.float() for name, part in parts.items()}
 
     def losses(self, model: Any) -> dict[str, float]:
         """By domain, on the first ``evaluated`` sequences of the validation sample."""
         store = SequenceStore(str(self.data), "validation", self.manifest)
         batches = ValidationLoader(store, sequences=self.evaluated, micro_batch=8)
-        return dict(measure_domain_losses(model, batches, self.domains))
+        with self.on_device(model):
+            return dict(measure_domain_losses(model, batches, self.domains))
+
+    @contextmanager
+    def on_device(self, model: Any) -> Iterator[None]:
+        """A model on the device; a repair takes it there block by block itself."""
+        model.to(self.device)
+        yield
+        model.cpu()
 
     def scores(self, cell: Cell) -> tuple[Importance, float]:
         """Importance by axis, and the seconds that it took."""
@@ -113,35 +131,39 @@ class Bench:
             said = json.loads(cell.criterion) if cell.criterion.startswith("{") else cell.criterion
             attached = attach(self.model(), self.family)
             text = self.text(cell.sample, cell.without, sequences=cell.sequences, micro_batch=1)
-            measured = measure(
-                self.model(),
-                self.family,
-                text,
-                criteria_by_axis(said),
-                set_gates=attached.set,
-                device=CPU,
-                seed=17 + cell.sample,
-            )
+            with self.on_device(self.model()):
+                measured = measure(
+                    self.model(),
+                    self.family,
+                    text,
+                    criteria_by_axis(said),
+                    set_gates=attached.set,
+                    device=self.device,
+                    seed=17 + cell.sample,
+                )
             attached.detach()
-            self._scores[key] = measured.importance
+            self._scores[key] = {axis: values.cpu() for axis, values in measured.importance.items()}
         return self._scores[key], time.perf_counter() - started
 
     def run(self, cell: Cell) -> dict[str, Any]:
         importance, ranking_seconds = self.scores(cell)
         gates = ranked_gates(importance, self.family.shape, self.target)
         kept = kept_units(gates, self.family.shape)
-        tensors = carve(dict(self.model().named_parameters()), self.family, gates)
         config = carved_config(self.config, kept.shape, kept_layers=kept.layers.tolist())
-        carved = build_model(
-            config, {name: part.float() for name, part in tensors.items()}, dtype=torch.float32
-        )
-        carved.eval()
+        carved = build_model(config, self.carved(gates), dtype=torch.float32).eval()
         started, refitted = time.perf_counter(), []
         if cell.parts != "none":
             size = batches_of(self.manifest, "prune", cell.tokens)
             text = self.text(cell.sample, cell.without, **size)
             refitted = repair(
-                self.model(), carved, self.family, family_of(config), kept, text, parts=cell.parts, device=CPU
+                self.model(),
+                carved,
+                self.family,
+                family_of(config),
+                kept,
+                text,
+                parts=cell.parts,
+                device=self.device,
             )
         seconds = time.perf_counter() - started
         losses = self.losses(carved)
@@ -191,6 +213,20 @@ TABLES: dict[str, list[Cell]] = {
         Cell(parts=parts, tokens=20_480 if parts != "none" else 0, without=domain)
         for domain in ("", *DOMAINS)
         for parts in ("none", "embedding")
+    ],
+    # Another source and another shape.
+    "small": [
+        *(
+            Cell(criterion=criterion, sample=sample, parts=parts, tokens=20_480 if parts != "none" else 0)
+            for criterion in ("random", "weight", "taylor", "fisher", "default")
+            for parts in ("none", "writers", "embedding")
+            for sample in range(3)
+        ),
+        *(
+            Cell(parts="embedding", sample=sample, tokens=REPAIR_TOKENS, criterion=criterion)
+            for criterion in ("default", '{"layers": "depth"}', '{"layers": "loss"}')
+            for sample in range(3)
+        ),
     ],
 }
 
@@ -243,9 +279,15 @@ def main() -> None:
     )
     parser.add_argument("table", choices=sorted(TABLES))
     parser.add_argument("--work", type=Path, default=Path("runs/repair"))
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--small", type=Path, default=Path("runs/small"))
     options = parser.parse_args()
-    source, data = write_demo_inputs(options.work)
-    bench, file = Bench(source, data, DEMO_SHAPE), options.work / f"{options.table}.jsonl"
+    if options.table == "small":
+        source, data, shape = options.small / "source", options.small / "data", SMALL_SHAPE
+    else:
+        source, data, shape = *write_demo_inputs(options.work), DEMO_SHAPE
+    bench = Bench(source, data, shape, device=options.device)
+    file = options.work / f"{options.table}.jsonl"
     run_cells(bench, TABLES[options.table], file)
     own = bench.losses(bench.model())
     print(f"source {mean_loss(own):.3f}\n\n{table(file, own)}\n\n{json.dumps(machine())}")

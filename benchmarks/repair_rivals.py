@@ -22,13 +22,13 @@ from torch import Tensor
 
 from demo_inputs import default_cache, fetch_source
 from machine import machine
-from repair import CPU, Bench, Cell
+from repair import Bench, Cell
 from shear_lit.commands.prepare import prepare
 from shear_lit.data.preparing.settings import SplitShares
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import carved_config, family_of
-from shear_lit.pruning.carve import carve, kept_units
+from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.gates import GateValues
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.starts import ranked_gates
@@ -52,7 +52,7 @@ def rival_gates(table: str, bench: Bench, sample: int) -> GateValues:
     from optipfair.pruning.depth import analyze_layer_importance
 
     shape = bench.family.shape
-    model = copy.deepcopy(bench.model())
+    model = copy.deepcopy(bench.model()).to(bench.device)
     batches = [
         {"input_ids": passage.inputs["input_ids"]}
         for passage in bench.text(sample, "", sequences=WINDOWS, micro_batch=1)
@@ -66,7 +66,10 @@ def rival_gates(table: str, bench: Bench, sample: int) -> GateValues:
         model,
         pruning_type="MLP_GLU",
         neuron_selection_method="MAW",
-        pruning_percentage=100 * (1 - TARGETS[table].intermediate / shape.intermediate),
+        # It rounds the units that go down.
+        pruning_percentage=100
+        * (shape.intermediate - TARGETS[table].intermediate + 0.5)
+        / shape.intermediate,
         dataloader=batches,
         show_progress=False,
     )
@@ -79,19 +82,18 @@ def rival_gates(table: str, bench: Bench, sample: int) -> GateValues:
 
 def _rows(whole: Tensor, some: Tensor) -> list[int]:
     """The rows of ``whole`` that ``some`` has."""
-    numbers = {row.numpy().tobytes(): number for number, row in enumerate(whole.detach())}
-    return [numbers[row.numpy().tobytes()] for row in some.detach()]
+    numbers = {row.numpy().tobytes(): number for number, row in enumerate(whole.detach().cpu())}
+    return [numbers[row.numpy().tobytes()] for row in some.detach().cpu()]
 
 
 def losses(bench: Bench, gates: GateValues, sample: int) -> tuple[float, float]:
     """Of a cut, before and after repair."""
     kept = kept_units(gates, bench.family.shape)
     config = carved_config(bench.config, kept.shape, kept_layers=kept.layers.tolist())
-    tensors = carve(dict(bench.model().named_parameters()), bench.family, gates)
-    cut = build_model(config, tensors, dtype=torch.float32).eval()
+    cut = build_model(config, bench.carved(gates), dtype=torch.float32).eval()
     before = mean_loss(bench.losses(cut))
     text = bench.text(sample, "", sequences=REPAIR_WINDOWS, micro_batch=4)
-    repair(bench.model(), cut, bench.family, family_of(config), kept, text, device=CPU)
+    repair(bench.model(), cut, bench.family, family_of(config), kept, text, device=bench.device)
     return before, mean_loss(bench.losses(cut))
 
 
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, required=True)
     parser.add_argument("--optipfair", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/rivals"))
+    parser.add_argument("--device", type=torch.device, default="cpu")
     options = parser.parse_args()
     sys.path.append(str(options.optipfair))
     source, data = fetch_source(default_cache()), options.work / "data"
@@ -115,7 +118,7 @@ def main() -> None:
             sequence_length=512,
             shares=SplitShares(prune=0.6, pretrain=0.0, validation=0.4),
         )
-    bench = Bench(source, data, TARGETS[options.table], evaluated=WINDOWS)
+    bench = Bench(source, data, TARGETS[options.table], device=options.device, evaluated=WINDOWS)
     file = options.work / f"{options.table}.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for sample in range(3):

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
+from shear_lit.theory.shape import ModelShape
 from tests.toy import DOMAINS
 from tests.training.compare import batches
 from tests.training.forks import run
@@ -90,3 +91,22 @@ def test_units_are_ranked_on_cuda_as_on_the_cpu(toy, tmp_path):
         torch.testing.assert_close(
             scores["cuda"][name], expected, rtol=0, atol=2 * TINY_RATIO * float(expected.abs().max())
         )
+
+
+def test_cut_is_repaired_on_cuda_as_on_the_cpu(toy, tmp_path):
+    rank(str(toy.source()), str(tmp_path / "scores.safetensors"), data=str(toy.data), device="cpu")
+    logits, tokens = {}, torch.arange(2, 22)[None]
+    for device in ("cpu", "cuda"):
+        export(
+            gates=str(tmp_path / "scores.safetensors"),
+            target=ModelShape(layers=2, hidden=24, query_heads=4, kv_heads=2, intermediate=32),
+            repair=str(toy.data),
+            repair_tokens=400,
+            device=device,
+            output=str(tmp_path / device),
+        )
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / device, dtype=torch.float32)
+        with torch.no_grad():
+            logits[device] = model(tokens).logits
+    scale = float(logits["cpu"].abs().max())
+    torch.testing.assert_close(logits["cuda"], logits["cpu"], rtol=0, atol=TINY_RATIO * scale)
