@@ -7,6 +7,7 @@
 # make runs tries what may happen to a run: KILLS kills, each signal at each moment, a disk that refuses each operation.
 # make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
 # which it has five minutes, and then what is marked gpu is tested.
+# make repair repairs a cut of every form of every family, also of models that it trains for a minute each first.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -55,6 +56,7 @@ tokens: .venv/installed-test
 
 repair: .venv/installed-test
 	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair
+	$(BIN)/python -m tests.pruning.repair.trained --work runs/repair-trained
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches
