@@ -292,3 +292,58 @@ def test_references_of_documents_that_were_read_otherwise_are_refused(prepared, 
         data(prepared, mixture=settings, cross_document_attention=measured).check_data()
     settings = {"rule": "paper", "references": losses}  # by hand: nobody knows
     data(prepared, mixture=settings, cross_document_attention=False).check_data()
+
+
+def train_loader(directory, *, apart=True, rank=0, world=1, workers=0, state=None):
+    store = SequenceStore(directory, "prune")
+    plan = MixtureSchedule(store.chunk_sizes, global_batch=20, seed=2, max_epochs=4)
+    loader = MixtureLoader(
+        store,
+        plan,
+        (0.6, 0.4),
+        documents_apart=apart,
+        steps=6,
+        update_every_steps=3,
+        micro_batch=5,
+        rank=rank,
+        world_size=world,
+        workers=workers,
+    )
+    if state is not None:
+        loader.load_state_dict(state)
+    return loader
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_batch_knows_how_many_tokens_its_global_batch_predicts_here(documents, apart):
+    """By the labels that a model is given; of any number of processes and workers, and after a stop inside a batch."""
+    directory, _ = documents
+    labels = [model_inputs(batch)["labels"][:, 1:] for batch in train_loader(directory, apart=apart)]
+    counts = [int((part != IGNORED).sum()) for part in labels]
+    whole = [sum(counts[start : start + 4]) for start in range(0, len(counts), 4)]
+    assert len(set(whole)) > 1, "or nothing would be tested"
+    for world, workers in ((1, 0), (1, 2), (2, 0)):
+        loaders = [
+            train_loader(directory, apart=apart, rank=rank, world=world, workers=workers)
+            for rank in range(world)
+        ]
+        found = [[batch["predicted"] for batch in loader] for loader in loaders]
+        assert [sum(parts) for parts in zip(*found, strict=True)] == [
+            count for count in whole for _ in range(4 // world)
+        ]
+    stopped = train_loader(directory, apart=apart)
+    for count, _ in enumerate(stopped, start=1):
+        if count == 7:
+            break
+    rest = [batch["predicted"] for batch in train_loader(directory, apart=apart, state=stopped.state_dict())]
+    assert rest == [whole[1], *(count for count in whole[2:] for _ in range(4))]
+
+
+def test_where_all_tokens_are_predicted_no_batch_counts_them(prepared):
+    assert all("predicted" not in batch for batch in train_loader_of_three(prepared))
+
+
+def train_loader_of_three(directory):
+    store = SequenceStore(directory, "prune")
+    plan = MixtureSchedule(store.chunk_sizes, global_batch=4, seed=2)
+    return MixtureLoader(store, plan, (0.5, 0.3, 0.2), steps=2, update_every_steps=1, micro_batch=2)

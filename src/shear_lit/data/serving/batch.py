@@ -6,10 +6,10 @@ from typing import Any, NotRequired, TypedDict
 from jaxtyping import Bool
 from torch import Tensor
 
+from shear_lit.theory.losses import IGNORED
+
 PADDING_DOMAIN = -1
 """The domain of a sequence that only fills a batch up: it counts nowhere."""
-IGNORED = -100
-"""The label of a token that is not predicted."""
 
 
 class DomainBatch(TypedDict):
@@ -25,6 +25,8 @@ class DomainBatch(TypedDict):
     """Position of each token in its document, Int64[sequences, sequence_length]; there where documents are apart."""
     loss_mask: NotRequired[Tensor]
     """Whether each token is to be predicted, Bool[sequences, sequence_length]; there where some are not."""
+    predicted: NotRequired[int]
+    """Tokens that all of this process's micro-batches of the global batch predict; there where their number varies."""
 
 
 def predicted_tokens(batch: Mapping[str, Any]) -> Bool[Tensor, "sequences tokens"] | None:
@@ -36,6 +38,12 @@ def predicted_tokens(batch: Mapping[str, Any]) -> Bool[Tensor, "sequences tokens
     if positions is None:
         return mask
     return positions > 0 if mask is None else mask & (positions > 0)
+
+
+def predicted_count(batch: Mapping[str, Any]) -> int:
+    """How many tokens of a batch are to be predicted."""
+    tokens, predicted = batch["tokens"], predicted_tokens(batch)
+    return tokens[:, 1:].numel() if predicted is None else int(predicted[:, 1:].sum())
 
 
 def model_inputs(batch: Mapping[str, Any], *, in_one_row: bool = False) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.order.permutation import sample
 from shear_lit.data.order.schedule import MixtureSchedule, ScheduleState
 from shear_lit.data.prepared.manifest import Manifest
-from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
+from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch, predicted_count
 from shear_lit.data.serving.segments import Segments
 from shear_lit.data.serving.store import Key, SequenceStore
 
@@ -148,16 +149,35 @@ class MixtureLoader:
             generator=torch.Generator(),  # or each segment would take a number from the global one
         )
         while self.state.batch < self._segments.end:
-            for read in batches:
-                yield self._handed_out(read)
+            yield from self._handed_out(map(self._whole, batches))
 
-    def _handed_out(self, read: DomainBatch | dict[str, Any]) -> DomainBatch:
-        """The micro-batch that was ``read``; it counts as used from here on."""
+    def _handed_out(self, read: Iterator[DomainBatch]) -> Iterator[DomainBatch]:
+        """The micro-batches that were ``read``; each counts as used before it is yielded."""
+        if not (self._documents_apart or self._store.masked):
+            for batch in read:
+                yield self._used(batch)
+            return
+        # As many as are left of each global batch at a time: its objective divides by what all of them predict.
+        used = [
+            self._store.read(keys, documents_apart=self._documents_apart)
+            for keys in self._segments.handed_out()
+        ]
+        while ahead := list(islice(read, len(self._segments.ranks) - len(used))):
+            predicted = sum(map(predicted_count, [*used, *ahead]))
+            used = []
+            for batch in ahead:
+                yield {**self._used(batch), "predicted": predicted}
+
+    def _used(self, batch: DomainBatch) -> DomainBatch:
         planned = self._segments.advance()
-        if self._workers:
-            parts = {name: torch.from_numpy(_widened(part)) for name, part in read.items()}  # type: ignore[arg-type]
-            read = {**parts, "domain": torch.tensor([domain for domain, _ in planned.keys])}
-        return {**read, "micro_batch": planned.micro_batch}  # type: ignore[typeddict-item]
+        domain = torch.tensor([domain for domain, _ in planned.keys])
+        return {**batch, "domain": domain, "micro_batch": planned.micro_batch}
+
+    def _whole(self, read: Any) -> DomainBatch:
+        """A micro-batch as a worker sent it, in tensors."""
+        if not self._workers:
+            return cast(DomainBatch, read)
+        return cast(DomainBatch, {name: torch.from_numpy(_widened(part)) for name, part in read.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the run, in plain types; the same on every rank."""

@@ -63,6 +63,13 @@ class Segments(Sampler[list[Key]]):
                 yield planned.keys
             position = 0
 
+    def handed_out(self) -> list[list[Key]]:
+        """The sequences of this rank's micro-batches of the current global batch that are used already."""
+        if self.position == 0:
+            return []
+        batch, _ = self.schedule.next_batch(self.state)
+        return [self._keys(batch, index) for index in self.ranks[: self.position // self.together]]
+
     def advance(self) -> Planned:
         """Count the next planned micro-batch, of every rank, as used, and give this rank's."""
         planned = self._ahead.popleft()

@@ -62,6 +62,11 @@ class SequenceStore(Dataset[DomainBatch]):
         self._chunks.check_room([record.chunks for record in self._splits])
         self._documents: OrderedDict[tuple[int, int], SequenceDocuments] = OrderedDict()
 
+    @property
+    def masked(self) -> bool:
+        """Whether some tokens are not to be predicted."""
+        return any(self._masked)
+
     def sequences(self, domain: int) -> int:
         """How many sequences a domain has."""
         return sum(self.chunk_sizes[self.domains[domain]])
