@@ -1,13 +1,9 @@
 """The module: what checkpointing and lower precision leave as it is."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from shear_lit.data.serving.batch import model_inputs
 from shear_lit.training.module import ShearingModule
-from tests import tiny
 from tests.training.compare import batches, difference, distances, same_order
 from tests.training.forks import run
 from tests.training.runs import fit
@@ -53,20 +49,3 @@ def test_bfloat16_leaves_gates_and_multipliers_alone(toy, tmp_path, whole, proce
     # The first step's noise meets gates that no gradient has moved yet.
     assert difference(batches(mixed)[0, 0]["gates"], one[0, 0]["gates"]) == 0
     assert any(batch["loss"] != one[key]["loss"] for key, batch in batches(mixed).items())
-
-
-def test_a_micro_batch_of_which_nothing_is_predicted_adds_nothing():
-    """Its mean would be nan, and with it all weights."""
-    network, tokens = tiny.model(tiny.config()), torch.randint(3, tiny.VOCABULARY, (2, 9))
-    rows = {"whole": None, "none": torch.zeros(2, 9, dtype=torch.bool)}
-    rows["one"] = rows["none"].clone()
-    rows["one"][1, 4] = True
-    for name, mask in rows.items():
-        inputs = model_inputs({"tokens": tokens} | ({} if mask is None else {"loss_mask": mask}))
-        loss = ShearingModule._loss(SimpleNamespace(model=network), inputs)
-        if name == "none":
-            assert loss.item() == 0
-            loss.backward()
-            assert all(p.grad is None or not p.grad.any() for p in network.parameters())
-        else:
-            assert torch.equal(loss, network(**inputs).loss) and loss > 0

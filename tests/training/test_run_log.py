@@ -201,16 +201,16 @@ NAN_STEP = 5
 def nan_in_one_micro_batch():
     """Not a number in the second micro-batch of step 5, which is one of the second process where there are two."""
     train = ShearingModule.training_step
-    loss = ShearingModule._language_loss
+    objective = ShearingModule._objective
 
     def remember(self, batch, index):
         self.bad = self.trainer.global_step == NAN_STEP and batch["micro_batch"] == 1
         return train(self, batch, index)
 
     ShearingModule.training_step = remember
-    ShearingModule._language_loss = lambda self, tokens: (
-        loss(self, tokens) * (float("nan") if self.bad else 1.0)
-    )
+    ShearingModule._objective = lambda self, batch: {
+        name: loss * (float("nan") if self.bad else 1.0) for name, loss in objective(self, batch).items()
+    }
 
 
 def nan_right_after_a_checkpoint():

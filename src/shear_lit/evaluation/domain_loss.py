@@ -4,34 +4,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics import Metric
 
-from shear_lit.data.serving.batch import DomainBatch, model_inputs, predicted_tokens
-
-_CHUNK_LOGITS = 1 << 24  # 64 MiB of float32 at a time
-
-
-def token_losses(
-    logits: Float[Tensor, "sequences tokens vocabulary"], tokens: Int64[Tensor, "sequences tokens"]
-) -> Float32[Tensor, "sequences predicted"]:
-    """The loss of each token but the first, in nats, computed in float32.
-
-    It goes through the logits in pieces, without a second copy of them. Not for training: it has no gradient.
-    """
-    with torch.no_grad():
-        sequences, length, vocabulary = logits.shape
-        losses = torch.empty(sequences, length - 1, dtype=torch.float32, device=logits.device)
-        piece = max(1, _CHUNK_LOGITS // vocabulary)
-        for row in range(sequences):
-            for start in range(0, length - 1, piece):
-                end = min(start + piece, length - 1)
-                losses[row, start:end] = functional.cross_entropy(
-                    logits[row, start:end].float(), tokens[row, start + 1 : end + 1], reduction="none"
-                )
-        return losses
+from shear_lit.data.serving.batch import DomainBatch, model_inputs
+from shear_lit.models.head import next_token_losses
+from shear_lit.theory.losses import IGNORED
 
 
 class DomainLoss(Metric):
@@ -53,22 +32,18 @@ class DomainLoss(Metric):
 
     def update(
         self,
-        logits: Float[Tensor, "sequences tokens vocabulary"],
-        tokens: Int64[Tensor, "sequences tokens"],
+        losses: Float[Tensor, "sequences tokens"],
+        targets: Int64[Tensor, "sequences tokens"],
         domain: Int64[Tensor, "sequences"],
-        predicted: Bool[Tensor, "sequences tokens"] | None = None,
     ) -> None:
-        """Count one batch: the tokens that are ``predicted``, or all but the first of each sequence."""
-        losses = token_losses(logits, tokens).double()
-        counts: Tensor | int = losses.shape[1]
-        if predicted is not None:
-            inside = predicted[:, 1:]
-            losses, counts = torch.where(inside, losses, 0.0), inside.sum(1)[:, None]
+        """Count one batch: the loss of what follows each position, where that is no ``IGNORED`` target."""
+        counted = targets != IGNORED
+        sums = torch.where(counted, losses.double(), 0.0).sum(1)[:, None]
         # A comparison instead of a scatter: the same sums in the same order on every device, and no wait for one.
         member = domain[:, None] == torch.arange(len(self.loss_sum), device=domain.device)
         # Not in place: after a reset in inference mode the sums could not be changed outside of it.
-        self.loss_sum = self.loss_sum + torch.where(member, losses.sum(1)[:, None], 0.0).sum(0)
-        self.token_count = self.token_count + (member * counts).sum(0)
+        self.loss_sum = self.loss_sum + torch.where(member, sums, 0.0).sum(0)
+        self.token_count = self.token_count + (member * counted.sum(1)[:, None]).sum(0)
 
     def compute(self) -> Float64[Tensor, "domains"]:
         """The mean loss of each domain; nan for a domain without tokens."""
@@ -89,10 +64,7 @@ def measure_domain_losses(
     try:
         for batch in batches:
             here = {name: part.to(device) for name, part in batch.items() if isinstance(part, Tensor)}
-            inputs = model_inputs(here)
-            del inputs["labels"]
-            logits = model(**inputs, use_cache=False).logits
-            metric.update(logits, here["tokens"], here["domain"], predicted_tokens(here))
+            metric.update(*next_token_losses(model, model_inputs(here)), here["domain"])
     finally:
         model.train(training)
     losses = (metric.loss_sum / metric.token_count).tolist()

@@ -1,12 +1,12 @@
 """The output head of a stock model, as the place where losses are computed instead of logits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from shear_lit.theory.losses import Head
+from shear_lit.theory.losses import Head, next_tokens, token_losses
 
 _CAP = "final_logit_softcapping"
 
@@ -32,3 +32,11 @@ def head_computing(model: Any, compute: Callable[[Tensor, Head], Tensor]) -> Ite
         del module.__dict__["forward"]
         if cap is not None:
             setattr(config, _CAP, cap)
+
+
+def next_token_losses(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The loss of the token after each position, in nats, and that token; ``inputs`` with labels, in their layout."""
+    given = {name: part for name, part in inputs.items() if name != "labels"}
+    targets = next_tokens(inputs["labels"])
+    with head_computing(model, lambda hidden, head: token_losses(hidden, head, targets)):
+        return model(**given, use_cache=False).logits, targets

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from shear_lit.data.serving.batch import IGNORED, DomainBatch, model_inputs, predicted_tokens
+from shear_lit.data.serving.batch import DomainBatch, model_inputs
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.serving.loader import ValidationLoader, batches_of
 from shear_lit.disk.names import split_revision
@@ -21,6 +21,7 @@ from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
 from shear_lit.models.family import Family
+from shear_lit.models.head import next_token_losses
 from shear_lit.models.huggingface import (
     read_config,
     read_model,
@@ -45,9 +46,11 @@ from shear_lit.reporting.model_card import RepairFacts
 from shear_lit.reporting.repair_page import REPAIR_PAGE, repair_page
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
+from shear_lit.theory.losses import Weights
 from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
+from shear_lit.training.distillation import Distillation, Teacher, step_sums, teacher_dtype
 from shear_lit.training.errors import RunError
 from shear_lit.training.optimizer import (
     PAPER_PRUNING,
@@ -76,6 +79,9 @@ class StepOutput(TypedDict):
 
     loss: Tensor
     language_loss: Tensor
+    """Cross-entropy in nats per predicted token: over micro-batches and processes, its mean is the global batch's."""
+    divergence: NotRequired[Tensor]
+    """From the teacher, likewise; before temperature and weight are put in, but for the square of the former."""
     size_penalty: NotRequired[Tensor]
     expected_sizes: NotRequired[Tensor]
     """Expected units per row by gated axis, averaged over rows."""
@@ -95,6 +101,7 @@ class ShearingModule(L.LightningModule):
         revision: str | None = None,
         pruning: Pruning | None = None,
         optimizer: OptimizerSettings = PAPER_PRUNING,
+        distillation: Distillation | None = None,
         gradient_checkpointing: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
         attention: Attention = "sdpa",
         seed: int = 17,
@@ -107,6 +114,7 @@ class ShearingModule(L.LightningModule):
                 begins is recorded, and read again by every process and after a resume.
             pruning: Target shape and the way there; null continues pre-training without gates.
             optimizer: Learning rates and their schedule.
+            distillation: Learn from a frozen model; null learns from the text alone.
             gradient_checkpointing: Run each block's forward again during backward, to save memory.
             attention: Attention implementation of transformers (sdpa, eager, flash_attention_2, ...).
             seed: Seed of the gates' noise.
@@ -114,6 +122,7 @@ class ShearingModule(L.LightningModule):
         super().__init__()
         self._asked_revision = revision or split_revision(source)[1]
         self.optimizer_settings = optimizer
+        self.distillation = distillation
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.seed = seed
@@ -124,6 +133,7 @@ class ShearingModule(L.LightningModule):
         self.gates: Gates | None = None
         self.multipliers: Multipliers | None = None
         self.attached: AttachedGates | None = None
+        self.teacher: Teacher | None = None
         self.domain_loss: DomainLoss | None = None
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
@@ -134,6 +144,7 @@ class ShearingModule(L.LightningModule):
         self.skipped_steps: list[int] = []
         """Those that did."""
         self._restored_step = 0
+        self._predicted: tuple[int, Tensor] | None = None
         self._ordered_by: str | None = None
         self._repaired: dict[str, Any] | None = None
 
@@ -203,15 +214,27 @@ class ShearingModule(L.LightningModule):
             if self.pruning.constraint == "lagrangian":
                 self.multipliers = Multipliers(self.axes, second_start=self.pruning.second_multiplier_start)
             self.attached = attach(model, self.family)
+        if self.distillation is not None and self.trainer.training:
+            self.teacher = Teacher(
+                self.distillation.teacher_of(self.source, pruning=self.pruning is not None),
+                dtype=teacher_dtype(self.trainer.precision),
+                attention=self.attention,
+            )
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             assert self.device_mesh is not None
             small = [module for module in (self.gates, self.multipliers) if module is not None]
             blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
             compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             shard(blocks, model, small, self.device_mesh["data_parallel"], compute_dtype=compute)
+            if self.teacher is not None:
+                family = family_of(read_config(self.teacher.name))
+                blocks = cast(nn.ModuleList, self.teacher.model.get_submodule(family.blocks))
+                shard(blocks, self.teacher.model, [], self.device_mesh["data_parallel"], compute_dtype=None)
 
     def on_train_start(self) -> None:
         """Let what the user says of the optimizer win over a checkpoint."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
         schedule = cast(LambdaLR, self.lr_schedulers())
         apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
 
@@ -296,22 +319,41 @@ class ShearingModule(L.LightningModule):
         )
 
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
-        """The language-modelling loss under sampled gates, plus the penalty of their expected sizes."""
+        """The objective under sampled gates, plus the penalty of their expected sizes."""
         state = self._sample_gates(batch["micro_batch"])
-        language_loss = self._language_loss(batch)
+        output = self._objective(batch)
         if state is None:
-            return {"loss": language_loss, "language_loss": language_loss.detach()}
-        output: StepOutput = {
-            "loss": language_loss,
-            "language_loss": language_loss.detach(),
-            "expected_sizes": self._expected_sizes(state),
-        }
+            return output
+        output["expected_sizes"] = self._expected_sizes(state)
         if self.multipliers is not None:
             penalty, multipliers = self.multipliers(state.sparsity, self.scheduled_sparsity())
-            output["loss"] = language_loss + penalty
+            output["loss"] = output["loss"] + penalty
             output["size_penalty"] = penalty.detach()
             output["multipliers"] = multipliers.detach()
         return output
+
+    def _objective(self, batch: DomainBatch) -> StepOutput:
+        """This micro-batch's part of the one objective that the global batch has, times the number of all parts."""
+        assert self.model is not None
+        weights = Weights() if self.distillation is None else self.distillation.weights
+        sums, predicted = (
+            step_sums(self.model, self._inputs(batch), weights, self.teacher),
+            self._predicted_by(batch),
+        )
+        output: StepOutput = {"loss": sums.total / predicted, "language_loss": sums.language / predicted}
+        if self.teacher is not None:
+            output["divergence"] = sums.divergence / predicted
+        return output
+
+    def _predicted_by(self, batch: DomainBatch) -> Tensor | int:
+        """Tokens that a micro-batch of the global batch predicts, on average over it."""
+        if "predicted" not in batch:
+            return batch["tokens"][:, 1:].numel()
+        if self._predicted is None or self._predicted[0] != self.trainer.global_step:
+            total = self._sum_over_ranks(torch.tensor(batch["predicted"], device=self.device))
+            parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+            self._predicted = self.trainer.global_step, total.clamp(min=1).float() / parts
+        return self._predicted[1]
 
     def on_validation_epoch_start(self) -> None:
         """Put the gates in force as they are now."""
@@ -321,10 +363,9 @@ class ShearingModule(L.LightningModule):
     def validation_step(self, batch: DomainBatch, batch_index: int) -> None:
         """Add the losses of one micro-batch to its domains."""
         assert self.model is not None and self.domain_loss is not None
-        inputs = self._inputs(batch)
-        del inputs["labels"]
-        logits = self.model(**inputs, use_cache=False).logits.reshape(*batch["tokens"].shape, -1)
-        self.domain_loss.update(logits, batch["tokens"], batch["domain"], predicted_tokens(batch))
+        found = next_token_losses(self.model, self._inputs(batch))
+        losses, targets = (part.view_as(batch["tokens"]) for part in found)
+        self.domain_loss.update(losses, targets, batch["domain"])
 
     def on_validation_epoch_end(self) -> None:
         """Keep the losses per domain, the same on every rank."""
@@ -458,18 +499,6 @@ class ShearingModule(L.LightningModule):
 
     def _inputs(self, batch: DomainBatch) -> dict[str, Tensor]:
         return model_inputs(batch, in_one_row=self.attention == "flash_attention_2")
-
-    def _language_loss(self, batch: DomainBatch) -> Tensor:
-        """Mean next-token loss in nats, over the tokens that are to be predicted."""
-        return self._loss(self._inputs(batch))
-
-    def _loss(self, inputs: dict[str, Tensor]) -> Tensor:
-        assert self.model is not None
-        loss = cast(Tensor, self.model(**inputs, use_cache=False).loss)
-        if inputs["labels"] is inputs["input_ids"]:
-            return loss
-        # Where no token is to be predicted there is no mean: such a micro-batch adds nothing.
-        return torch.where((inputs["labels"][:, 1:] != IGNORED).any(), loss, 0.0)
 
     def _expected_sizes(self, state: GateState) -> Tensor:
         return torch.stack(

@@ -28,6 +28,8 @@ from shear_lit.training.module import ShearingModule, StepOutput
 from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
 
 _log = logging.getLogger(__name__)
+_LOSSES = 3
+"""Of each micro-batch, before sizes and multipliers: cross-entropy, divergence from the teacher, size penalty."""
 
 
 class LossError(Mistake):
@@ -71,10 +73,11 @@ class RunLog:
 
     def keep(self, step: StepOutput, batch: DomainBatch, *, completes: bool) -> None:
         """Keep the numbers of one micro-batch, which may complete an optimizer step."""
-        numbers = [step["language_loss"].reshape(1)]
+        none = torch.zeros_like(step["language_loss"])
+        losses = (step["language_loss"], step.get("divergence", none), step.get("size_penalty", none))
+        numbers = [loss.reshape(1) for loss in losses]
         if "expected_sizes" in step:
-            penalty = step.get("size_penalty", torch.zeros_like(numbers[0]))
-            numbers += [penalty.reshape(1), step["expected_sizes"]]
+            numbers.append(step["expected_sizes"])
         if "multipliers" in step:
             numbers.append(step["multipliers"].flatten())
         self._micro_batches.append(torch.cat([number.float() for number in numbers]))
@@ -100,7 +103,7 @@ class RunLog:
         self._stands_still = True
         skipped = norms.keys() & set(self._module.skipped_steps)
         for index, (step, _) in enumerate(self._domains):
-            if not all(math.isfinite(number) for number in rows[index][:2]):
+            if not all(math.isfinite(number) for number in rows[index][:_LOSSES]):
                 self._say_not_finite(step, self._where(index, local), skips=step in skipped)
         for step, norm in norms.items():
             if step not in skipped and not math.isfinite(norm):
@@ -147,8 +150,10 @@ class RunLog:
         trainer, data, rows = self._trainer, self._data, self._rows
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         found = {"loss/language": mean[0]}
+        if self._module.teacher is not None:
+            found["loss/divergence"] = mean[1]
         if self._module.axes:
-            found |= _of_sizes(self._module, mean[1], rows[-1][2:])
+            found |= _of_sizes(self._module, mean[2], rows[-1][_LOSSES:])
         if self._read_norms:
             found["gradient/norm"] = sum(self._read_norms) / len(self._read_norms)
         if self._module.skip_nonfinite:
@@ -188,7 +193,7 @@ class RunLog:
 
     def _where(self, index: int, local: torch.Tensor) -> str:
         """The domains of a micro-batch, which only the rank knows that had it."""
-        if torch.isfinite(local[index, :2]).all():
+        if torch.isfinite(local[index, :_LOSSES]).all():
             return "of another rank, whose message names its domains"
         names = self._data.domains
         return "with the domains " + ", ".join(

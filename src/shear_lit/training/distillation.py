@@ -1,0 +1,122 @@
+"""The objective of a step, and the frozen model that it may learn from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shear_lit.models.choices import Attention
+from shear_lit.models.head import head_computing
+from shear_lit.models.huggingface import read_model
+from shear_lit.ranges import NumberFrom0, PositiveNumber, as_plain_numbers
+from shear_lit.reporting.recipe import read_recipe
+from shear_lit.theory.losses import Divergence, Given, Head, Sums, Weights, next_tokens, objective
+from shear_lit.training.errors import RunError
+
+SOURCE = "source"
+"""The teacher that is the model from which everything began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Learn from a frozen model as well as from the text, or from it alone (the default; arXiv:2408.11796)."""
+
+    teacher: str = SOURCE
+    """Directory or hub name of the model to learn from; `source`: the source, in stage 2 the one that was pruned."""
+    weight: PositiveNumber = 1.0
+    """Of the divergence from the teacher, over the whole vocabulary."""
+    language_weight: NumberFrom0 = 0.0
+    """Of cross-entropy."""
+    temperature: PositiveNumber = 1.0
+    """What the logits of both are divided by; the divergence is multiplied by its square."""
+    objective: Divergence = "forward_kl"
+    """`forward_kl`, from the teacher's distribution; `reverse_kl`, from the model's; or `jensen_shannon`."""
+
+    def __post_init__(self) -> None:
+        as_plain_numbers(self)
+
+    @property
+    def weights(self) -> Weights:
+        """Of the objective."""
+        return Weights(
+            language=self.language_weight,
+            divergence=self.weight,
+            temperature=self.temperature,
+            kind=self.objective,
+        )
+
+    def teacher_of(self, source: str, *, pruning: bool) -> str:
+        """The name of the model to learn from, in a run that starts from ``source``.
+
+        Raises:
+            RunError: it is not known what ``source`` was pruned from.
+        """
+        if self.teacher != SOURCE or pruning:
+            return source if self.teacher == SOURCE else self.teacher
+        recipe = read_recipe(Path(source))
+        found = None if recipe is None else recipe.get("source")
+        if not isinstance(found, str):
+            raise RunError(
+                f"source: {source} does not say what it was pruned from, and it would be its own teacher. "
+                "Name a model.",
+                key="model.distillation.teacher",
+            )
+        return found
+
+
+class Teacher:
+    """A frozen model beside the one that is trained: no module of it, so that no checkpoint or reducer sees it."""
+
+    def __init__(self, name: str, *, dtype: torch.dtype, attention: Attention) -> None:
+        """Read the weights."""
+        self.name = name
+        self.model: nn.Module = read_model(name, dtype=dtype, attention=attention).eval()
+        self.model.requires_grad_(requires_grad=False)
+
+    def to(self, device: torch.device) -> None:
+        """Bring it to where the run computes; weights that are sharded are there."""
+        self.model.to(device)
+
+
+def step_sums(
+    model: nn.Module, inputs: Mapping[str, Tensor], weights: Weights, teacher: Teacher | None
+) -> Sums:
+    """The sums of a micro-batch: ``inputs`` with labels, as a stock model takes them.
+
+    The model passes within the teacher's pass, where the teacher's head is at hand: both heads are gathered, where they
+    are sharded, and neither model's logits are ever whole.
+    """
+    given = {name: part for name, part in inputs.items() if name != "labels"}
+    targets = next_tokens(inputs["labels"])
+    found: list[Sums] = []
+
+    def passed(theirs: Given | None) -> None:
+        def compute(hidden: Tensor, head: Head) -> Tensor:
+            found.append(objective(hidden, head, targets, weights, theirs))
+            # What a sharded model puts out tells it when backward begins.
+            return found[0].total
+
+        with head_computing(model, compute):
+            total = model(**given, use_cache=False).logits
+        found[0] = found[0]._replace(total=total)
+
+    if teacher is None:
+        passed(None)
+        return found[0]
+
+    def within(hidden: Tensor, head: Head) -> Tensor:
+        with torch.enable_grad():
+            passed(Given(hidden, head))
+        return hidden
+
+    with torch.no_grad(), head_computing(teacher.model, within):
+        teacher.model(**given, use_cache=False)
+    return found[0]
+
+
+def teacher_dtype(precision: Any) -> torch.dtype:
+    """What the teacher's weights are kept in."""
+    return torch.bfloat16 if "bf16" in str(precision) else torch.float32
