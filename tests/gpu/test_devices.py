@@ -41,11 +41,14 @@ def one_step(toy, folder, stage, *flags):
 
 
 @pytest.mark.parametrize("strategy", [(), (FSDP2,)], ids=["single device", "fsdp2"])
-@pytest.mark.parametrize("stage", ["prune", "pretrain"])
+@pytest.mark.parametrize("stage", ["prune", "pretrain", "beside a teacher"])
 @pytest.mark.parametrize(("precision", "most"), [("32-true", TINY_RATIO), ("bf16-mixed", ROUNDING)])
 def test_step_on_cuda_is_that_on_the_cpu(toy, tmp_path, strategy, stage, precision, most):
     """Also without accelerate, and with gates that are ordered first: by what the losses of all micro-batches are."""
     flags = [*strategy, f"--trainer.precision={precision}"]
+    if stage == "beside a teacher":
+        stage, teacher = "pretrain", f"--model.distillation.teacher={toy.source('mha-untied')}"
+        flags += [teacher, "--model.distillation.language_weight=0.5"]
     here = one_step(toy, tmp_path / "cpu", stage, *flags)
     there = one_step(toy, tmp_path / "cuda", stage, *flags, CUDA)
     expected, found = batches([here]), batches([there])

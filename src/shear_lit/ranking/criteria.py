@@ -44,7 +44,7 @@ DEFAULT: dict[Axis, str] = {
     Axis.HIDDEN: "activation",
     Axis.KV_HEADS: "activation",
     Axis.QUERY_HEADS: "activation",
-    Axis.INTERMEDIATE: "activation",
+    Axis.INTERMEDIATE: "peak_to_peak",
 }
 """What orders the units of an axis where nothing is said (benchmarks/results/repair_cpu2_2026-11.md)."""
 
