@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from shear_lit.commands.demo.control import KEPT
 from shear_lit.commands.exporting import selection_of
 from shear_lit.disk.names import expanded
 from shear_lit.models import clients
@@ -22,7 +21,7 @@ from shear_lit.reporting.model_card import Selection, model_card
 from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
 
 _CARD, _OURS = "README.md", "`shear_lit`"
-_ARTEFACTS = {GATES_BEFORE: GATES, "kept.safetensors": KEPT}
+_ARTEFACTS = {GATES_BEFORE: GATES, "kept.safetensors": "kept.shear"}
 """Files that lay beside models under names that programs take for weights, and their names now."""
 
 

@@ -22,13 +22,16 @@ SOURCE = "source"
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """Learn from a frozen model as well as from the text, or from it alone (the default; arXiv:2408.11796)."""
+    """Learn from a frozen model as well as from the text, or from it alone (arXiv:2408.11796).
+
+    Both have the same weight by default (benchmarks/results/recovery_h100_2026-11.md).
+    """
 
     teacher: str = SOURCE
     """Directory or hub name of the model to learn from; `source`: the source, in stage 2 the one that was pruned."""
     weight: PositiveNumber = 1.0
     """Of the divergence from the teacher, over the whole vocabulary."""
-    language_weight: NumberFrom0 = 0.0
+    language_weight: NumberFrom0 = 1.0
     """Of cross-entropy."""
     temperature: PositiveNumber = 1.0
     """What the logits of both are divided by; the divergence is multiplied by its square."""

@@ -1,9 +1,11 @@
 """The demo's directory: where everything lies, and the commands that fill it, given the demo's numbers."""
 
+import csv
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from shear_lit.commands.demo.errors import DemoError
 from shear_lit.commands.demo.numbers import DemoNumbers
@@ -13,7 +15,10 @@ from shear_lit.commands.export import export
 from shear_lit.commands.exporting import ExportResult
 from shear_lit.commands.measuring import DomainLosses
 from shear_lit.commands.prepare import prepare
+from shear_lit.commands.rank import rank
 from shear_lit.commands.reference import measure
+from shear_lit.models.choices import Criterion
+from shear_lit.theory.shape import ModelShape
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.run_checkpoints import latest_checkpoint
 
@@ -73,6 +78,39 @@ class DemoDirectory:
         """Measure a model's losses on the sequences on which the source's were measured."""
         sizes = self.numbers.evaluation_sequences, self.numbers.evaluation_micro_batch
         return evaluate(str(model), str(self.data), *sizes, device="cpu")
+
+    def rank(self, source: Path, criterion: Criterion = "default") -> Path:
+        """Order the source's units, and give the file of the scores."""
+        scores, numbers = self.path / f"scores-{criterion}.safetensors", self.numbers
+        data = None if criterion == "random" else str(self.data)
+        rank(
+            str(source),
+            str(scores),
+            criterion,
+            data,
+            sequences_per_domain=numbers.ranking_sequences,
+            device="cpu",
+            seed=numbers.control_seed,
+        )
+        return scores
+
+    def cut(self, scores: Path, name: str, target: ModelShape, *, repair_tokens: int = 0) -> ExportResult:
+        """Cut the source at the best units of a ranking, repaired on so many tokens or not."""
+        repair = {"repair": str(self.data), "repair_tokens": repair_tokens, "device": "cpu"}
+        chosen: dict[str, Any] = repair if repair_tokens else {}
+        exported = export(gates=str(scores), output=str(self.model(name)), target=target, **chosen)
+        logger.info("%s", exported)
+        return exported
+
+    def first_losses(self, run: str) -> dict[str, float]:
+        """The losses by domain that a run found before its first step."""
+        prefix, losses = "loss/validation/", {}
+        with (self.path / run / "metrics.csv").open() as file:
+            for row in csv.DictReader(file):
+                name = row["name"].removeprefix(prefix)
+                if row["step"] == "0" and row["name"].startswith(prefix) and name != "mean":
+                    losses[name] = float(row["value"])
+        return losses
 
     def fit(self, run: str, stage: Stage, source: Path, overrides: Mapping[str, str]) -> CheckpointFacts:
         """Train ``source`` in the folder ``run``, and give what its last checkpoint says of itself."""

@@ -22,6 +22,8 @@ class DemoNumbers:
     """Timed generations per model; the median is reported."""
     control_seed: int = 17
     """Seed of the random cut."""
+    ranking_sequences: int = 16
+    """Sequences of each domain on which units are ranked."""
     prune_overrides: Mapping[str, str] = field(default_factory=dict)
     """Keys of the pruning configuration that are set otherwise than in its file."""
     continue_overrides: Mapping[str, str] = field(default_factory=dict)
@@ -38,16 +40,17 @@ FAST = replace(
     evaluation_sequences=8,
     generation_repeats=3,
     prune_overrides={
-        "trainer.max_steps": "20",
+        "trainer.max_steps": "6",
+        "model.pruning.repair.tokens": "10240",
         "model.optimizer.warmup_steps": "2",
-        "data.validation_sequences": "4",
-        "data.mixture.update_every_steps": "10",
+        "data.validation_sequences": "8",
+        "data.mixture.update_every_steps": "6",
     },
     continue_overrides={
-        "trainer.max_steps": "10",
+        "trainer.max_steps": "6",
         "model.optimizer.warmup_steps": "2",
         "data.validation_sequences": "4",
-        "data.mixture.update_every_steps": "10",
+        "data.mixture.update_every_steps": "6",
     },
 )
 """The same path in about six minutes: too few steps to judge the method by."""

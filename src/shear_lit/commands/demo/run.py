@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from shear_lit.commands.demo.control import write_random_cut
 from shear_lit.commands.demo.directory import REPORT, RESULTS, DemoDirectory, check_output
 from shear_lit.commands.demo.generation import compare_generation
 from shear_lit.commands.demo.numbers import DEMO, FAST
@@ -15,12 +15,12 @@ from shear_lit.commands.demo.table import DemoResult, MeasuredModel
 from shear_lit.commands.demo.texts import fetch_texts
 from shear_lit.commands.measuring import DomainLosses
 from shear_lit.disk.writing import write_file
-from shear_lit.training.checkpoints import CheckpointFacts
 
-SOURCE, PRUNED, CONTINUED, RANDOM = "source", "pruned", "pruned + continued", "random cut, same training"
+SOURCE, CUT, REPAIRED = "source", "cut", "cut + repair"
+CONTINUED, RANDOM = "cut + repair + training", "random cut, the same"
 """What the table calls its models."""
 
-_STEPS = 10
+_STEPS = 11
 
 
 def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
@@ -34,31 +34,56 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
         place.prepare(source, fetch_texts(cache))
     with step("Measuring the source's losses, which the mixture refers to"):
         references = place.measure_references(source)
-    with step("Pruning: learning which units to keep, jointly with the weights"):
-        pruned = place.fit("prune", "prune", source, numbers.prune_overrides)
+    with step("Ranking the source's units"):
+        scores = place.rank(source)
+    with step(
+        "Repairing the ranked cut in closed form, then learning which units to keep, jointly with the weights"
+    ):
+        ranked = {"model.pruning.initial_scores": str(scores)}
+        pruned = place.fit("prune", "prune", source, {**numbers.prune_overrides, **ranked})
+        assert pruned.target is not None and pruned.repair is not None
     with step("Cutting the model to its target"):
         cut = place.export("prune", "pruned")
-    with step("Continuing the pre-training of the cut model"):
+    with step("Training the cut model further, on text and on what the source makes of it"):
         continued = place.fit("continue", "pretrain", place.model("pruned"), numbers.continue_overrides)
         place.export("continue", "continued")
-    with step("Cutting the source at random units to the same shape"):
-        untrained = place.model("random-untrained")
-        write_random_cut(str(source), cut.shape, untrained, seed=numbers.control_seed)
+    tokens = pruned.repair["tokens"]
+    with step("For comparison: the same cut without repair, and one at random units with it"):
+        place.cut(scores, "cut", pruned.target)
+        place.cut(place.rank(source, "random"), "random-untrained", pruned.target, repair_tokens=tokens)
     with step("Training the random cut on as many tokens"):
         steps = {"trainer.max_steps": str(control_steps(pruned, continued))}
-        control = place.fit("control", "pretrain", untrained, {**numbers.continue_overrides, **steps})
+        overrides = {**numbers.continue_overrides, **steps}
+        control = place.fit("control", "pretrain", place.model("random-untrained"), overrides)
         place.export("control", "random")
-    models = {SOURCE: source}
-    models |= {
-        PRUNED: place.model("pruned"),
+    models = {
+        SOURCE: source,
+        CUT: place.model("cut"),
         CONTINUED: place.model("continued"),
         RANDOM: place.model("random"),
     }
-    measured = _measure(place, step, models, references, _training_tokens(pruned, continued, control))
+    with step("Measuring the losses of the new models"):
+        losses = {name: place.evaluate(path) for name, path in models.items() if name != SOURCE}
+    measured = _written(place, step, models, {SOURCE: references, **losses})
+    repaired = MeasuredModel(
+        name=REPAIRED,
+        directory=None,
+        parameters=measured[CUT].parameters,
+        losses=place.first_losses("prune"),
+    )
+    trained = {REPAIRED: 0, CONTINUED: pruned.tokens + continued.tokens, RANDOM: control.tokens}
+    order = (SOURCE, CUT, REPAIRED, CONTINUED, RANDOM)
     result = DemoResult(
         output=str(place.path),
         fast=fast,
-        models=measured,
+        models=tuple(
+            replace(
+                {**measured, REPAIRED: repaired}[name],
+                repair_tokens=tokens if name in trained else 0,
+                training_tokens=trained.get(name, 0),
+            )
+            for name in order
+        ),
         validation_sequences=numbers.evaluation_sequences,
         sequence_length=numbers.sequence_length,
         prompt=numbers.prompt,
@@ -71,44 +96,23 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
     return result
 
 
-def _training_tokens(
-    pruned: CheckpointFacts, continued: CheckpointFacts, control: CheckpointFacts
-) -> dict[str, int]:
-    """Tokens that each model was trained on here, over all its stages."""
-    return {
-        SOURCE: 0,
-        PRUNED: pruned.tokens,
-        CONTINUED: pruned.tokens + continued.tokens,
-        RANDOM: control.tokens,
-    }
-
-
-def _measure(
-    place: DemoDirectory,
-    step: Steps,
-    models: Mapping[str, Path],
-    references: DomainLosses,
-    tokens: Mapping[str, int],
-) -> tuple[MeasuredModel, ...]:
-    """The rows of the table; the source's losses are the references."""
-    with step("Measuring the losses of the three new models"):
-        losses = {SOURCE: references}
-        losses |= {name: place.evaluate(path) for name, path in models.items() if name != SOURCE}
+def _written(
+    place: DemoDirectory, step: Steps, models: Mapping[str, Path], losses: Mapping[str, DomainLosses]
+) -> dict[str, MeasuredModel]:
+    """The rows of the models that lie on disk, with the speed at which they write, and what."""
     with step("Measuring the speed of greedy generation"):
         numbers = place.numbers
         written = compare_generation(
             models, numbers.prompt, new_tokens=numbers.new_tokens, repeats=numbers.generation_repeats
         )
-    return tuple(
-        MeasuredModel(
+    return {
+        name: MeasuredModel(
             name=name,
             directory=str(path),
             parameters=losses[name].parameters,
-            training_tokens=tokens[name],
             losses=losses[name].losses,
-            tokens_per_second=written[name].tokens_per_second,
             speeds=written[name].speeds,
             sample=written[name].text,
         )
         for name, path in models.items()
-    )
+    }

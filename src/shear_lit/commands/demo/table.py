@@ -1,5 +1,6 @@
 """What the demo found, for people and for programs; every verdict is computed from the table."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ SOURCE_WEIGHTS = (
     "The source's weights are 4-bit ones, dequantised to float32: compare with this source, "
     "not with published SmolLM2 scores."
 )
-FORMAT = 1
+FORMAT = 2
 """The version of results.json."""
 
 
@@ -20,20 +21,25 @@ class MeasuredModel:
 
     name: str
     """What the demo calls it."""
-    directory: str
-    """Where it lies."""
+    directory: str | None
+    """Where it lies; None: it was a moment of a run."""
     parameters: int
     """Its size."""
-    training_tokens: int
-    """Tokens that it was trained on here, over all stages."""
     losses: Mapping[str, float]
     """Nats per token, by domain."""
-    tokens_per_second: float
-    """Median speed of greedy generation."""
-    speeds: tuple[float, ...]
-    """The speed of every repeat."""
-    sample: str
+    repair_tokens: int = 0
+    """Tokens that it was repaired on here."""
+    training_tokens: int = 0
+    """Tokens that it was trained on here, over all stages."""
+    speeds: tuple[float, ...] = ()
+    """The speed of greedy generation at every repeat, in tokens a second."""
+    sample: str | None = None
     """Its continuation of the prompt."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The median speed of greedy generation."""
+        return statistics.median(self.speeds) if self.speeds else None
 
     @property
     def mean_loss(self) -> float:
@@ -68,7 +74,7 @@ class DemoResult:
     fast: bool
     """Whether it took only a few steps."""
     models: tuple[MeasuredModel, ...]
-    """Source, pruned, pruned and continued, random cut: in this order."""
+    """Source, cut, repaired, trained, random cut: in this order."""
     validation_sequences: int
     """Sequences of each domain that the losses were measured on."""
     sequence_length: int
@@ -84,15 +90,15 @@ class DemoResult:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """The continued model against the pruned one, and against the random cut with the same training."""
-        _, pruned, continued, random = self.models
+        """The trained model against the cut, before and after repair, and against the random cut with all of it."""
+        _, *before, continued, random = self.models
         return tuple(
             Verdict(
                 model=continued.name,
                 against=other.name,
                 nats_better=other.mean_loss - continued.mean_loss,
             )
-            for other in (pruned, random)
+            for other in (*before, random)
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +106,10 @@ class DemoResult:
         return {
             "format": FORMAT,
             **asdict(self),
-            "models": [{**asdict(model), "mean_loss": model.mean_loss} for model in self.models],
+            "models": [
+                {**asdict(model), "mean_loss": model.mean_loss, "tokens_per_second": model.tokens_per_second}
+                for model in self.models
+            ],
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "source_weights": SOURCE_WEIGHTS,
             "total_seconds": sum(self.seconds.values()),
@@ -120,6 +129,9 @@ class DemoResult:
                 f"{self.sequence_length} tokens of every domain, which no run has trained on. tokens/s: greedy "
                 f"generation of {self.new_tokens} tokens, one sequence, median of {len(self.models[0].speeds)} "
                 f"repeats that alternate over the models.",
+                f"Text: {self.models[3].repair_tokens:,} tokens to rank units and repair the cut on, and "
+                f"{self.models[3].training_tokens:,} to train on, of which some may be the same; each was read once "
+                "for either.",
                 SOURCE_WEIGHTS,
                 "\n".join(
                     [
@@ -128,7 +140,11 @@ class DemoResult:
                     ]
                 ),
                 f'## What each writes after "{self.prompt}"',
-                "\n".join(f"- {model.name}: {' '.join(model.sample.split())}" for model in self.models),
+                "\n".join(
+                    f"- {model.name}: {' '.join(model.sample.split())}"
+                    for model in self.models
+                    if model.sample is not None
+                ),
                 "## How long each step took",
                 self._time_table(),
                 "## Where it is",
@@ -142,26 +158,35 @@ class DemoResult:
             [
                 model.name,
                 f"{model.parameters:,}",
+                f"{model.repair_tokens:,}",
                 f"{model.training_tokens:,}",
                 *(f"{model.losses[domain]:.3f}" for domain in domains),
                 f"{model.mean_loss:.3f}",
-                f"{model.tokens_per_second:.1f}",
+                "-" if model.tokens_per_second is None else f"{model.tokens_per_second:.1f}",
             ]
             for model in self.models
         ]
-        return markdown_table(["model", "parameters", "training tokens", *domains, "mean", "tokens/s"], rows)
+        return markdown_table(
+            ["model", "parameters", "repaired on", "trained on", *domains, "mean", "tokens/s"], rows
+        )
 
     def _time_table(self) -> str:
         rows = [[name, f"{seconds:.0f}"] for name, seconds in self.seconds.items()]
         return markdown_table(["step", "seconds"], [*rows, ["total", f"{sum(self.seconds.values()):.0f}"]])
 
     def _places(self) -> str:
-        continued = self.models[2]
+        continued = self.models[3]
         return "\n".join(
             [
-                *(f"- {model.name}: {model.directory}" for model in self.models),
+                *(
+                    f"- {model.name}: {model.directory}"
+                    for model in self.models
+                    if model.directory is not None
+                ),
                 f"- curves of all three runs: `tensorboard --logdir {self.output}`",
                 f"- this page: {self.output}/report.md; for programs: {self.output}/results.json",
+                "- the next command: "
+                f"`python -m shear_lit evaluate --model={continued.directory} --data={self.output}/data`",
                 "- to use the model, with transformers alone:",
                 "",
                 "```python",
