@@ -60,7 +60,8 @@ def scores(toy, tmp_path_factory):
 @pytest.mark.parametrize("criterion", [*CRITERIA, *OF_LAYERS])
 def test_every_criterion_orders_units_and_cuts_the_source(toy, tmp_path, scores, criterion):
     found = read_scores(scores(criterion))
-    named = f"layers=block_influence, {', '.join(f'{axis}=activation' for axis in tuple(Axis)[1:])}"
+    of = dict.fromkeys(tuple(Axis)[1:], "activation") | {Axis.INTERMEDIATE: "peak_to_peak"}
+    named = f"layers=block_influence, {', '.join(f'{axis}={name}' for axis, name in of.items())}"
     assert found.origin.criterion == (named if criterion == "default" else criterion)
     assert (found.origin.data_fingerprint is None) == (criterion in ("weight", "random"))
     assert found.importance.keys() == ({Axis.LAYERS} if criterion in OF_LAYERS else set(Axis))
@@ -93,7 +94,7 @@ def test_each_axis_may_have_a_criterion_of_its_own(toy, tmp_path, scores):
     mixed = {"layers": "depth", "hidden": "fisher"}
     rank(str(toy.source()), path, mixed, str(toy.data), sequences_per_domain=2)
     found = read_scores(path)
-    of = {Axis.LAYERS: "depth", Axis.HIDDEN: "fisher", Axis.INTERMEDIATE: "activation"}
+    of = {Axis.LAYERS: "depth", Axis.HIDDEN: "fisher", Axis.KV_HEADS: "activation"}
     for axis, criterion in of.items():
         alone = read_scores(scores(criterion)).importance[axis]
         torch.testing.assert_close(found.importance[axis], alone, rtol=1e-4, atol=1e-9)

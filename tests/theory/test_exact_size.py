@@ -47,7 +47,7 @@ def test_shift_equals_its_transcription():
     check_shift()
 
 
-@pytest.mark.parametrize(("name", "value"), [("_BISECTIONS", 20), ("_LEEWAY", 0.1)])
+@pytest.mark.parametrize(("name", "value"), [("_HALVINGS", 20), ("_LEEWAY", 0.1)])
 def test_coarser_shift_differs_from_its_transcription(monkeypatch, name, value):
     monkeypatch.setattr(exact_size, name, value)
     with pytest.raises(AssertionError):
@@ -138,3 +138,58 @@ def test_sharpness_grows_by_equal_ratios_and_then_stays():
         exact_size.sharpness_at(progress, start=2.0, final=32.0) for progress in (0.0, 0.25, 0.5, 1.0, 3.0)
     ]
     assert found == pytest.approx([2, 4, 8, 32, 32])
+
+
+PARTS = {"cpu": 64}
+"""As on a GPU."""
+
+
+def several():
+    """Parameters of the axes of a model, each with rows of its own."""
+    shapes = [(7,), (30,), (7, 5), (7, 5, 3), (7, 24)]
+    rows = [random_rows(*shape, seed=seed).float() for seed, shape in enumerate(shapes)]
+    return rows, [3.0, 20.5, 4.0, 1.0, 11.25]
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 50.0, 200.0])
+@pytest.mark.parametrize("noise", [1.0, 0.2])
+def test_all_rows_are_searched_at_once_in_few_rounds_as_one_by_one_in_many(monkeypatch, sharpness, noise):
+    parameters, kept = several()
+    one_by_one = [
+        exact_size.shifts([parameter], [size], sharpness=sharpness, noise=noise)[0]
+        for parameter, size in zip(parameters, kept, strict=True)
+    ]
+    monkeypatch.setattr(exact_size, "_PARTS", PARTS)
+    for found, expected in zip(
+        exact_size.shifts(parameters, kept, sharpness=sharpness, noise=noise), one_by_one, strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_a_hundred_kernels_find_all_shifts_of_a_step(monkeypatch):
+    monkeypatch.setattr(exact_size, "_PARTS", PARTS)
+    parameters, kept = several()
+    launched = []
+
+    class Count(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function not in VIEWS:
+                launched.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    exact_size.shifts(parameters, kept, sharpness=50.0)  # what depends on shapes alone is made once
+    with Count():
+        exact_size.shifts(parameters, kept, sharpness=50.0)
+    assert len(launched) <= 100, launched
+
+
+ATEN = torch.ops.aten
+VIEWS = {
+    ATEN.view.default,
+    ATEN.unsqueeze.default,
+    ATEN.slice.Tensor,
+    ATEN.detach.default,
+    ATEN._unsafe_view.default,
+    ATEN.alias.default,
+}
+"""What launches nothing."""

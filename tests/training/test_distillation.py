@@ -7,10 +7,12 @@ from torch.nn import functional
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
 from shear_lit.data.serving.batch import model_inputs
+from shear_lit.reporting.recipe import read_recipe
 from shear_lit.theory import losses
 from shear_lit.theory.losses import Weights
 from shear_lit.theory.shape import ModelShape
 from shear_lit.training.distillation import Distillation, step_sums
+from shear_lit.training.run_checkpoints import latest_checkpoint
 from tests import tiny
 from tests.toy import trained_tokenizer, write_source
 from tests.toy_families import FORMS, ONE_OF_EACH, carved_of, model_of
@@ -188,6 +190,10 @@ def test_source_of_an_export_teaches_what_was_cut_from_it(toy, tmp_path):
         toy, tmp_path / "named", "pretrain", *flags, f"--model.distillation.teacher={toy.source()}"
     )
     assert difference(gradient(found), gradient(named)) == 0
+    export(str(latest_checkpoint(tmp_path / "run")), str(tmp_path / "taught"))
+    card, recipe = (tmp_path / "taught" / "README.md").read_text(), read_recipe(tmp_path / "taught")
+    assert f"- teacher: `{toy.source()}`" in card and recipe["teacher"]["objective"] == "forward_kl"
+    assert recipe["source_recipe"]["teacher"] is None
 
 
 def test_settings_of_a_teacher_become_weights():

@@ -43,7 +43,7 @@ from shear_lit.pruning.starts import ranked_gates
 from shear_lit.pruning.verified_cut import verified_cut
 from shear_lit.ranking.criteria import meaning
 from shear_lit.ranking.scores import LEARNED, Origin, Scores, read_scores
-from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection, model_card
+from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection, TeacherFacts, model_card
 from shear_lit.reporting.recipe import RECIPE, recipe_file, recipes
 from shear_lit.reporting.repair_page import REPAIR_PAGE
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
@@ -373,6 +373,7 @@ def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str)
         selection=cut.selection,
         repair=cut.repair,
         repaired_at_start=None if facts.repair is None else RepairFacts(**facts.repair),
+        teacher=None if facts.teacher is None else TeacherFacts(**facts.teacher),
         earlier=earlier,
         step=facts.step,
         tokens=facts.tokens,

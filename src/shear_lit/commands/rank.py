@@ -32,7 +32,8 @@ def rank(
         source: Local Hugging Face directory or hub name (organisation/model, or organisation/model@revision).
         output: File to write (scores.safetensors); it must be new, and not beside a model. The page is beside it.
         criterion: What orders the units: one for every axis that it can order, or a mapping from axes to theirs (axes
-            that it does not name keep the default's). `default`: layers by `block_influence`, widths by `activation`.
+            that it does not name keep the default's). `default`: layers by `block_influence`, feed-forward
+            units by `peak_to_peak`, other widths by `activation`.
             All axes: `fisher`, mean squared gradients of gates; `taylor`, the size of their mean; `weight`, sizes of
             weights; `random`, by lot; `activation`, sizes of activations, with `block_influence` for layers. Layers:
             `block_influence`, how far each turns the stream; `depth`, contiguous ones by the same; `loss`, the loss

@@ -32,10 +32,27 @@ class ExactSize:
     noise: float
     """What the noise of a draw is multiplied by."""
 
-    def log_alpha(self, axis: Axis, parameter: Tensor, kept: float | None = None) -> Tensor:
-        """The log alpha at the size of this moment, or at ``kept`` units a row."""
-        size = self.kept[axis] if kept is None else float(kept)
-        return exact_size.shifted(parameter, size, sharpness=self.sharpness, noise=self.noise)
+    def log_alpha(self, axis: Axis, parameter: Tensor, kept: float) -> Tensor:
+        """The log alpha at ``kept`` units a row."""
+        return exact_size.shifted(parameter, float(kept), sharpness=self.sharpness, noise=self.noise)
+
+    def shifts(self, parameters: Mapping[Axis, Tensor]) -> dict[Axis, Tensor]:
+        """What brings every row to its size of this moment."""
+        kept = [self.kept[axis] for axis in parameters]
+        found = exact_size.shifts([*parameters.values()], kept, sharpness=self.sharpness, noise=self.noise)
+        return dict(zip(parameters, found, strict=True))
+
+    def log_alphas(
+        self, parameters: Mapping[Axis, Tensor], shifts: Mapping[Axis, Tensor] | None = None
+    ) -> dict[Axis, Tensor]:
+        """The log alpha of every axis at its size of this moment; by ``shifts``, where they are known."""
+        shifts = self.shifts(parameters) if shifts is None else shifts
+        return {
+            axis: exact_size.shifted(
+                rows, self.kept[axis], sharpness=self.sharpness, noise=self.noise, tau=shifts[axis]
+            )
+            for axis, rows in parameters.items()
+        }
 
     def to_entry(self) -> dict[str, Any]:
         """The numbers by name, for files."""
@@ -80,6 +97,7 @@ class Gates(nn.Module):
         super().__init__()
         self.source = source
         self.axes = axes
+        self._moment: tuple[ExactSize, dict[Axis, Tensor]] | None = None
         for axis in axes:
             start = torch.full(source.gate_shape(axis), initial_log_alpha, dtype=torch.float32)
             self.register_parameter(axis.value, nn.Parameter(start))
@@ -96,15 +114,27 @@ class Gates(nn.Module):
     ) -> GateState:
         """Draw the gates from ``uniform`` noise, or evaluate them at ``target``, or (default) as they are now.
 
-        ``exact`` holds every row at its size; without it the gates stand where their parameters say.
+        ``exact`` holds every row at its size; without it the gates stand where their parameters say. The same object
+        stands for one moment, in which no parameter moves: the shifts of all its draws are found once.
         """
         log_alpha = self.log_alpha()
-        lost = {axis: sparsity(rows) for axis, rows in keep_probabilities(log_alpha, exact).items()}
-        if uniform is not None:
-            values = _sampled(log_alpha, uniform, exact)
+        if exact is not None and uniform is not None:
+            if self._moment is None or self._moment[0] is not exact:
+                self._moment = exact, exact.shifts(log_alpha)
+            shifted = exact.log_alphas(log_alpha, self._moment[1])
+            chances = {
+                axis: exact_size.keep_probability(rows, noise=exact.noise) for axis, rows in shifted.items()
+            }
+            values = {
+                axis: exact_size.sample(rows, uniform[axis], noise=exact.noise)
+                for axis, rows in shifted.items()
+            }
         else:
+            chances = keep_probabilities(log_alpha, exact)
             values = deterministic_gates(log_alpha, target, exact)
-        return GateState(values, lost)
+            if uniform is not None:
+                values = {axis: hard_concrete.sample(rows, uniform[axis]) for axis, rows in log_alpha.items()}
+        return GateState(values, {axis: sparsity(rows) for axis, rows in chances.items()})
 
     @torch.no_grad()
     def start_from(self, log_alpha: Mapping[Axis, Tensor]) -> None:
@@ -128,19 +158,8 @@ def keep_probabilities(
     """P(gate > 0) of every unit by axis."""
     if exact is None:
         return {axis: hard_concrete.keep_probability(rows) for axis, rows in log_alpha.items()}
-    return {
-        axis: exact_size.keep_probability(exact.log_alpha(axis, rows), noise=exact.noise)
-        for axis, rows in log_alpha.items()
-    }
-
-
-def _sampled(log_alpha: Mapping[Axis, Tensor], uniform: GateValues, exact: ExactSize | None) -> GateValues:
-    if exact is None:
-        return {axis: hard_concrete.sample(rows, uniform[axis]) for axis, rows in log_alpha.items()}
-    return {
-        axis: exact_size.sample(exact.log_alpha(axis, rows), uniform[axis], noise=exact.noise)
-        for axis, rows in log_alpha.items()
-    }
+    shifted = exact.log_alphas(log_alpha)
+    return {axis: exact_size.keep_probability(rows, noise=exact.noise) for axis, rows in shifted.items()}
 
 
 def deterministic_gates(

@@ -56,6 +56,31 @@ class RepairFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherFacts:
+    """What a run learned from besides the text."""
+
+    name: str
+    """The frozen model."""
+    fingerprint: str
+    """``source_fingerprint`` of it."""
+    objective: str
+    """The kind of divergence."""
+    temperature: float
+    weight: float
+    """Of the divergence."""
+    language_weight: float
+    """Of cross-entropy."""
+
+    def __str__(self) -> str:
+        text = f" and cross-entropy (weight {self.language_weight:g})" if self.language_weight else " alone"
+        kind = self.objective.replace("_", " ")
+        return (
+            f"`{self.name}`, fingerprint `{self.fingerprint[:16]}`: {kind} at temperature {self.temperature:g} "
+            f"(weight {self.weight:g}){text}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """What a model card says."""
 
@@ -87,6 +112,8 @@ class ModelFacts:
     """How the cut was repaired, if it was."""
     repaired_at_start: RepairFacts | None = None
     """How the cut was repaired that the run started from, if it was."""
+    teacher: TeacherFacts | None = None
+    """What the run learned from besides the text, if anything."""
     earlier: tuple[Mapping[str, Any], ...]
     """The ``recipe.json`` of the source, and of the source of that, as far as they have one."""
     step: int
@@ -174,6 +201,7 @@ def _recipe(facts: ModelFacts) -> str:
         *([f"- repair: {facts.repair} Weight by weight: `repair.md`"] if facts.repair else []),
         *([f"- repair before its training: {facts.repaired_at_start}"] if facts.repaired_at_start else []),
         f"- {_training(facts)}",
+        *([f"- teacher: {facts.teacher}"] if facts.teacher else []),
         *(f"- before that, `{recipe.get('name')}`: {_earlier(recipe)}" for recipe in facts.earlier),
         f"- weights stored in {facts.dtype}",
         "- all of it, for programs: `recipe.json`"

@@ -10,13 +10,13 @@ from shear_lit import __version__
 from shear_lit.disk.names import is_elsewhere
 from shear_lit.disk.reading import read_json
 from shear_lit.mistakes import Mistake
-from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection
+from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection, TeacherFacts
 from shear_lit.theory.shape import ModelShape
 
 RECIPE = "recipe.json"
 FORMAT = 2
 """What is written; format 1 did not say how units were chosen."""
-_REPAIRS = ("repair", "repaired_at_start")
+_LATER = {"repair": RepairFacts, "repaired_at_start": RepairFacts, "teacher": TeacherFacts}
 """Facts that recipes of earlier versions lack."""
 _ELSEWHERE = ("earlier", "clients")
 """Facts that are found anew: the recipes of the source stand whole, and what programs read changes with them."""
@@ -78,16 +78,16 @@ def facts_of(
         KeyError, TypeError: it lacks others.
         ShapeError: a shape in it is none.
     """
-    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "gates", *_REPAIRS}
+    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "gates", *_LATER}
     entries = {name: recipe[name] for name in stored}
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
     lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
-    repairs: dict[str, Any] = {n: RepairFacts(**recipe[n]) for n in _REPAIRS if recipe.get(n)}
+    later: dict[str, Any] = {name: kind(**recipe[name]) for name, kind in _LATER.items() if recipe.get(name)}
     return ModelFacts(
         **{**entries, **shapes, **lists},
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
-        **repairs,
+        **later,
         gates=gates,
         clients=clients,
     )

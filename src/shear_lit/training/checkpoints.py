@@ -52,6 +52,8 @@ class CheckpointFacts:
     """The criterion in whose order the gates started, if they started in an order."""
     repair: dict[str, Any] | None = None
     """``RepairFacts`` of the cut that the run started from, if it was repaired."""
+    teacher: dict[str, Any] | None = None
+    """``TeacherFacts`` of what the run learns from besides the text, if anything."""
     step: int
     """Optimizer steps taken."""
     tokens: int
@@ -66,7 +68,17 @@ class CheckpointFacts:
         entry = {
             name: value
             for name, value in asdict(self).items()
-            if name not in ("target", "axes", "exact", "keep_layer_period", "ordered_by", "repair", "domains")
+            if name
+            not in (
+                "target",
+                "axes",
+                "exact",
+                "keep_layer_period",
+                "ordered_by",
+                "repair",
+                "domains",
+                "teacher",
+            )
         }
         pruning: dict[str, Any] | None = None
         if self.target is not None:
@@ -79,7 +91,8 @@ class CheckpointFacts:
             pruning["ordered_by"] = self.ordered_by
         if pruning is not None and self.repair is not None:
             pruning["repair"] = self.repair
-        return {"format": FORMAT, **entry, "pruning": pruning, "data": {"domains": self.domains}}
+        taught = {} if self.teacher is None else {"teacher": self.teacher}
+        return {"format": FORMAT, **entry, "pruning": pruning, **taught, "data": {"domains": self.domains}}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any], where: str | Path) -> "CheckpointFacts":
@@ -106,6 +119,7 @@ class CheckpointFacts:
                 keep_layer_period=bool(pruning and pruning.get("keep_layer_period", False)),
                 ordered_by=pruning.get("ordered_by") if pruning else None,
                 repair=dict(pruning["repair"]) if pruning and pruning.get("repair") else None,
+                teacher=dict(entry["teacher"]) if entry.get("teacher") else None,
                 domains=dict(entry["data"].get("domains", {})),
                 losses=dict(entry["losses"]),
             )

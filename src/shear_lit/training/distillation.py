@@ -12,6 +12,7 @@ from shear_lit.models.choices import Attention
 from shear_lit.models.head import head_computing
 from shear_lit.models.huggingface import read_model
 from shear_lit.ranges import NumberFrom0, PositiveNumber, as_plain_numbers
+from shear_lit.reporting.model_card import TeacherFacts
 from shear_lit.reporting.recipe import read_recipe
 from shear_lit.theory.losses import Divergence, Given, Head, Sums, Weights, next_tokens, objective
 from shear_lit.training.errors import RunError
@@ -49,6 +50,17 @@ class Distillation:
             divergence=self.weight,
             temperature=self.temperature,
             kind=self.objective,
+        )
+
+    def facts(self, name: str, fingerprint: str) -> TeacherFacts:
+        """What cards say of it."""
+        return TeacherFacts(
+            name=name,
+            fingerprint=fingerprint,
+            objective=self.objective,
+            temperature=float(self.temperature),
+            weight=float(self.weight),
+            language_weight=float(self.language_weight),
         )
 
     def teacher_of(self, source: str, *, pruning: bool) -> str:

@@ -145,8 +145,10 @@ class ShearingModule(L.LightningModule):
         """Those that did."""
         self._restored_step = 0
         self._predicted: tuple[int, Tensor] | None = None
+        self._exact: tuple[int, ExactSize | None] | None = None
         self._ordered_by: str | None = None
         self._repaired: dict[str, Any] | None = None
+        self._taught: dict[str, Any] | None = None
 
     def _read_source(self, source: str) -> None:
         """Read the config of the model to start from, and what follows from it."""
@@ -215,11 +217,11 @@ class ShearingModule(L.LightningModule):
                 self.multipliers = Multipliers(self.axes, second_start=self.pruning.second_multiplier_start)
             self.attached = attach(model, self.family)
         if self.distillation is not None and self.trainer.training:
+            name = self.distillation.teacher_of(self.source, pruning=self.pruning is not None)
             self.teacher = Teacher(
-                self.distillation.teacher_of(self.source, pruning=self.pruning is not None),
-                dtype=teacher_dtype(self.trainer.precision),
-                attention=self.attention,
+                name, dtype=teacher_dtype(self.trainer.precision), attention=self.attention
             )
+            self._taught = asdict(self.distillation.facts(name, source_fingerprint(name)))
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             assert self.device_mesh is not None
             small = [module for module in (self.gates, self.multipliers) if module is not None]
@@ -434,6 +436,7 @@ class ShearingModule(L.LightningModule):
             keep_layer_period=self.pruning is not None and self.pruning.keep_layer_period,
             ordered_by=self._ordered_by,
             repair=self._repaired,
+            teacher=self._taught,
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},
@@ -493,7 +496,9 @@ class ShearingModule(L.LightningModule):
         key = (self.seed, self.trainer.global_step, micro_batch)
         noise = keyed_uniform(self.family.shape, self.axes, key=key)
         uniform = {axis: values.to(self.device) for axis, values in noise.items()}
-        state = self.gates(uniform, exact=self.exact_size())
+        if self._exact is None or self._exact[0] != key[1]:
+            self._exact = key[1], self.exact_size()
+        state = self.gates(uniform, exact=self._exact[1])
         self.attached.set(state.values)
         return cast(GateState, state)
 
