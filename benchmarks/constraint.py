@@ -28,8 +28,9 @@ import torch
 from demo_inputs import write_demo_inputs
 from machine import machine
 from shear_lit import cli
+from shear_lit.pruning.constraints import LAGRANGIAN, Exact, SizeConstraint
 from shear_lit.pruning.expectation import expected_units
-from shear_lit.pruning.gates import ExactSize, Gates, Multipliers
+from shear_lit.pruning.gates import Gates, Multipliers
 from shear_lit.theory.constraint import scheduled_sparsity
 from shear_lit.theory.exact_size import sharpness_at
 from shear_lit.theory.noise import keyed_uniform
@@ -159,7 +160,7 @@ def report(run: Path) -> dict[str, dict[str, float]]:
     assert target is not None
     steps = curve(run)
     found = {}
-    for axis in expected_units(contents.log_alpha, target, contents.facts.exact):
+    for axis in expected_units(contents.log_alpha, target, contents.facts.constraint):
         have, want = zip(*steps[axis.axis.value], strict=True)
         # A report after step n has the sizes of step n beside the schedule of step n + 1.
         off = [abs(size - asked) for size, asked in zip(have[1:], want, strict=False)]
@@ -193,13 +194,13 @@ def game(
             axis: scheduled_sparsity(step, start=0.0, target=ends[axis], warmup_steps=round(warmup * steps))
             for axis in axes
         }
-        exact = None
+        constraint: SizeConstraint = LAGRANGIAN
         if method == "exact":
             kept = {axis: (1 - asked[axis]) * SMOLLM2.units(axis) for axis in axes}
-            exact = ExactSize(
+            constraint = Exact(
                 kept=kept, sharpness=sharpness_at(step / steps, start=1.0, final=4.0), noise=1.0
             )
-        state = gates(keyed_uniform(SMOLLM2, axes, key=(0, step, 0)), exact=exact)
+        state = gates(keyed_uniform(SMOLLM2, axes, key=(0, step, 0)), constraint=constraint)
         slopes = {axis: price[axis] * (1 + 3 * torch.randn_like(price[axis])) for axis in axes}
         loss = sum((slopes[axis] * (1 - state.values[axis])).sum() for axis in axes)
         if multipliers is not None:

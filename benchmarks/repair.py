@@ -35,7 +35,7 @@ from shear_lit.models.huggingface import build_model, read_config, read_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.ranking.criteria import criteria_by_axis

@@ -29,7 +29,7 @@ from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.carve import kept_units
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.theory.shape import Axis, ModelShape

@@ -37,7 +37,7 @@ from transformers.models.smollm3.modeling_smollm3 import SmolLM3RMSNorm
 from shear_lit.models.family import Family
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.carve import carve, kept_units
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.theory.shape import Axis, ModelShape
 from tests.toy_models import VOCABULARY, cast_parameters, random_gates, shrunk
 

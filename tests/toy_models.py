@@ -13,7 +13,7 @@ from shear_lit.models.family import Family
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.theory.shape import Axis, ModelShape
 
 VOCABULARY = 61  # no other size of a toy model: a dimension of this size is the vocabulary

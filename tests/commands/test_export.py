@@ -24,7 +24,7 @@ from shear_lit.models.verification import VerificationError
 from shear_lit.models.writing import WEIGHT_SUFFIXES
 from shear_lit.pruning import verified_cut
 from shear_lit.pruning.attach import attach
-from shear_lit.pruning.gates import deterministic_gates
+from shear_lit.pruning.constraints import LAGRANGIAN
 from shear_lit.theory.shape import Axis, ModelShape, TargetShape
 from shear_lit.training.checkpoints import CheckpointError
 from tests import tiny
@@ -76,7 +76,7 @@ def test_export_computes_what_the_gated_model_computes(tmp_path, trained, name, 
     assert loaded.config.tie_word_embeddings is model["tied"]
     assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) is model["tied"]
     assert result.parameters == loaded.num_parameters()
-    attach(network, llama(settings)).set(deterministic_gates(tiny.log_alpha(settings), target))
+    attach(network, llama(settings)).set(LAGRANGIAN.standing(tiny.log_alpha(settings), target))
     with torch.inference_mode():
         gated, carved = network(tokens()).logits, loaded(tokens()).logits
     assert (gated - carved).abs().max() <= 1e-5 * gated.abs().max()

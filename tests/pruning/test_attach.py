@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from shear_lit.models.family import FamilyError, Norm
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from tests.toy_models import (
     SOME_VARIANTS,
     VARIANTS,

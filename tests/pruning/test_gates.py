@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from shear_lit.pruning.gates import Gates, Multipliers, deterministic_gates
+from shear_lit.pruning.constraints import LAGRANGIAN
+from shear_lit.pruning.gates import Gates, Multipliers
 from shear_lit.theory import hard_concrete
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.noise import keyed_uniform
@@ -164,11 +165,11 @@ def test_gates_as_they_are_now_keep_the_expected_number_of_each_row():
         assert torch.equal((values[axis] != 0).sum(-1), expected.clamp(min=1).to(torch.int64))
 
 
-def test_deterministic_gates_are_soft_where_kept():
+def test_gates_without_noise_are_soft_where_kept():
     """0.8 times log alpha over the temperature, through a sigmoid."""
     log_alpha = {Axis.LAYERS: torch.tensor([3.0, -9.0, 1.0, 0.0])}
     target = ModelShape(layers=3, hidden=48, query_heads=12, kv_heads=4, intermediate=40)
-    values = deterministic_gates(log_alpha, target)[Axis.LAYERS]
+    values = LAGRANGIAN.standing(log_alpha, target)[Axis.LAYERS]
     expected = torch.sigmoid(0.8 * torch.tensor([3.0, -9.0, 1.0, 0.0]) / (2 / 3))
     expected[1] = 0
     torch.testing.assert_close(values, expected)

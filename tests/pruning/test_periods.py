@@ -7,7 +7,7 @@ import torch
 
 from shear_lit.models.config_file import config_entries
 from shear_lit.models.registry import family_of, keeps_period
-from shear_lit.pruning.gates import ExactSize, deterministic_gates
+from shear_lit.pruning.constraints import LAGRANGIAN, Exact
 from shear_lit.pruning.periods import blocks_in_period, check_period
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
@@ -83,14 +83,14 @@ def test_cut_at_the_choice_keeps_the_period_and_another_need_not(family):
         assert stated == ("absent" if kept or family != "gemma3_text" else None)
 
 
-@pytest.mark.parametrize("exact", [None, ExactSize(kept={Axis.LAYERS: 3.0}, sharpness=2.0, noise=1.0)])
-def test_learned_gates_of_chosen_blocks_stay_as_they_are(exact):
+@pytest.mark.parametrize("constraint", [LAGRANGIAN, Exact(kept={Axis.LAYERS: 3.0}, sharpness=2.0, noise=1.0)])
+def test_learned_gates_of_chosen_blocks_stay_as_they_are(constraint):
     config = config_of("gemma2")
     target = target_of(config, 4)
     log_alpha = {Axis.LAYERS: torch.linspace(-4, 4, LAYERS)}
     blocks = (0, 1, 2, 13)
-    usual = deterministic_gates(log_alpha, target, exact)[Axis.LAYERS]
-    values = deterministic_gates(log_alpha, target, exact, blocks=blocks)[Axis.LAYERS]
+    usual = constraint.standing(log_alpha, target)[Axis.LAYERS]
+    values = constraint.standing(log_alpha, target, blocks=blocks)[Axis.LAYERS]
     assert values.nonzero()[:, 0].tolist() == list(blocks)
     assert torch.equal(values[13], usual[13])
     assert 0 < values[0] < values[1] < values[2] < values[13]

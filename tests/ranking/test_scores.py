@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from shear_lit.pruning.artefact import gates_file, kept_file, read_kept
 from shear_lit.pruning.carve import kept_units
-from shear_lit.pruning.gates import ExactSize, deterministic_gates
+from shear_lit.pruning.constraints import LAGRANGIAN, Exact
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.ranking.scores import Origin, ScoresError, read_scores, scores_file
 from shear_lit.theory import hard_concrete
@@ -65,7 +65,7 @@ def test_ranked_gates_keep_the_best_of_every_row_and_the_first_of_equal_ones():
 
 def test_learned_gates_are_scores_too_and_hold_what_they_mean_and_keep(tmp_path):
     log_alpha = {axis: values * 9 - 4.5 for axis, values in importance().items()}
-    values = deterministic_gates(log_alpha, GOAL)
+    values = LAGRANGIAN.standing(log_alpha, GOAL)
     path = tmp_path / "gates.safetensors"
     path.write_bytes(gates_file(log_alpha, ORIGIN, values=values))
     found, tensors = read_scores(str(path)), load_file(path)
@@ -81,16 +81,16 @@ def test_learned_gates_are_scores_too_and_hold_what_they_mean_and_keep(tmp_path)
 
 def test_probabilities_of_exact_gates_sum_to_their_size(tmp_path):
     log_alpha = {Axis.HIDDEN: importance()[Axis.HIDDEN]}
-    exact = ExactSize(kept={Axis.HIDDEN: 36.0}, sharpness=3.0, noise=1.0)
+    exact = Exact(kept={Axis.HIDDEN: 36.0}, sharpness=3.0, noise=1.0)
     path = tmp_path / "gates.safetensors"
-    path.write_bytes(gates_file(log_alpha, ORIGIN, exact=exact))
+    path.write_bytes(gates_file(log_alpha, ORIGIN, constraint=exact))
     assert float(load_file(path)["probability.hidden"].sum()) == pytest.approx(36, abs=1e-3)
     assert read_kept(str(path)) is None
 
 
 def test_json_lists_kept_units_and_where_each_layer_was():
     log_alpha = {axis: values * 9 - 4.5 for axis, values in importance().items()}
-    values = deterministic_gates(log_alpha, GOAL)
+    values = LAGRANGIAN.standing(log_alpha, GOAL)
     found = json.loads(kept_file(values, ORIGIN, log_alpha))
     kept = kept_units(values, SOURCE)
     assert found["kept"]["layers"] == kept.layers.tolist() == list(found["layer_map"].values())

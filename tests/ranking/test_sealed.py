@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
 from shear_lit.pruning.artefact import gates_file, read_kept
-from shear_lit.pruning.gates import deterministic_gates
+from shear_lit.pruning.constraints import LAGRANGIAN
 from shear_lit.ranking import sealed
 from shear_lit.ranking.scores import HEADER, ScoresError, read_scores, scores_file
 from tests.memory import peak_bytes
@@ -19,7 +19,7 @@ from tests.ranking.test_scores import GOAL, ORIGIN, importance
 
 def cut_gates():
     log_alpha = {axis: values * 9 - 4.5 for axis, values in importance().items()}
-    return gates_file(log_alpha, ORIGIN, values=deterministic_gates(log_alpha, GOAL))
+    return gates_file(log_alpha, ORIGIN, values=LAGRANGIAN.standing(log_alpha, GOAL))
 
 
 @pytest.fixture(params=[lambda: scores_file(importance(), ORIGIN), cut_gates], ids=["scores", "gates"])

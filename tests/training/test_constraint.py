@@ -9,7 +9,7 @@ import yaml
 
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
-from shear_lit.pruning.gates import deterministic_gates
+from shear_lit.pruning.constraints import Exact
 from shear_lit.pruning.starts import ordered_log_alpha, ranked_gates
 from shear_lit.ranking.scores import read_scores
 from shear_lit.theory.shape import Axis, ModelShape
@@ -69,7 +69,9 @@ def test_export_of_an_exact_run_keeps_what_its_gates_say(tmp_path, whole):
     folder, _ = whole("prune", *EXACT, "--trainer.log_every_n_steps=1")
     checkpoint = latest_checkpoint(folder)
     contents = read_checkpoint(checkpoint)
-    assert contents.facts.exact is not None and contents.facts.exact.sharpness == pytest.approx(200)
+    assert isinstance(
+        contents.facts.constraint, Exact
+    ) and contents.facts.constraint.sharpness == pytest.approx(200)
     result = export(checkpoint, str(tmp_path / "out"))
     assert [
         warning for warning in result.warnings if "refused by" not in warning
@@ -95,7 +97,7 @@ def test_exact_run_starts_as_the_ranked_cut(toy, tmp_path, whole):
     start = ordered_log_alpha(found.importance, target, gap=0.0)
     contents = read_checkpoint(latest_checkpoint(folder))
     assert contents.facts.ordered_by == "fisher"
-    cut = deterministic_gates(contents.log_alpha, target, contents.facts.exact)
+    cut = contents.facts.constraint.standing(contents.log_alpha, target)
     for axis, values in ranked_gates(found.importance, source, target).items():
         torch.testing.assert_close(record["gates_after"][1][axis.value], start[axis])
         assert torch.equal(cut[axis] > 0, values > 0)
@@ -104,7 +106,7 @@ def test_exact_run_starts_as_the_ranked_cut(toy, tmp_path, whole):
 def test_checkpoint_of_an_exact_run_says_what_its_gates_are_held_to(whole):
     folder, _ = whole("prune", *EXACT, "--trainer.log_every_n_steps=1")
     contents = read_checkpoint(folder / "checkpoints" / "step=000002.ckpt")
-    exact = contents.facts.exact
+    exact = contents.facts.constraint
     assert exact.kept[Axis.HIDDEN] == pytest.approx(32 - 8 * 2 / 4)
     assert exact.sharpness == pytest.approx(50 * 4 ** (2 / (0.8 * 12)))
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shear_lit.pruning import game
 from shear_lit.pruning.gates import Gates
 from shear_lit.training import module
 from tests.training.compare import batches, distances, same_order
@@ -65,8 +66,8 @@ def test_several_processes_rank_units_as_one_does(toy, tmp_path, whole):
 
 def noise_without_micro_batch():
     """Key the gates' noise by what a rank counts by itself, instead of the global batch."""
-    keyed = module.keyed_uniform
-    module.keyed_uniform = lambda shape, axes, *, key: keyed(shape, axes, key=(key[0], key[1], 0))
+    keyed = game.keyed_uniform
+    game.keyed_uniform = lambda shape, axes, *, key: keyed(shape, axes, key=(key[0], key[1], 0))
 
 
 def gates_of_each_rank_for_itself():

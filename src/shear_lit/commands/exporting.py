@@ -36,8 +36,8 @@ from shear_lit.models.targets import TargetRequest, kernel_warnings
 from shear_lit.models.verification import GATED_TOLERANCE
 from shear_lit.models.writing import write_model
 from shear_lit.pruning.artefact import GATES, KEPT, gates_file, kept_file, ranked_gates_file
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.expectation import ExpectedUnits, expected_units
-from shear_lit.pruning.gates import GateValues, deterministic_gates
 from shear_lit.pruning.periods import blocks_in_period, check_period
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.pruning.verified_cut import verified_cut
@@ -281,7 +281,7 @@ def _cut(contents: ModelCheckpointContents, origin: str, repair: Repair | None) 
     blocks = None
     if facts.keep_layer_period and Axis.LAYERS in contents.log_alpha:
         blocks = blocks_in_period(contents.log_alpha[Axis.LAYERS], config, target)
-    values = deterministic_gates(contents.log_alpha, target, facts.exact, blocks=blocks)
+    values = facts.constraint.standing(contents.log_alpha, target, blocks=blocks)
     cut = verified_cut(contents.tensors, config, values)
     learned = Origin(
         source=facts.source,
@@ -294,10 +294,10 @@ def _cut(contents: ModelCheckpointContents, origin: str, repair: Repair | None) 
         tensors=cut.tensors,
         difference=cut.difference,
         selection=Selection(criterion=LEARNED, meaning=meaning(facts.ordered_by or "")),
-        expected=tuple(expected_units(contents.log_alpha, target, facts.exact)),
+        expected=tuple(expected_units(contents.log_alpha, target, facts.constraint)),
         files={
-            GATES: gates_file(contents.log_alpha, learned, exact=facts.exact, values=values),
-            KEPT: kept_file(values, learned, contents.log_alpha, facts.exact),
+            GATES: gates_file(contents.log_alpha, learned, constraint=facts.constraint, values=values),
+            KEPT: kept_file(values, learned, contents.log_alpha, facts.constraint),
         },
     )
     if repair is None:

@@ -14,7 +14,7 @@ from shear_lit.models.choices import Device, RepairParts
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.repair import repair
 from shear_lit.reporting.model_card import RepairFacts
 from shear_lit.reporting.repair_page import repair_page

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shear_lit.pruning.carve import KeptUnits, kept_units
-from shear_lit.pruning.gates import ExactSize, GateValues, keep_probabilities
+from shear_lit.pruning.constraints import LAGRANGIAN, GateValues, SizeConstraint
 from shear_lit.ranking.scores import (
     Origin,
     Scores,
@@ -37,7 +37,7 @@ def gates_file(
     log_alpha: Mapping[Axis, Tensor],
     origin: Origin,
     *,
-    exact: ExactSize | None = None,
+    constraint: SizeConstraint = LAGRANGIAN,
     values: GateValues | None = None,
 ) -> bytes:
     """A safetensors file of learned gates, which ``read_scores`` reads too.
@@ -46,7 +46,7 @@ def gates_file(
     of a cut, ``gate.<axis>`` those and ``kept.<axis>`` the indices of the source's units that are not 0.
     """
     tensors = {f"log_alpha.{axis.value}": rows.detach().clone() for axis, rows in log_alpha.items()}
-    for axis, rows in keep_probabilities(log_alpha, exact).items():
+    for axis, rows in constraint.chances(log_alpha).items():
         tensors[f"probability.{axis.value}"] = rows.detach().contiguous()
     if values is not None:
         tensors |= _cut_tensors(values, origin)
@@ -97,7 +97,7 @@ def kept_file(
     values: GateValues,
     origin: Origin,
     log_alpha: Mapping[Axis, Tensor] | None = None,
-    exact: ExactSize | None = None,
+    constraint: SizeConstraint = LAGRANGIAN,
 ) -> str:
     """A JSON of the same cut: the source, the units that are kept, and the block that each layer was.
 
@@ -120,7 +120,7 @@ def kept_file(
         },
     }
     if log_alpha is not None:
-        found = keep_probabilities(log_alpha, exact)
+        found = constraint.chances(log_alpha)
         facts["probability"] = {
             axis.value: {
                 "mean": float(rows.mean()),

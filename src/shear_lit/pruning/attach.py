@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from shear_lit.models.family import Family, FamilyError, Norm
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.gated import gated_embedding, gated_linear, gated_norm
-from shear_lit.pruning.gates import GateValues
 from shear_lit.pruning.vectors import (
     Source,
     source_before_norm,

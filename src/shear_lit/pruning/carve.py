@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shear_lit.models.family import Cut, Family, FamilyError, Norm, NormKind, units_along
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from shear_lit.pruning.gates import ExactSize, keep_probabilities
+from shear_lit.pruning.constraints import LAGRANGIAN, SizeConstraint
 from shear_lit.theory.shape import Axis, ModelShape
 
 LOUD_FRACTION = 0.02
@@ -46,11 +46,11 @@ class ExpectedUnits:
 
 
 def expected_units(
-    log_alpha: Mapping[Axis, Tensor], target: ModelShape, exact: ExactSize | None = None
+    log_alpha: Mapping[Axis, Tensor], target: ModelShape, constraint: SizeConstraint = LAGRANGIAN
 ) -> list[ExpectedUnits]:
     """What the gates keep in expectation, for every axis that has gates."""
     found = []
-    for axis, probabilities in keep_probabilities(log_alpha, exact).items():
+    for axis, probabilities in constraint.chances(log_alpha).items():
         kept = probabilities.sum(-1)
         found.append(
             ExpectedUnits(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.settings import ORDERED_SHARE, Pruning
 from shear_lit.ranking.importance import ranks
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT

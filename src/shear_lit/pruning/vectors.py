@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from shear_lit.models.family import Cut, Family, Norm
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.gated import NormGates, norm_gates
-from shear_lit.pruning.gates import GateValues
 from shear_lit.theory.shape import Axis
 
 Source = Callable[[GateValues, Family], list[Any]]

@@ -18,7 +18,7 @@ from shear_lit.models.verification import (
 )
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,36 +136,58 @@ def _summed(
         logits = _logits(rows, head)
         log_q = logits.log_softmax(-1)
         language += _cross_entropy(log_q, wanted).sum()
-        grad = None
-        if needs and weights.language:
-            grad = log_q.exp()
-            grad.scatter_add_(1, wanted.clamp(min=0)[:, None], grad.new_full((len(grad), 1), -1.0))
-            grad *= weights.language
+        slope, plain = None, False
         if teacher is not None and weights.divergence:
             theirs = _logits(teacher.hidden[part], teacher.head).to(wide)
-            diverged, slope = _diverged(logits, log_q, theirs, weights, needs=needs)
+            plain = weights.kind == "forward_kl" and weights.temperature == 1 and theirs.shape == logits.shape
+            if plain:
+                log_p = theirs.log_softmax(-1)
+                slope = log_p.exp()  # p, of which q - p is the slope
+                diverged = _row_products(slope, log_p) - _row_products(slope, log_q)
+            else:
+                diverged, slope = _diverged(logits, log_q, theirs, weights, needs=needs)
             divergence += torch.where(counted[:, 0], diverged, 0.0).sum()
-            if slope is not None:
-                slope *= weights.divergence
-                if grad is None:
-                    grad = slope if slope.shape == logits.shape else torch.zeros_like(logits)
-                    if grad is not slope:
-                        grad[:, : slope.shape[1]] = slope
-                else:
-                    grad[:, : slope.shape[1]] += slope
+        grad = _gradient(log_q, wanted, slope, weights, plain=plain) if needs else None
         if grad is not None and grad_hidden is not None and grad_weight is not None:
-            grad = torch.where(counted, grad, 0.0)
+            grad.masked_fill_(~counted, 0.0)
             if head.cap is not None:
                 grad *= 1 - (logits / head.cap).square()
             narrow = grad.to(hidden.dtype)
             grad_hidden[part] = narrow @ head.weight
-            grad_weight += narrow.T @ rows
+            if narrow.dtype == grad_weight.dtype:
+                grad_weight.addmm_(narrow.T, rows)
+            else:
+                grad_weight += narrow.T @ rows
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
     total = weights.language * language + weights.divergence * divergence
     if grad_weight is not None:
         grad_weight = grad_weight.to(weight.dtype)
     return (total, language, divergence), (grad_hidden, grad_weight, grad_bias)
+
+
+def _row_products(first: Tensor, second: Tensor) -> Tensor:
+    """The scalar product of each pair of rows, without a matrix of products."""
+    return torch.bmm(first[:, None], second[..., None]).flatten()
+
+
+def _gradient(
+    log_q: Tensor, targets: Tensor, slope: Tensor | None, weights: Weights, *, plain: bool
+) -> Tensor:
+    """What the objective of each row changes by with its logits, in the memory of ``log_q``.
+
+    ``slope`` is what the divergence does, or where it is ``plain``, p alone.
+    """
+    share = weights.language + (weights.divergence if plain else 0.0)
+    grad = log_q.exp_() if share else log_q.zero_()
+    if share not in (0, 1):
+        grad *= share
+    if weights.language:
+        hit = grad.new_full((len(grad), 1), -weights.language)
+        grad.scatter_add_(1, targets.clamp(min=0)[:, None], hit)
+    if slope is not None:
+        grad[:, : slope.shape[1]].add_(slope, alpha=-weights.divergence if plain else weights.divergence)
+    return grad
 
 
 def _diverged(

@@ -216,7 +216,7 @@ class Boundary(Checkpoint):
         module = cast(ShearingModule, pl_module)
         if module.gates is None or module.pruning is None or self.told:
             return
-        for axis in expected_units(whole_gates(module), module.pruning.shape, module.exact_size()):
+        for axis in expected_units(whole_gates(module), module.pruning.shape, module.constraint()):
             if axis.off_target and trainer.is_global_zero:
                 _log.warning("WARNING: %s", axis)
 

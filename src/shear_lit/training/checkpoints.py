@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from shear_lit.models.huggingface import check_sizes, config_of
 from shear_lit.models.registry import family_of, tensor_sizes
-from shear_lit.pruning.gates import ExactSize
+from shear_lit.pruning.constraints import LAGRANGIAN, Exact, SizeConstraint
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.errors import CheckpointError, damaged, reading
 from shear_lit.training.records import check_file, load_file
@@ -44,8 +44,8 @@ class CheckpointFacts:
     """The shape to cut to, if the run prunes."""
     axes: tuple[Axis, ...] = ()
     """The axes that have gates."""
-    exact: ExactSize | None = None
-    """What the gates are held to, where their size is exact."""
+    constraint: SizeConstraint = LAGRANGIAN
+    """How the gates' sizes were held at that step."""
     keep_layer_period: bool = False
     """Whether the blocks that are kept alternate as the family's do."""
     ordered_by: str | None = None
@@ -72,7 +72,7 @@ class CheckpointFacts:
             not in (
                 "target",
                 "axes",
-                "exact",
+                "constraint",
                 "keep_layer_period",
                 "ordered_by",
                 "repair",
@@ -83,8 +83,8 @@ class CheckpointFacts:
         pruning: dict[str, Any] | None = None
         if self.target is not None:
             pruning = {"target": self.target.to_dict(), "axes": [axis.value for axis in self.axes]}
-        if pruning is not None and self.exact is not None:
-            pruning["exact"] = self.exact.to_entry()
+        if pruning is not None and isinstance(self.constraint, Exact):
+            pruning["exact"] = self.constraint.to_entry()
         if pruning is not None and self.keep_layer_period:
             pruning["keep_layer_period"] = True
         if pruning is not None and self.ordered_by is not None:
@@ -115,7 +115,9 @@ class CheckpointFacts:
                 },
                 target=None if pruning is None else ModelShape(**pruning["target"]),
                 axes=() if pruning is None else tuple(Axis(axis) for axis in pruning["axes"]),
-                exact=ExactSize.from_entry(pruning["exact"]) if pruning and "exact" in pruning else None,
+                constraint=Exact.from_entry(pruning["exact"])
+                if pruning and "exact" in pruning
+                else LAGRANGIAN,
                 keep_layer_period=bool(pruning and pruning.get("keep_layer_period", False)),
                 ordered_by=pruning.get("ordered_by") if pruning else None,
                 repair=dict(pruning["repair"]) if pruning and pruning.get("repair") else None,

@@ -18,6 +18,7 @@ from shear_lit.models.huggingface import config_of, read_config, source_fingerpr
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.models.targets import kernel_warnings
 from shear_lit.models.text_check import check_text
+from shear_lit.pruning.constraints import Exact
 from shear_lit.pruning.periods import check_period
 from shear_lit.ranking.criteria import criteria_by_axis
 from shear_lit.ranking.scores import read_scores
@@ -196,7 +197,7 @@ def _check_checkpoint(module: ShearingModule, facts: CheckpointFacts, checkpoint
             f"{_said(target)}. Resume with the configuration of the run that wrote it; to go on from a pruned model, "
             f"export it and name the export as model.source."
         )
-    constraint = "lagrangian" if facts.exact is None else "exact"
+    constraint = "exact" if isinstance(facts.constraint, Exact) else "lagrangian"
     if module.pruning is not None and module.pruning.constraint != constraint:
         raise RunError(
             f"ckpt_path={checkpoint} is of a run with model.pruning.constraint={constraint}, and this one has "

@@ -33,7 +33,9 @@ from shear_lit.models.huggingface import (
 from shear_lit.models.registry import family_of, written_config
 from shear_lit.models.source_files import REVISION, pinned
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.gates import ExactSize, Gates, GateState, Multipliers, deterministic_gates
+from shear_lit.pruning.constraints import LAGRANGIAN, SizeConstraint
+from shear_lit.pruning.game import Game, Schedule
+from shear_lit.pruning.gates import Gates, Multipliers
 from shear_lit.pruning.settings import Pruning, RepairSettings
 from shear_lit.pruning.starts import initial_log_alpha
 from shear_lit.ranges import CountFrom0, as_plain_numbers
@@ -44,10 +46,7 @@ from shear_lit.ranking.measuring import measure
 from shear_lit.ranking.scores import read_scores
 from shear_lit.reporting.model_card import RepairFacts
 from shear_lit.reporting.repair_page import REPAIR_PAGE, repair_page
-from shear_lit.theory.constraint import scheduled_sparsity
-from shear_lit.theory.exact_size import sharpness_at
 from shear_lit.theory.losses import Weights
-from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
 from shear_lit.training.distillation import Distillation, Teacher, step_sums, teacher_dtype
@@ -133,6 +132,7 @@ class ShearingModule(L.LightningModule):
         self.gates: Gates | None = None
         self.multipliers: Multipliers | None = None
         self.attached: AttachedGates | None = None
+        self.game: Game | None = None
         self.teacher: Teacher | None = None
         self.domain_loss: DomainLoss | None = None
         self.domain_losses: Tensor | None = None
@@ -145,7 +145,6 @@ class ShearingModule(L.LightningModule):
         """Those that did."""
         self._restored_step = 0
         self._predicted: tuple[int, Tensor] | None = None
-        self._exact: tuple[int, ExactSize | None] | None = None
         self._ordered_by: str | None = None
         self._repaired: dict[str, Any] | None = None
         self._taught: dict[str, Any] | None = None
@@ -216,6 +215,7 @@ class ShearingModule(L.LightningModule):
             if self.pruning.constraint == "lagrangian":
                 self.multipliers = Multipliers(self.axes, second_start=self.pruning.second_multiplier_start)
             self.attached = attach(model, self.family)
+            self.game = Game(self.gates, self.multipliers, self.attached, self.seed)
         if self.distillation is not None and self.trainer.training:
             name = self.distillation.teacher_of(self.source, pruning=self.pruning is not None)
             self.teacher = Teacher(
@@ -255,7 +255,7 @@ class ShearingModule(L.LightningModule):
         """Refit the cut that the gates start from, in the weights of the whole model."""
         assert self.gates is not None and self.attached is not None and self.model is not None
         log_alpha = {axis: whole(rows).detach().cpu() for axis, rows in self.gates.log_alpha().items()}
-        values = deterministic_gates(log_alpha, pruning.shape, self.exact_size())
+        values = self.constraint().standing(log_alpha, pruning.shape)
         sizes = batches_of(self.data.manifest, self.data.split, repair.tokens)
         text = CalibrationText(self._training_sample(**sizes), self.device)
         found = repair_in_place(
@@ -322,16 +322,16 @@ class ShearingModule(L.LightningModule):
 
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The objective under sampled gates, plus the penalty of their expected sizes."""
-        state = self._sample_gates(batch["micro_batch"])
+        if self.game is None:
+            return self._objective(batch)
+        state = self.game.draw(self._schedule, self.trainer.global_step, batch["micro_batch"])
         output = self._objective(batch)
-        if state is None:
-            return output
-        output["expected_sizes"] = self._expected_sizes(state)
-        if self.multipliers is not None:
-            penalty, multipliers = self.multipliers(state.sparsity, self.scheduled_sparsity())
-            output["loss"] = output["loss"] + penalty
-            output["size_penalty"] = penalty.detach()
-            output["multipliers"] = multipliers.detach()
+        output["expected_sizes"] = self.game.expected_sizes(state)
+        penalty = self.game.penalty(state, self.scheduled_sparsity())
+        if penalty is not None:
+            output["loss"] = output["loss"] + penalty.total
+            output["size_penalty"] = penalty.total.detach()
+            output["multipliers"] = penalty.multipliers.detach()
         return output
 
     def _objective(self, batch: DomainBatch) -> StepOutput:
@@ -359,8 +359,8 @@ class ShearingModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Put the gates in force as they are now."""
-        if self.gates is not None and self.attached is not None:
-            self.attached.set(self.gates(exact=self.exact_size()).values)
+        if self.game is not None:
+            self.game.stand(self.constraint())
 
     def validation_step(self, batch: DomainBatch, batch_index: int) -> None:
         """Add the losses of one micro-batch to its domains."""
@@ -432,7 +432,7 @@ class ShearingModule(L.LightningModule):
             config=self.source_config.to_dict(),
             target=None if self.pruning is None else self.pruning.shape,
             axes=self.axes,
-            exact=self.exact_size(),
+            constraint=self.constraint(),
             keep_layer_period=self.pruning is not None and self.pruning.keep_layer_period,
             ordered_by=self._ordered_by,
             repair=self._repaired,
@@ -463,49 +463,18 @@ class ShearingModule(L.LightningModule):
         """Optimizer steps that the gates have behind them, also while a checkpoint is only validated."""
         return cast(int, self.trainer.global_step) or self._restored_step
 
-    def scheduled_sparsity(self) -> dict[Axis, float]:
-        """The sparsity that the constraint asks of every gated axis at the current optimizer step."""
+    @property
+    def _schedule(self) -> Schedule:
         assert self.pruning is not None
-        shape, target = self.family.shape, self.pruning.shape
-        return {
-            axis: scheduled_sparsity(
-                self.step,
-                start=self.pruning.start_sparsity_of(axis),
-                target=1 - target.units(axis) / shape.units(axis),
-                warmup_steps=self.pruning.sparsity_warmup_steps,
-            )
-            for axis in self.axes
-        }
+        return Schedule(self.pruning, self.family.shape, self.axes, self.trainer.max_steps)
 
-    def exact_size(self) -> ExactSize | None:
-        """What the gates are held to at the current optimizer step, if that is an exact size."""
-        if self.pruning is None or self.pruning.constraint != "exact":
-            return None
-        settings, shape = self.pruning.exact, self.family.shape
-        progress = self.step / (settings.settling_fraction * max(1, self.trainer.max_steps))
-        return ExactSize(
-            kept={axis: (1 - lost) * shape.units(axis) for axis, lost in self.scheduled_sparsity().items()},
-            sharpness=sharpness_at(progress, start=settings.start_sharpness, final=settings.final_sharpness),
-            noise=settings.noise,
-        )
+    def scheduled_sparsity(self) -> dict[Axis, float]:
+        """The sparsity that is asked of every gated axis at the current optimizer step."""
+        return self._schedule.sparsity(self.step)
 
-    def _sample_gates(self, micro_batch: int) -> GateState | None:
-        """Draw this micro-batch's gates and put them in force: they stay so during backward."""
-        if self.gates is None or self.attached is None:
-            return None
-        key = (self.seed, self.trainer.global_step, micro_batch)
-        noise = keyed_uniform(self.family.shape, self.axes, key=key)
-        uniform = {axis: values.to(self.device) for axis, values in noise.items()}
-        if self._exact is None or self._exact[0] != key[1]:
-            self._exact = key[1], self.exact_size()
-        state = self.gates(uniform, exact=self._exact[1])
-        self.attached.set(state.values)
-        return cast(GateState, state)
+    def constraint(self) -> SizeConstraint:
+        """How sizes are held at the current optimizer step."""
+        return LAGRANGIAN if self.pruning is None else self._schedule.constraint(self.step)
 
     def _inputs(self, batch: DomainBatch) -> dict[str, Tensor]:
         return model_inputs(batch, in_one_row=self.attention == "flash_attention_2")
-
-    def _expected_sizes(self, state: GateState) -> Tensor:
-        return torch.stack(
-            [(1 - state.sparsity[axis].detach().mean()) * self.family.shape.units(axis) for axis in self.axes]
-        )

@@ -12,7 +12,7 @@ from shear_lit.models.family import Family, NormKind
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.carve import KeptUnits, carve, kept_entries, kept_units, scale_ratio
-from shear_lit.pruning.gates import GateValues
+from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.repair import Refitted, repair
 from shear_lit.ranking.importance import Reduce
 from shear_lit.ranking.magnitude import whole

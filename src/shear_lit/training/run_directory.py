@@ -57,7 +57,7 @@ def write_gates(trainer: L.Trainer, module: ShearingModule) -> None:
         criterion=LEARNED,
         data_fingerprint=module.data.manifest.fingerprint,
     )
-    content = gates_file(log_alpha, origin, exact=module.exact_size())
+    content = gates_file(log_alpha, origin, constraint=module.constraint())
     path = Path(trainer.default_root_dir) / "gates" / f"step={trainer.global_step:06d}.safetensors"
     write_file(path, content)
 
