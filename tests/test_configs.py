@@ -124,6 +124,8 @@ def write_config_only(directory, path):
         intermediate_size=shape["intermediate"],
         **source.entries,
     ).save_pretrained(directory)
+    # As an export names its source, which the demo's second stage learns from.
+    (directory / "recipe.json").write_text(json.dumps({"source": str(directory)}))
     return directory
 
 

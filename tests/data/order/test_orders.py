@@ -21,6 +21,7 @@ class Numbers:
     """A store that reads nothing: the tokens of a sequence are its domain and its number."""
 
     domains = tuple(SIZES)
+    masked = False
 
     def read(self, keys, *, documents_apart):
         return {
