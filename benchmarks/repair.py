@@ -196,7 +196,10 @@ TABLES: dict[str, list[Cell]] = {
             Cell(criterion='{"layers": "depth"}', sample=sample, parts="embedding", tokens=10_240)
             for sample in range(3)
         ),
-        Cell(criterion='{"intermediate": "peak_to_peak"}', parts="embedding", tokens=10_240),
+        *(
+            Cell(criterion='{"intermediate": "activation"}', sample=sample, parts="embedding", tokens=10_240)
+            for sample in range(3)
+        ),
         Cell(criterion='{"intermediate": "reconstruction"}', parts="embedding", tokens=10_240),
     ],
     # How much text.

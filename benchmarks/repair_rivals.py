@@ -41,7 +41,7 @@ TARGETS = {
     "layers": ModelShape(**{**WHOLE, "layers": 24}),
 }
 OURS = {
-    "feed-forward": ("default", '{"intermediate": "peak_to_peak"}', '{"intermediate": "reconstruction"}'),
+    "feed-forward": ("default", '{"intermediate": "activation"}', '{"intermediate": "reconstruction"}'),
     "layers": ("default", '{"layers": "depth"}'),
 }
 
