@@ -147,19 +147,19 @@ def _summed(
             else:
                 diverged, slope = _diverged(logits, log_q, theirs, weights, needs=needs)
             divergence += torch.where(counted[:, 0], diverged, 0.0).sum()
-        grad = _gradient(log_q, wanted, slope, weights, plain=plain) if needs else None
+        grad, factor = _gradient(log_q, wanted, slope, weights, plain=plain) if needs else (None, 1.0)
         if grad is not None and grad_hidden is not None and grad_weight is not None:
-            grad.masked_fill_(~counted, 0.0)
             if head.cap is not None:
                 grad *= 1 - (logits / head.cap).square()
-            narrow = grad.to(hidden.dtype)
-            grad_hidden[part] = narrow @ head.weight
+            # Rows that do not count are left out of what is small: a pass over logits costs more.
+            narrow, rows = grad.to(hidden.dtype), torch.where(counted, factor * rows, 0.0)
+            grad_hidden[part] = torch.where(counted, factor * (narrow @ head.weight), 0.0)
             if narrow.dtype == grad_weight.dtype:
                 grad_weight.addmm_(narrow.T, rows)
             else:
                 grad_weight += narrow.T @ rows
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
+                grad_bias += factor * (counted.T.to(grad.dtype) @ grad)[0]
     total = weights.language * language + weights.divergence * divergence
     if grad_weight is not None:
         grad_weight = grad_weight.to(weight.dtype)
@@ -173,21 +173,22 @@ def _row_products(first: Tensor, second: Tensor) -> Tensor:
 
 def _gradient(
     log_q: Tensor, targets: Tensor, slope: Tensor | None, weights: Weights, *, plain: bool
-) -> Tensor:
-    """What the objective of each row changes by with its logits, in the memory of ``log_q``.
+) -> tuple[Tensor, float]:
+    """What the objective of each row changes by with its logits, and a factor that is left to be multiplied by.
 
-    ``slope`` is what the divergence does, or where it is ``plain``, p alone.
+    ``slope`` is what the divergence does, or where it is ``plain``, p alone. Both are overwritten.
     """
-    share = weights.language + (weights.divergence if plain else 0.0)
-    grad = log_q.exp_() if share else log_q.zero_()
-    if share not in (0, 1):
-        grad *= share
-    if weights.language:
-        hit = grad.new_full((len(grad), 1), -weights.language)
-        grad.scatter_add_(1, targets.clamp(min=0)[:, None], hit)
-    if slope is not None:
-        grad[:, : slope.shape[1]].add_(slope, alpha=-weights.divergence if plain else weights.divergence)
-    return grad
+    hit, language, factor = targets.clamp(min=0)[:, None], weights.language, 1.0
+    if plain and slope is not None:
+        factor, language = -weights.divergence, -language / weights.divergence
+        grad = slope.sub_(log_q.exp_(), alpha=1 - language)
+    else:
+        grad = log_q.exp_().mul_(language) if language != 1 else log_q.exp_()
+        if slope is not None:
+            grad[:, : slope.shape[1]].add_(slope, alpha=weights.divergence)
+    if language:
+        grad.scatter_add_(1, hit, grad.new_full((len(grad), 1), -language))
+    return grad, factor
 
 
 def _diverged(
