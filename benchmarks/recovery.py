@@ -17,12 +17,13 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cells import run_cells
 from demo_inputs import write_demo_inputs
 from machine import machine
 from repair import DEMO_SHAPE, SMALL_SHAPE
@@ -255,18 +256,9 @@ def changed(ranked: Path, learned: Path) -> float:
     return gone / total
 
 
-def run_cells(bench: Bench, cells: list[Cell], file: Path) -> None:
-    """Those that ``file`` does not have yet; each is a line of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line)["cell"] for line in file.read_text().splitlines()] if file.exists() else []
-    for cell in cells:
-        key = json.loads(json.dumps(asdict(cell)))
-        if key in done:
-            continue
-        line = {"cell": key, **bench.run(cell)}
-        with file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
-        print(f"{line['loss']:.4f} from {line['cut']:.4f}  {line['seconds']:6.1f} s  {key}", flush=True)
+def said(line: dict[str, Any]) -> str:
+    """What is printed of a cell."""
+    return f"{line['loss']:.4f} from {line['cut']:.4f}  {line['seconds']:6.1f} s  {line['cell']}"
 
 
 def table(level: Level, lines: list[dict[str, Any]], source: float) -> str:
@@ -316,7 +308,7 @@ def main() -> None:
     folder = options.work / options.table if options.table == "small" else options.work
     bench = Bench(level, source, data, folder, options.accelerator)
     file = options.work / f"{options.table}.jsonl"
-    run_cells(bench, cells, file)
+    run_cells(bench.run, cells, file, said)
     own = mean_loss(bench.losses(source))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     print(f"source {own:.3f}\n\n{table(level, lines, own)}\n\n{json.dumps(machine())}")

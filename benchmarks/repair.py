@@ -14,13 +14,14 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cells import run_cells
 from demo_inputs import write_demo_inputs
 from machine import machine
 from shear_lit.commands.demo.texts import DOMAINS
@@ -234,18 +235,10 @@ TABLES: dict[str, list[Cell]] = {
 }
 
 
-def run_cells(bench: Bench, cells: Iterable[Cell], file: Path) -> None:
-    """Those that ``file`` does not have yet; each is a line of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line)["cell"] for line in file.read_text().splitlines()] if file.exists() else []
-    for cell in cells:
-        if asdict(cell) in done:
-            continue
-        line = {"cell": asdict(cell), **bench.run(cell)}
-        with file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
-        said = {name: value for name, value in asdict(cell).items() if value not in ("", 0)}
-        print(f"{line['loss']:.4f}  {line['seconds']:6.1f} s  {said} {line['layers_out']}", flush=True)
+def said(line: dict[str, Any]) -> str:
+    """What is printed of a cell."""
+    cell = {name: value for name, value in line["cell"].items() if value not in ("", 0)}
+    return f"{line['loss']:.4f}  {line['seconds']:6.1f} s  {cell} {line['layers_out']}"
 
 
 def table(file: Path, source: Mapping[str, float]) -> str:
@@ -291,7 +284,7 @@ def main() -> None:
         source, data, shape = *write_demo_inputs(options.work), DEMO_SHAPE
     bench = Bench(source, data, shape, device=options.device)
     file = options.work / f"{options.table}.jsonl"
-    run_cells(bench, TABLES[options.table], file)
+    run_cells(bench.run, TABLES[options.table], file, said)
     own = bench.losses(bench.model())
     print(f"source {mean_loss(own):.3f}\n\n{table(file, own)}\n\n{json.dumps(machine())}")
 
