@@ -2,7 +2,7 @@
 
 python benchmarks/small_source.py --work runs/small --minutes 3      # again until it says that it is done
 
-It takes about two hours of two cores, or two minutes of a GPU (``--accelerator cuda``).
+It takes about an hour of two cores, or two minutes of a GPU (``--accelerator cuda``).
 """
 
 import argparse

@@ -87,7 +87,7 @@ class Teacher:
 
     def __init__(self, name: str, *, dtype: torch.dtype, attention: Attention) -> None:
         """Read the weights."""
-        self.name = name
+        self.name, self.dtype = name, str(dtype).removeprefix("torch.")
         self.model: nn.Module = read_model(name, dtype=dtype, attention=attention).eval()
         self.model.requires_grad_(requires_grad=False)
 

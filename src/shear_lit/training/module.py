@@ -1,5 +1,6 @@
 """The LightningModule of both stages: with ``pruning`` it plays the min-max game, without it plainly pre-trains."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -61,6 +62,8 @@ from shear_lit.training.optimizer import (
 from shear_lit.training.repairing import repair_in_place
 from shear_lit.training.strategies import shard
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -80,7 +83,7 @@ class StepOutput(TypedDict):
     language_loss: Tensor
     """Cross-entropy in nats per predicted token: over micro-batches and processes, its mean is the global batch's."""
     divergence: NotRequired[Tensor]
-    """From the teacher, likewise; before temperature and weight are put in, but for the square of the former."""
+    """From the teacher, likewise: times the square of the temperature, and without its weight."""
     size_penalty: NotRequired[Tensor]
     expected_sizes: NotRequired[Tensor]
     """Expected units per row by gated axis, averaged over rows."""
@@ -221,6 +224,7 @@ class ShearingModule(L.LightningModule):
             self.teacher = Teacher(
                 name, dtype=teacher_dtype(self.trainer.precision), attention=self.attention
             )
+            _log.info("learning from %s as well: one more model in memory, in %s", name, self.teacher.dtype)
             self._taught = asdict(self.distillation.facts(name, source_fingerprint(name)))
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             assert self.device_mesh is not None

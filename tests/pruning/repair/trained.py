@@ -129,7 +129,6 @@ def case(form: Form, rows: torch.Tensor, steps: int) -> dict[str, object]:
         device=CPU,
     )
     return {
-        "form": str(form),
         **losses,
         "repaired": loss_of(small, held_out),
         "refitted": sum(item.refitted for item in refitted),
@@ -149,10 +148,11 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     file, rows = options.work / f"{options.steps}.jsonl", text()
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    for form in FORMS:
-        if str(form) in (line["form"] for line in lines):
+    for number, form in enumerate(FORMS):
+        name = f"{number} {form}"  # two forms may be called alike
+        if name in (line["form"] for line in lines):
             continue
-        lines.append(case(form, rows, options.steps))
+        lines.append({"form": name, **case(form, rows, options.steps)})
         with file.open("a") as out:
             out.write(json.dumps(lines[-1]) + "\n")
         print(lines[-1], flush=True)
