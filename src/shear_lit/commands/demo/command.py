@@ -16,7 +16,7 @@ def demo(output: str = "runs/demo", cache: str = str(default_cache()), *, fast: 
     Args:
         output: Directory for data, runs, models and the report; it must be new or empty.
         cache: Directory in which the source model and the text are kept once they are fetched.
-        fast: Take only a few steps: the same path in about six minutes.
+        fast: Take only a few steps: the same path in about seven minutes.
     """
     place, kept = expanded(output), expanded(cache)
     check_folder(place, key="output")

@@ -53,4 +53,4 @@ FAST = replace(
         "data.mixture.update_every_steps": "6",
     },
 )
-"""The same path in about six minutes: too few steps to judge the method by."""
+"""The same path in about seven minutes: too few steps to judge the method by."""
