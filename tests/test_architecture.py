@@ -498,7 +498,8 @@ def test_shapes_are_checked_in_every_module_that_computes():
         .split(",")
     )
     modules = {f"shear_lit.pruning.{path.stem}" for path in (SOURCE / "pruning").glob("*.py")}
-    assert modules - named == {"shear_lit.pruning.__init__", "shear_lit.pruning.settings"}
+    settings = {f"shear_lit.pruning.{name}" for name in ("__init__", "settings", "gate_settings")}
+    assert modules - named == settings
     assert "shear_lit.theory" in named
 
 

@@ -9,7 +9,8 @@ import pytest
 from shear_lit import cli
 from shear_lit.commands.table import COMMANDS
 from shear_lit.data.order.mixture import MixtureSettings
-from shear_lit.pruning.settings import ExactGates, Pruning, RepairSettings
+from shear_lit.pruning.gate_settings import Draws, ExactGates, Fall
+from shear_lit.pruning.settings import Pruning, RepairSettings
 from shear_lit.theory.shape import Axis
 
 SCREEN = 50
@@ -35,10 +36,11 @@ def test_help_of_a_run_has_every_key_of_pruning_and_data(capsys):
     keys = {
         f"model.pruning.{field.name}"
         for field in fields(Pruning)
-        if field.name not in ("target", "exact", "repair")
+        if field.name not in ("target", "exact", "repair", "fall", "draws")
     }
     keys |= {f"model.pruning.target.{axis.value}" for axis in Axis}
-    keys |= {f"model.pruning.exact.{field.name}" for field in fields(ExactGates)}
+    for group, settings in {"exact": ExactGates, "fall": Fall, "draws": Draws}.items():
+        keys |= {f"model.pruning.{group}.{field.name}" for field in fields(settings)}
     keys |= {f"model.pruning.repair.{field.name}" for field in fields(RepairSettings)}
     keys |= {f"data.mixture.{field.name}" for field in fields(MixtureSettings)}
     keys |= {"data.directory", "data.remote.attempts", "checkpoint.keep", "trainer.max_steps", "ckpt_path"}

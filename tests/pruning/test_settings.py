@@ -3,7 +3,8 @@
 import pytest
 
 from shear_lit.models.registry import family_of
-from shear_lit.pruning.settings import ExactGates, Pruning
+from shear_lit.pruning.gate_settings import ExactGates
+from shear_lit.pruning.settings import Pruning
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape
 from tests.toy_models import TARGET, toy_config
 

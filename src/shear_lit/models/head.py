@@ -12,7 +12,7 @@ _CAP = "final_logit_softcapping"
 
 
 @contextmanager
-def head_computing(model: Any, compute: Callable[[Tensor, Head], Tensor]) -> Iterator[None]:
+def head_computing(model: Any, compute: Callable[[Tensor, Head], Any]) -> Iterator[None]:
     """Within the ``with``, the model puts out what ``compute`` makes of the last hidden states, in place of logits.
 
     It runs where the head's own forward would: a sharded strategy has gathered the head's weight for it, once.
@@ -20,7 +20,7 @@ def head_computing(model: Any, compute: Callable[[Tensor, Head], Tensor]) -> Ite
     module, config = model.get_output_embeddings(), model.config
     cap = getattr(config, _CAP, None)
 
-    def forward(hidden: Tensor) -> Tensor:
+    def forward(hidden: Tensor) -> Any:
         return compute(hidden, Head(module.weight, module.bias, cap))
 
     module.forward = forward

@@ -30,8 +30,8 @@ class SizeConstraint(ABC):
         """The log alpha of every axis; by ``shifts``, where they are known."""
 
     @abstractmethod
-    def placed_at(self, rows: Tensor, units: int) -> Tensor:
-        """The log alpha of one axis if each row kept ``units``."""
+    def placed_at(self, rows: Tensor, units: int, shift: Tensor | None = None) -> Tensor:
+        """The log alpha of one axis if each row kept ``units``; by ``shift``, where that is known."""
 
     @abstractmethod
     def units_now(self, axis: Axis, rows: Tensor) -> Tensor | int:
@@ -60,11 +60,17 @@ class SizeConstraint(ABC):
         }
 
     def standing(
-        self, parameters: Rows, target: ModelShape | None = None, *, blocks: tuple[int, ...] | None = None
+        self,
+        parameters: Rows,
+        target: ModelShape | None = None,
+        *,
+        blocks: tuple[int, ...] | None = None,
+        shifts: Rows | None = None,
     ) -> GateValues:
         """Gates without noise: exactly ``target`` units in every row, or the number that they keep as they are now.
 
-        ``blocks``: the blocks to keep, where they are not to be those with the largest gates.
+        ``blocks``: the blocks to keep, where they are not to be those with the largest gates. ``shifts``: what brings
+        rows to the size of ``target``, where that is known.
         """
         values = {}
         for axis, rows in parameters.items():
@@ -72,7 +78,8 @@ class SizeConstraint(ABC):
             kept = (
                 units if isinstance(units, Tensor) else torch.full(rows.shape[:-1], units, device=rows.device)
             )
-            place = rows if isinstance(units, Tensor) else self.placed_at(rows, units)
+            shift = None if shifts is None else shifts[axis]
+            place = rows if isinstance(units, Tensor) else self.placed_at(rows, units, shift)
             values[axis] = self.evaluated(place, kept)
         if blocks is not None and Axis.LAYERS in parameters:
             assert target is not None
@@ -96,7 +103,7 @@ class Lagrangian(SizeConstraint):
         """They themselves."""
         return dict(parameters)
 
-    def placed_at(self, rows: Tensor, units: int) -> Tensor:
+    def placed_at(self, rows: Tensor, units: int, shift: Tensor | None = None) -> Tensor:
         """They themselves."""
         return rows
 
@@ -139,9 +146,9 @@ class Exact(SizeConstraint):
         shifts = self.shifts(parameters) if shifts is None else shifts
         return {axis: self._shifted(rows, self.kept[axis], shifts[axis]) for axis, rows in parameters.items()}
 
-    def placed_at(self, rows: Tensor, units: int) -> Tensor:
+    def placed_at(self, rows: Tensor, units: int, shift: Tensor | None = None) -> Tensor:
         """Rows that hold another size."""
-        return self._shifted(rows, float(units))
+        return self._shifted(rows, float(units), shift)
 
     def units_now(self, axis: Axis, rows: Tensor) -> Tensor | int:
         """The size, rounded."""

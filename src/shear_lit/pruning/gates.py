@@ -66,6 +66,7 @@ class Gates(nn.Module):
     ) -> GateState:
         """Draw the gates from ``uniform`` noise, or evaluate them at ``target``, or (default) as they are now.
 
+        With both, they are those of the cut to ``target``, and their gradients those of the draw.
         The same ``constraint`` object stands for one moment, in which no parameter moves: what all its draws need is
         found once.
         """
@@ -77,6 +78,10 @@ class Gates(nn.Module):
                 self._moment = constraint, constraint.shifts(log_alpha)
             shifts = self._moment[1]
             values = constraint.drawn(log_alpha, uniform, shifts)
+            if target is not None:
+                with torch.no_grad():
+                    cut = constraint.standing(log_alpha, target, shifts=shifts)
+                values = {axis: hard_concrete.straight_through(cut[axis], values[axis]) for axis in self.axes}
         chances = constraint.chances(log_alpha, shifts)
         return GateState(values, {axis: sparsity(rows) for axis, rows in chances.items()})
 

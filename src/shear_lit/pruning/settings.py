@@ -9,12 +9,12 @@ from transformers import PretrainedConfig
 from shear_lit.models.choices import REPAIR_TOKENS, AxisName, Criterion, PresetName, RepairParts, WrittenAs
 from shear_lit.models.family import Family
 from shear_lit.models.targets import TargetRequest
+from shear_lit.pruning.gate_settings import Draws, ExactGates, Fall, Objective
 from shear_lit.ranges import (
     Count,
     CountFrom0,
     NumberFrom0,
     OpenFraction,
-    PositiveFraction,
     PositiveNumber,
     as_plain_numbers,
 )
@@ -27,41 +27,8 @@ ORDERED_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactGates:
-    """Gates of an exact expected size: how sharp they are and how noisy, over the run.
-
-    The defaults start as good as the ranked cut: of a row whose size is the target's, about one unit in a hundred is
-    undecided. Where sizes fall from the whole model, and gates shall tell units apart by themselves, start at 1 to 5
-    with a noise of 1, and sharpen to 50 or more.
-    """
-
-    start_sharpness: PositiveNumber = 50.0
-    """What log alpha is multiplied by at step 0. The units of a row are spread over 9.2 in the order of their
-    importance; those within about 3 of the threshold, after the multiplication, are undecided."""
-    final_sharpness: PositiveNumber = 200.0
-    """What it is multiplied by from ``settling_fraction`` of the run on; between the two it grows by equal ratios."""
-    settling_fraction: PositiveFraction = 0.8
-    """Share of the run over which the gates sharpen; for the rest they are as good as fixed, and weights learn."""
-    noise: PositiveFraction = 0.2
-    """What the noise of a draw is multiplied by; 1 is the paper's, close to 0 a gate is nearly a number."""
-
-    def __post_init__(self) -> None:
-        as_plain_numbers(self)
-        if not 0 < self.start_sharpness <= self.final_sharpness:
-            raise ShapeError(
-                f"model.pruning.exact: start_sharpness={self.start_sharpness} and final_sharpness="
-                f"{self.final_sharpness}: gates sharpen, from more than 0. Use for example 50 and 200."
-            )
-        if not (0 < self.settling_fraction <= 1 and 0.01 <= self.noise <= 1):
-            raise ShapeError(
-                f"model.pruning.exact: settling_fraction={self.settling_fraction} must lie in (0, 1] and noise="
-                f"{self.noise} in [0.01, 1]. Use for example 0.8 and 0.2."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class RepairSettings:
-    """The repair of the cut that stage 1 starts from, in closed form, before its first step."""
+    """The repair, in closed form, of the cut that stage 1 starts from, or of those on the way to its target."""
 
     tokens: Count = REPAIR_TOKENS
     """Training tokens to repair on: whole sequences, as many of each domain."""
@@ -99,6 +66,13 @@ class Pruning:
     gates (deviation D13)."""
     exact: ExactGates = field(default_factory=ExactGates)
     """Settings of ``constraint: exact``."""
+    fall: Fall = field(default_factory=Fall)
+    """How sizes fall to the target."""
+    draws: Draws = field(default_factory=Draws)
+    """How gates are drawn towards the end."""
+    objective: Objective = "same"
+    """What gates learn from besides their sizes: `same`, what the weights learn from; `language`, cross-entropy alone;
+    or `distillation`, the divergence from the teacher alone. Another one costs a second backward pass."""
     start_sparsity: float | dict[str, float] = 0.0
     """Fraction of units that every axis is asked to lose at step 0: one number, or a mapping from axes to theirs
     (axes that it does not name start at 0)."""
@@ -118,7 +92,8 @@ class Pruning:
     calibration_sequences: Count = 16
     """Training sequences of each domain on which importance is measured, where gates start in its order."""
     repair: RepairSettings | None = None
-    """Refit the cut that the run starts from towards the source, once, before the first step; null does not."""
+    """Refit the cut that the run starts from towards the source, once, before the first step; or, where
+    ``fall.stages`` is more than 0, the cut of each stage; null does not."""
     second_multiplier_start: NumberFrom0 = 0.0
     """Where the multipliers of the squared excess start. 0 is the paper's; a few hundred keeps the sizes on their
     schedule from the first step, which short runs need (deviation D12)."""
@@ -148,6 +123,7 @@ class Pruning:
             )
         self._refuse_options_without_effect()
         self._check_repair()
+        self._check_fall_and_draws()
         _ = self.request  # which refuses none and more than one
 
     @property
@@ -246,13 +222,33 @@ class Pruning:
         return self.initial_gap > 0 and highest <= threshold()
 
     def _check_repair(self) -> None:
-        if self.repair is not None and not self.starts_at_a_cut:
+        if self.repair is not None and not (self.starts_at_a_cut or self.fall.stages):
             raise ShapeError(
                 "model.pruning.repair: the run starts with more units open than the target keeps, and there is no cut "
-                "to repair. Start at one, with initial_gap=9.2, or constraint=exact and sparsity_warmup_steps=0; or "
-                "leave it out, and repair the export (`shear-lit export --repair`)."
+                "to repair. Start at one, with initial_gap=9.2, or constraint=exact and sparsity_warmup_steps=0; let "
+                "sizes fall in stages, with constraint=exact and fall.stages=4; or leave it out, and repair the export "
+                "(`shear-lit export --repair`)."
             )
         criteria_by_axis(self.ranking, key="model.pruning.ranking")  # which refuses what orders nothing
+
+    def _check_fall_and_draws(self) -> None:
+        if self.fall.stages > max(1, self.sparsity_warmup_steps):
+            raise ShapeError(
+                f"model.pruning.fall.stages={self.fall.stages} is more than sparsity_warmup_steps="
+                f"{self.sparsity_warmup_steps}, and two stages cannot begin at one step. Use fewer stages, or a longer "
+                f"warm-up."
+            )
+        if self.fall.order == "ranked" and self.initial_gap > 0:
+            raise ShapeError(
+                f"model.pruning.fall.order=ranked with initial_gap={self.initial_gap}: a gap at the target brings all "
+                f"other units closer together, and those that leave before it would be undecided. Use initial_gap=0."
+            )
+        if self.draws.hard_from_fraction < 1 and self.keep_layer_period:
+            raise ShapeError(
+                "model.pruning.draws.hard_from_fraction with keep_layer_period=true: the blocks that keep the period "
+                "are chosen at the cut, and training does not know them. Use hard_from_fraction=1, or "
+                "keep_layer_period=false."
+            )
 
     def _refuse_options_without_effect(self) -> None:
         exact = self.constraint == "exact"
@@ -261,6 +257,7 @@ class Pruning:
             "second_multiplier_start": exact and self.second_multiplier_start != 0,
             "initial_log_alpha": self.ranked and self.initial_log_alpha != LOG_ALPHA_LIMIT,
             "initial_scores": not self.ranked and self.initial_scores is not None,
+            "fall": self.fall != Fall() and (not exact or self.sparsity_warmup_steps == 0),
             "ranking": self.ranking != "default" and (not self.ranked or self.initial_scores is not None),
         }
         for name, without_effect in idle.items():
@@ -273,6 +270,7 @@ class Pruning:
 
 _NEEDS = {
     "exact": "it belongs to constraint=exact.",
+    "fall": "it says how sizes fall with constraint=exact, during sparsity_warmup_steps of more than 0.",
     "second_multiplier_start": "there are no multipliers.",
     "initial_log_alpha": "gates start in the order of importance, not all at one place.",
     "ranking": "gates start in an order where initial_gap is more than 0, or with constraint=exact, and initial_scores "

@@ -46,10 +46,13 @@ class RepairFacts:
     """Weights that were tried."""
     refitted: int
     """Those that came closer to the source on text held out; the others stayed."""
+    stages: int = 0
+    """Stages of a fall of sizes of which each cut was repaired, the last of them as said here; 0: it was one cut."""
 
     def __str__(self) -> str:
+        where = f"at the last of {self.stages} stages of the fall of sizes, " if self.stages else ""
         return (
-            f"{self.refitted} of {self.weights} weights were refitted in closed form towards the source "
+            f"{where}{self.refitted} of {self.weights} weights were refitted in closed form towards the source "
             f"({self.parts}), on {self.tokens:,} tokens ({self.sequences:,} sequences) of prepared data with the "
             f"fingerprint `{self.data_fingerprint[:16]}`."
         )
@@ -194,12 +197,16 @@ def _shape_table(facts: ModelFacts) -> str:
     return "\n".join(["| | source | this model |", "|---|---:|---:|", *rows, parameters])
 
 
+def _when(repair: RepairFacts) -> str:
+    return f"{'while its sizes fell' if repair.stages else 'before its training'}: {repair}"
+
+
 def _recipe(facts: ModelFacts) -> str:
     lines = [
         f"- source: `{facts.source}`, fingerprint `{facts.source_fingerprint[:16]}`",
         *([f"- units: {_units(facts.selection, facts.step, facts.tokens)}"] if facts.selection else []),
         *([f"- repair: {facts.repair} Weight by weight: `repair.md`"] if facts.repair else []),
-        *([f"- repair before its training: {facts.repaired_at_start}"] if facts.repaired_at_start else []),
+        *([f"- repair {_when(facts.repaired_at_start)}"] if facts.repaired_at_start else []),
         f"- {_training(facts)}",
         *([f"- teacher: {facts.teacher}"] if facts.teacher else []),
         *(f"- before that, `{recipe.get('name')}`: {_earlier(recipe)}" for recipe in facts.earlier),

@@ -18,6 +18,11 @@ def scheduled_sparsity(step: int, *, start: float, target: float, warmup_steps: 
     return start + (target - start) * progress
 
 
+def stage_of(step: int, *, stages: int, warmup_steps: int) -> int:
+    """How many of ``stages`` equal parts of the way to the target are behind at optimizer step ``step``."""
+    return min(stages, stages * step // warmup_steps)
+
+
 def size_penalty(
     sparsity: Float[Tensor, "*rows"],
     target: Float[Tensor, ""] | float,

@@ -108,3 +108,10 @@ def evaluated(
     """``deterministic`` for a log alpha that has no limits."""
     soft = torch.sigmoid(_DETERMINISTIC_SCALE * log_alpha / BETA)
     return torch.where(highest(log_alpha, kept), soft, torch.zeros_like(soft))
+
+
+def straight_through(
+    forward: Float[Tensor, "*units"], backward: Float[Tensor, "*units"]
+) -> Float[Tensor, "*units"]:
+    """Gates with the values of ``forward``, to the last bit, and the gradient of ``backward`` (arXiv:1308.3432)."""
+    return forward.detach() + (backward - backward.detach())

@@ -23,6 +23,11 @@ def keyed_uniform(
     }
 
 
+def no_noise(source: ModelShape, axes: tuple[Axis, ...]) -> dict[Axis, Tensor]:
+    """The numbers of ``keyed_uniform`` at which a gate is what its log alpha says: the middle of all draws."""
+    return {axis: torch.full(source.gate_shape(axis), 0.5) for axis in axes}
+
+
 def _mixed(key: tuple[int, ...]) -> int:
     """One 64-bit number for a key, by the finaliser of splitmix64 after each part."""
     mask = (1 << 64) - 1

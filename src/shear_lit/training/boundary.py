@@ -71,6 +71,7 @@ class Boundary(Checkpoint):
         self.peers.rest()
         self.told = self._agreement.of(SIGNALS.received)
         self._order_gates()
+        self._repair_stage()
         validates = self.module.data.update_due
         if validates or self.log.due or self._saves:
             self.log.check()
@@ -107,6 +108,12 @@ class Boundary(Checkpoint):
         pruning = self.module.pruning
         if pruning is not None and pruning.ranked and self._step == 0 and not self.told:
             self.module.order_gates(pruning)
+
+    def _repair_stage(self) -> None:
+        """Repair the cut of a stage of the fall that has just begun; a run that is to stop does so when it goes on."""
+        if not self.told and self.module.stage_to_repair:
+            self.log.check()  # a repair is no training time, and of a loss that is not finite there is none
+            self.module.repair_stage()
 
     def _validate(self) -> bool:
         """Validate, and say whether it came to its end."""

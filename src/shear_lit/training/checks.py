@@ -60,7 +60,9 @@ def check_run(
         check_watched(trainer.callbacks, reported(data.domains, [0.0] * len(data.domains)))  # type: ignore[attr-defined]
         _check_durations(module, trainer)
         _check_pruning(module)
-        _check_repair(module, data)
+        _check_repair(module, data, trainer)
+        _check_ends(module, trainer)
+        _check_objective(module)
         _check_teacher(module, data)
         if trainer.is_global_zero:  # which may have begun to write there when another one looks
             check_directory(Path(trainer.default_root_dir), checkpoint)
@@ -128,19 +130,58 @@ def _check_pruning(module: ShearingModule) -> None:
         scores.check_axes(module.axes)
 
 
-def _check_repair(module: ShearingModule, data: DomainData) -> None:
-    """Refuse to repair on so little text that nothing can be fitted to it."""
+def _check_repair(module: ShearingModule, data: DomainData, trainer: L.Trainer) -> None:
+    """Refuse to repair on so little text that nothing can be fitted to it, or a cut after which nothing is trained."""
     if module.pruning is None or module.pruning.repair is None:
         return
+    if module.stages and module.pruning.sparsity_warmup_steps >= trainer.max_steps:
+        raise RunError(
+            f"model.pruning.sparsity_warmup_steps={module.pruning.sparsity_warmup_steps}: the last stage of the fall "
+            f"begins where the run ends, trainer.max_steps={trainer.max_steps}, and its cut would not be repaired. "
+            f"Use a shorter fall, or a longer run."
+        )
     sizes = batches_of(data.manifest, data.split, module.pruning.repair.tokens)
     held = [min(sum(chunks), sizes["sequences"]) for chunks in data.manifest.chunk_sizes(data.split).values()]
     check_enough(
         sum(held) * data.manifest.sequence_length,
         module.family,
-        module.pruning.shape,
+        module.stages[0] if module.stages else module.pruning.shape,
         split=data.split,
         key="model.pruning.repair.tokens",
     )
+
+
+def _check_ends(module: ShearingModule, trainer: L.Trainer) -> None:
+    """Refuse gates of the cut while the model is larger than the cut."""
+    if module.pruning is None or module.pruning.draws.hard_from_fraction == 1:
+        return
+    begins = module.pruning.draws.hard_from_fraction * trainer.max_steps
+    if begins < module.pruning.sparsity_warmup_steps:
+        raise RunError(
+            f"model.pruning.draws.hard_from_fraction={module.pruning.draws.hard_from_fraction} of trainer.max_steps="
+            f"{trainer.max_steps} comes before sizes have arrived, model.pruning.sparsity_warmup_steps="
+            f"{module.pruning.sparsity_warmup_steps}: all units beyond the target would leave at once. Use a larger "
+            f"fraction, or a shorter warm-up."
+        )
+
+
+def _check_objective(module: ShearingModule) -> None:
+    """Refuse an objective of the gates that is not there, or is no other than that of the weights."""
+    if module.pruning is None or module.pruning.objective == "same":
+        return
+    asked, taught = module.pruning.objective, module.distillation
+    why = ""
+    if taught is None:
+        why = "there is no teacher (model.distillation=null), and weights learn from cross-entropy"
+    elif asked == "distillation" and taught.language_weight == 0:
+        why = "weights learn from the teacher alone (model.distillation.language_weight=0), too"
+    elif module.optimizer_settings.gates_learning_rate == 0:
+        why = "gates do not learn (model.optimizer.gates_learning_rate=0)"
+    if why:
+        raise RunError(
+            f"model.pruning.objective={asked} has no effect: {why}. "
+            f"Use model.pruning.objective=same, or change that."
+        )
 
 
 def _check_teacher(module: ShearingModule, data: DomainData) -> None:

@@ -1,7 +1,7 @@
 """The objective of a step, and the frozen model that it may learn from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shear_lit.models.choices import Attention
 from shear_lit.models.head import head_computing
 from shear_lit.models.huggingface import read_model
+from shear_lit.pruning.gate_settings import Objective
 from shear_lit.ranges import NumberFrom0, PositiveNumber, as_plain_numbers
 from shear_lit.reporting.model_card import TeacherFacts
 from shear_lit.reporting.recipe import read_recipe
@@ -96,10 +97,25 @@ class Teacher:
         self.model.to(device)
 
 
+def of_gates(asked: Objective, learned: Weights) -> Weights:
+    """The objective of the gates, where weights learn from ``learned``: one of its terms, with weight 1."""
+    if asked == "language":
+        return Weights()
+    return replace(learned, language=0.0, divergence=1.0)
+
+
 def step_sums(
     model: nn.Module, inputs: Mapping[str, Tensor], weights: Weights, teacher: Teacher | None
 ) -> Sums:
-    """The sums of a micro-batch: ``inputs`` with labels, as a stock model takes them.
+    """The sums of a micro-batch: ``inputs`` with labels, as a stock model takes them."""
+    (sums,) = sums_of_each(model, inputs, [weights], teacher)
+    return sums
+
+
+def sums_of_each(
+    model: nn.Module, inputs: Mapping[str, Tensor], objectives: Sequence[Weights], teacher: Teacher | None
+) -> list[Sums]:
+    """The sums that each of the objectives makes of one pass of a micro-batch.
 
     The model passes within the teacher's pass, where the teacher's head is at hand: both heads are gathered, where they
     are sharded, and neither model's logits are ever whole.
@@ -109,17 +125,17 @@ def step_sums(
     found: list[Sums] = []
 
     def passed(theirs: Given | None) -> None:
-        def compute(hidden: Tensor, head: Head) -> Tensor:
-            found.append(objective(hidden, head, targets, weights, theirs))
-            # The model's own output, by which a sharded one sees that backward begins.
-            return found[0].total
+        def compute(hidden: Tensor, head: Head) -> Any:
+            found.extend(objective(hidden, head, targets, weights, theirs) for weights in objectives)
+            # The model's own outputs, by which a sharded one sees that backward begins.
+            return found[0].total if len(found) == 1 else tuple(sums.total for sums in found)
 
         with head_computing(model, compute):
             model(**given, use_cache=False)
 
     if teacher is None:
         passed(None)
-        return found[0]
+        return found
 
     def within(hidden: Tensor, head: Head) -> Tensor:
         with torch.enable_grad():
@@ -128,7 +144,7 @@ def step_sums(
 
     with torch.no_grad(), head_computing(teacher.model, within):
         teacher.model(**given, use_cache=False)
-    return found[0]
+    return found
 
 
 def teacher_dtype(precision: Any) -> torch.dtype:

@@ -1,6 +1,7 @@
 """The LightningModule of both stages: with ``pruning`` it plays the min-max game, without it plainly pre-trains."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -38,6 +39,7 @@ from shear_lit.pruning.constraints import LAGRANGIAN, SizeConstraint
 from shear_lit.pruning.game import Game, Schedule
 from shear_lit.pruning.gates import Gates, Multipliers
 from shear_lit.pruning.settings import Pruning, RepairSettings
+from shear_lit.pruning.stages import stage_shapes
 from shear_lit.pruning.starts import initial_log_alpha
 from shear_lit.ranges import CountFrom0, as_plain_numbers
 from shear_lit.ranking.criteria import criteria_by_axis, named
@@ -48,9 +50,9 @@ from shear_lit.ranking.scores import read_scores
 from shear_lit.reporting.model_card import RepairFacts
 from shear_lit.reporting.repair_page import REPAIR_PAGE, repair_page
 from shear_lit.theory.losses import Weights
-from shear_lit.theory.shape import Axis
+from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
-from shear_lit.training.distillation import Distillation, Teacher, step_sums, teacher_dtype
+from shear_lit.training.distillation import Distillation, Teacher, of_gates, sums_of_each, teacher_dtype
 from shear_lit.training.errors import RunError
 from shear_lit.training.optimizer import (
     PAPER_PRUNING,
@@ -59,7 +61,7 @@ from shear_lit.training.optimizer import (
     build_optimizer,
     build_schedule,
 )
-from shear_lit.training.repairing import repair_in_place
+from shear_lit.training.repairing import repair_in_place, source_tensors
 from shear_lit.training.strategies import shard
 
 _log = logging.getLogger(__name__)
@@ -84,6 +86,8 @@ class StepOutput(TypedDict):
     """Cross-entropy in nats per predicted token: over micro-batches and processes, its mean is the global batch's."""
     divergence: NotRequired[Tensor]
     """From the teacher, likewise: times the square of the temperature, and without its weight."""
+    gates_objective: NotRequired[Tensor]
+    """What gates learn from, where that is another objective than the weights'."""
     size_penalty: NotRequired[Tensor]
     expected_sizes: NotRequired[Tensor]
     """Expected units per row by gated axis, averaged over rows."""
@@ -163,6 +167,10 @@ class ShearingModule(L.LightningModule):
         self.family: Family = family_of(self.source_config)
         self.pruning = None if asked is None else asked.resolved(self.source_config)
         self.axes: tuple[Axis, ...] = () if self.pruning is None else self.pruning.gated_axes(self.family)
+        self.stages: tuple[ModelShape, ...] = (
+            () if self.pruning is None else stage_shapes(self.pruning, self.family, self.axes)
+        )
+        """The shapes at which sizes rest on their way to the target."""
 
     def go_on_from(self, source: str) -> None:
         """Read the commit that a run has begun with, whatever the hub has now; ``source`` is its name for it.
@@ -225,6 +233,9 @@ class ShearingModule(L.LightningModule):
                 name, dtype=teacher_dtype(self.trainer.precision), attention=self.attention
             )
             _log.info("learning from %s as well: one more model in memory, in %s", name, self.teacher.dtype)
+            if self.pruning is not None and self.pruning.objective != "same":
+                words = "cross-entropy" if self.pruning.objective == "language" else f"{name}"
+                _log.info("gates learn from %s alone: a second backward pass in every step", words)
             self._taught = asdict(self.distillation.facts(name, source_fingerprint(name)))
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             assert self.device_mesh is not None
@@ -252,14 +263,36 @@ class ShearingModule(L.LightningModule):
         else:
             importance = read_scores(pruning.initial_scores).importance
         self.gates.start_from(initial_log_alpha(importance, pruning))
-        if pruning.repair is not None:
-            self._repair(pruning, pruning.repair)
+        if pruning.repair is not None and pruning.starts_at_a_cut:
+            self._repair(pruning.repair, pruning.shape, stage=0)
 
-    def _repair(self, pruning: Pruning, repair: RepairSettings) -> None:
-        """Refit the cut that the gates start from, in the weights of the whole model."""
+    @property
+    def stage_to_repair(self) -> int:
+        """The stage of the fall that has begun and of which the cut is not repaired yet; 0 where there is none."""
+        if self.pruning is None or self.pruning.repair is None or not self.stages:
+            return 0
+        begun = self._schedule.stage(self.step)
+        return begun if begun > (self._repaired or {}).get("stages", 0) else 0
+
+    def repair_stage(self) -> None:
+        """Refit the cut of the stage that has begun, towards the source as it was read when the run began."""
+        assert self.pruning is not None and self.pruning.repair is not None
+        stage = self.stage_to_repair
+        source = source_tensors(self.source, self.source_fingerprint)
+        self._repair(self.pruning.repair, self.stages[stage - 1], stage=stage, source=source)
+
+    def _repair(
+        self,
+        repair: RepairSettings,
+        shape: ModelShape,
+        *,
+        stage: int,
+        source: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Refit the cut of the gates to ``shape`` in the weights of the whole model, which may be the source itself."""
         assert self.gates is not None and self.attached is not None and self.model is not None
         log_alpha = {axis: whole(rows).detach().cpu() for axis, rows in self.gates.log_alpha().items()}
-        values = self.constraint().standing(log_alpha, pruning.shape)
+        values = self.constraint().standing(log_alpha, shape)
         sizes = batches_of(self.data.manifest, self.data.split, repair.tokens)
         text = CalibrationText(self._training_sample(**sizes), self.device)
         found = repair_in_place(
@@ -270,6 +303,7 @@ class ShearingModule(L.LightningModule):
             parts=repair.parts,
             device=self.device,
             reduce=self._sum_over_ranks,
+            source=source,
         )
         tokens, sequences = self._sum_over_ranks(torch.tensor([text.tokens, text.sequences])).tolist()
         facts = RepairFacts(
@@ -279,10 +313,12 @@ class ShearingModule(L.LightningModule):
             parts=repair.parts,
             weights=len(found),
             refitted=sum(item.refitted for item in found),
+            stages=stage,
         )
         self._repaired = asdict(facts)
         if self.trainer.is_global_zero:
-            write_file(Path(self.trainer.default_root_dir) / REPAIR_PAGE, repair_page(found, facts))
+            name = f"repair-stage={stage}.md" if stage else REPAIR_PAGE
+            write_file(Path(self.trainer.default_root_dir) / name, repair_page(found, facts))
 
     def _measured_importance(self, pruning: Pruning) -> Importance:
         """The importance of all units, all gates open, the same on every rank.
@@ -327,9 +363,16 @@ class ShearingModule(L.LightningModule):
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The objective under sampled gates, plus the penalty of their expected sizes."""
         if self.game is None:
-            return self._objective(batch)
-        state = self.game.draw(self._schedule, self.trainer.global_step, batch["micro_batch"])
-        output = self._objective(batch)
+            output, _ = self._objectives(batch, [self._learned])
+            return output
+        pruning = self._schedule.pruning
+        apart = pruning.objective != "same"
+        state = self.game.draw(self._schedule, self.trainer.global_step, batch["micro_batch"], apart=apart)
+        objectives = [self._learned, *([of_gates(pruning.objective, self._learned)] if apart else [])]
+        output, own = self._objectives(batch, objectives)
+        for objective in own:
+            output["loss"] = output["loss"] + self.game.passed_on(objective, state)
+            output["gates_objective"] = objective.detach()
         output["expected_sizes"] = self.game.expected_sizes(state)
         penalty = self.game.penalty(state, self.scheduled_sparsity())
         if penalty is not None:
@@ -338,18 +381,25 @@ class ShearingModule(L.LightningModule):
             output["multipliers"] = penalty.multipliers.detach()
         return output
 
-    def _objective(self, batch: DomainBatch) -> StepOutput:
-        """This micro-batch's part of the one objective that the global batch has, times the number of all parts."""
+    @property
+    def _learned(self) -> Weights:
+        """The objective of the weights."""
+        return Weights() if self.distillation is None else self.distillation.weights
+
+    def _objectives(
+        self, batch: DomainBatch, objectives: Sequence[Weights]
+    ) -> tuple[StepOutput, list[Tensor]]:
+        """This micro-batch's part of the one objective that the global batch has, times the number of all parts.
+
+        Besides it, what the other ``objectives`` make of the same pass.
+        """
         assert self.model is not None
-        weights = Weights() if self.distillation is None else self.distillation.weights
-        sums, predicted = (
-            step_sums(self.model, self._inputs(batch), weights, self.teacher),
-            self._predicted_by(batch),
-        )
+        sums, *others = sums_of_each(self.model, self._inputs(batch), objectives, self.teacher)
+        predicted = self._predicted_by(batch)
         output: StepOutput = {"loss": sums.total / predicted, "language_loss": sums.language / predicted}
         if self.teacher is not None:
             output["divergence"] = sums.divergence / predicted
-        return output
+        return output, [other.total / predicted for other in others]
 
     def _predicted_by(self, batch: DomainBatch) -> Tensor | int:
         """Tokens that a micro-batch of the global batch predicts, on average over it."""
@@ -470,7 +520,7 @@ class ShearingModule(L.LightningModule):
     @property
     def _schedule(self) -> Schedule:
         assert self.pruning is not None
-        return Schedule(self.pruning, self.family.shape, self.axes, self.trainer.max_steps)
+        return Schedule(self.pruning, self.family.shape, self.axes, self.trainer.max_steps, self.stages)
 
     def scheduled_sparsity(self) -> dict[Axis, float]:
         """The sparsity that is asked of every gated axis at the current optimizer step."""

@@ -1,4 +1,6 @@
-"""Stage 1 that starts at a cut: the cut is repaired once, at step 0, in the weights of the whole model."""
+"""Cuts of stage 1, repaired in the weights of the whole model: that of step 0, or those of stages of the fall."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from transformers import PretrainedConfig
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.models.choices import RepairParts
 from shear_lit.models.family import Family, NormKind
-from shear_lit.models.huggingface import build_model
+from shear_lit.models.huggingface import build_model, read_model, source_fingerprint
 from shear_lit.models.registry import carved_config, family_of
+from shear_lit.models.source_files import SourceError
 from shear_lit.pruning.carve import KeptUnits, carve, kept_entries, kept_units, scale_ratio
 from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.repair import Refitted, repair
@@ -28,10 +31,12 @@ def repair_in_place(
     parts: RepairParts,
     device: torch.device,
     reduce: Reduce | None,
+    source: Mapping[str, Tensor] | None = None,
 ) -> list[Refitted]:
     """Refit those weights of a whole model that gates of 0 and 1 leave, and no others; every process takes part.
 
-    The model is its own source: it is what it was read as. Each process holds a copy of it, and of the cut, on the CPU.
+    Without ``source``, the model is its own source: it is what it was read as. Each process holds a copy of it, of the
+    cut, and of the source where that is another, on the CPU.
     """
     family = family_of(config)
     for module in model.modules():
@@ -40,10 +45,10 @@ def repair_in_place(
     tensors = {name: whole(parameter).detach().cpu() for name, parameter in model.named_parameters()}
     kept = kept_units(values, family.shape)
     small_config = carved_config(config, kept.shape, kept_layers=kept.layers.tolist())
-    source = build_model(config, tensors, dtype=torch.float32).eval()
+    dense = build_model(config, tensors if source is None else source, dtype=torch.float32).eval()
     carved = build_model(small_config, carve(tensors, family, values), dtype=torch.float32).eval()
     found = repair(
-        source, carved, family, family_of(small_config), kept, text, parts=parts, device=device, reduce=reduce
+        dense, carved, family, family_of(small_config), kept, text, parts=parts, device=device, reduce=reduce
     )
     parameters, repaired = dict(model.named_parameters()), dict(carved.named_parameters())
     for name in _refitted(found, repaired):
@@ -51,6 +56,21 @@ def repair_in_place(
         own = name if block is None else name.replace(f".{block}.", f".{int(kept.layers[block])}.", 1)
         _put_back(parameters[own], tensors[own], repaired[name], family, kept, own)
     return found
+
+
+def source_tensors(source: str, fingerprint: str) -> dict[str, Tensor]:
+    """The weights of the model that a run started from, read again.
+
+    Raises:
+        SourceError: it is gone, or is another than it was.
+    """
+    if source_fingerprint(source) != fingerprint:
+        raise SourceError(
+            f"{source!r} was changed since the run began, and the cuts of its stages are repaired towards what it was. "
+            f"Put back the model that the run began with.",
+            key="model.source",
+        )
+    return dict(read_model(source, dtype=torch.float32).named_parameters())
 
 
 def _refitted(found: list[Refitted], repaired: dict[str, nn.Parameter]) -> list[str]:

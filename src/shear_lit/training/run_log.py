@@ -28,8 +28,8 @@ from shear_lit.training.module import ShearingModule, StepOutput
 from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
 
 _log = logging.getLogger(__name__)
-_LOSSES = 3
-"""Of each micro-batch, before sizes and multipliers: cross-entropy, divergence from the teacher, size penalty."""
+_LOSSES = 4
+"""Of each micro-batch, before sizes and multipliers: cross-entropy, divergence, size penalty, the gates' objective."""
 
 
 class LossError(Mistake):
@@ -75,7 +75,7 @@ class RunLog:
         """Keep the numbers of one micro-batch, which may complete an optimizer step."""
         none = torch.zeros_like(step["language_loss"])
         losses = (step["language_loss"], step.get("divergence", none), step.get("size_penalty", none))
-        numbers = [loss.reshape(1) for loss in losses]
+        numbers = [loss.reshape(1) for loss in (*losses, step.get("gates_objective", none))]
         if "expected_sizes" in step:
             numbers.append(step["expected_sizes"])
         if "multipliers" in step:
@@ -152,6 +152,8 @@ class RunLog:
         found = {"loss/language": mean[0]}
         if self._module.teacher is not None:
             found["loss/divergence"] = mean[1]
+        if self._module.pruning is not None and self._module.pruning.objective != "same":
+            found["loss/gates"] = mean[3]
         if self._module.axes:
             found |= _of_sizes(self._module, mean[2], rows[-1][_LOSSES:])
         if self._read_norms:
