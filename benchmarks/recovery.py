@@ -7,7 +7,9 @@
 text for the repair. ``small``: the source of benchmarks/small_source.py, which must be there: kinds of divergence,
 temperatures, a second budget. A cell cuts the source (by a ranking that is the seed's), repairs the cut or not, and
 trains it. ``exact`` and ``gradual`` learn gates for the first third of the steps, from the ranked cut, repaired, or
-from the whole model. Each cell is a line of <work>/<table>.jsonl: losses by domain on held-out text, nats per token.
+from the whole model. ``falls``: more ways to learn them, on the small source (benchmarks/falls.py), and the share of
+units that they keep and the ranking does not. Each cell is a line of <work>/<table>.jsonl: losses by domain on
+held-out text, nats per token.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import torch
 
 from cells import run_cells
 from demo_inputs import write_demo_inputs
+from falls import LEARNED, switches
 from machine import machine
 from repair import DEMO_SHAPE, SMALL_SHAPE
 from shear_lit import cli
@@ -47,7 +50,7 @@ class Cell:
     """One way to recover."""
 
     way: str = "ranked"
-    """``ranked``, ``random``, ``exact`` or ``gradual``."""
+    """``ranked``, ``random``, or one that learns its gates (``falls.LEARNED``)."""
     repair: int = 30_720
     """Tokens to repair the cut on; 0: not."""
     learns: tuple[float, float] = TEACHER
@@ -124,6 +127,14 @@ TABLES: dict[str, tuple[Level, list[Cell]]] = {
                 for seed in range(3)
                 for way in ("exact", "gradual", "random")
             ),
+        ],
+    ),
+    "falls": (
+        SMALL,
+        [
+            Cell(way=way, learns=BOTH, rate=SMALL_RATE, seed=seed, steps=480)
+            for seed in range(3)
+            for way in ("ranked", *LEARNED)
         ],
     ),
 }
@@ -228,18 +239,14 @@ class Bench:
         return {"loss": mean_loss(found["losses"]), **found}
 
     def gates(self, cell: Cell) -> dict[str, Any]:
-        """Gates of an exact size, from the ranked and repaired cut, or unit after unit from the whole model."""
+        """Gates of an exact size, in the order of the ranking at first."""
         target = {f"model.pruning.target.{axis}": size for axis, size in self.level.target.to_dict().items()}
-        flags = {
+        return {
             **target,
             "model.pruning.constraint": "exact",
             "model.pruning.initial_scores": self.scores(cell),
-            "model.pruning.sparsity_warmup_steps": cell.steps // 9 if cell.way == "gradual" else 0,
-            "model.optimizer.gates_learning_rate": 0.1,
+            **switches(cell.way, steps=cell.steps, repair=cell.repair),
         }
-        if cell.way == "exact" and cell.repair:
-            flags["model.pruning.repair.tokens"] = cell.repair
-        return flags
 
 
 def changed(ranked: Path, learned: Path) -> float:
@@ -267,8 +274,8 @@ def table(level: Level, lines: list[dict[str, Any]], source: float) -> str:
     for line in lines:
         groups.setdefault(json.dumps({**line["cell"], "seed": None}), []).append(line)
     rows = [
-        "| start | repaired on | learns from | rate | trained on | cut | recovered | more than the source |",
-        "|---|--:|---|--:|--:|--:|--:|--:|",
+        "| start | repaired on | learns from | rate | trained on | cut | recovered | beyond the source | other units |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     for key, same in groups.items():
         cell = json.loads(key)
@@ -281,9 +288,11 @@ def table(level: Level, lines: list[dict[str, Any]], source: float) -> str:
         losses = [line["loss"] for line in same]
         error = f" ± {statistics.stdev(losses) / len(losses) ** 0.5:.3f}" if len(losses) > 1 else ""
         cut, mean = statistics.mean(line["cut"] for line in same), statistics.mean(losses)
+        moved = [line["units_changed"] for line in same if "units_changed" in line]
+        other = f"{statistics.mean(moved):.1%}" if moved else ""
         rows.append(
             f"| {cell['way']} | {cell['repair']:,} | {learns} | {cell['rate']:g} | {level.tokens(cell['steps']):,} | "
-            f"{cut:.3f} | {mean:.3f}{error} ({len(losses)}) | {mean - source:+.3f} |"
+            f"{cut:.3f} | {mean:.3f}{error} ({len(losses)}) | {mean - source:+.3f} | {other} |"
         )
     return "\n".join(rows)
 
@@ -300,12 +309,13 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="only these cells, by number")
     options = parser.parse_args()
     level, cells = TABLES[options.table]
-    if options.table == "small":
+    of_small = options.table in ("small", "falls")
+    if of_small:
         source, data = options.small / "source", options.small / "data"
     else:
         source, data = write_demo_inputs(options.work)
     cells = [cells[number] for number in options.only] if options.only else cells
-    folder = options.work / options.table if options.table == "small" else options.work
+    folder = options.work / "small" if of_small else options.work
     bench = Bench(level, source, data, folder, options.accelerator)
     file = options.work / f"{options.table}.jsonl"
     run_cells(bench.run, cells, file, said)

@@ -73,6 +73,16 @@ def test_gated_equals_carved_with_hard_gates_in_float64(form, float64_norms):
     torch.testing.assert_close(gated, carved, rtol=0, atol=FLOAT64_BOUND)
 
 
+@pytest.mark.parametrize("form", ONE_OF_EACH, ids=str)
+def test_gates_of_any_size_are_folded_exactly(form, float64_norms):
+    """Hard-concrete gates end at 1; what folds them does not rely on it (docs/falls.md)."""
+    model, values, ids = model_of(form), form.gates(), toy_ids()
+    values = {axis: 2 * rows for axis, rows in values.items()}
+    assert all(float(rows.max()) > 1 for rows in values.values())
+    gated, carved = gated_logits(model, values, ids), logits(carved_of(model, values), ids)
+    torch.testing.assert_close(gated, carved, rtol=0, atol=FLOAT64_BOUND * float(carved.abs().max()))
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_gated_equals_carved_with_the_stock_classes(form):
     model, ids, values = model_of(form), toy_ids(), form.gates()
