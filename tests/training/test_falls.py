@@ -1,15 +1,23 @@
 """Runs with every switch of a fall at once: what they do, resumed exactly, alike on several processes."""
 
 import os
+import signal
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from shear_lit.commands.export import export
+from shear_lit.models.source_files import SourceError
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import ModelShape
+from shear_lit.training import module
+from shear_lit.training.boundary import Boundary
 from shear_lit.training.checkpoints import read_checkpoint
+from shear_lit.training.repairing import source_tensors
 from shear_lit.training.run_checkpoints import latest_checkpoint
+from shear_lit.training.signals import SIGNALS
 from tests.toy import TARGETS
 from tests.training.compare import distances, same_order
 from tests.training.forks import run
@@ -53,6 +61,9 @@ def test_run_falls_in_stages_repairs_each_and_ends_with_the_gates_of_its_cut(who
     ]
     assert hidden[:4] == [32, 30, 30, 24]  # beside six heads, 28 is no hidden size of a stock config
     assert {path.name for path in folder.glob("repair*")} == {"repair-stage=1.md", "repair-stage=2.md"}
+    # All three blocks are in the cut of the first stage, and two in that of the second.
+    pages = [(folder / f"repair-stage={stage}.md").read_text() for stage in (1, 2)]
+    assert ["| model.layers.2." in page for page in pages] == [True, False]
     target = ModelShape(**TARGETS["gqa-tied"])
     for (step, micro), batch in batches.items():
         again = batches[step, (micro + 1) % 4]["gates"]
@@ -80,19 +91,56 @@ def test_run_falls_in_stages_repairs_each_and_ends_with_the_gates_of_its_cut(who
     )
 
 
+def sources_are_looked_at():
+    """Every stage is repaired towards the weights that lie in the source's directory, which the run's own have left."""
+    in_place = module.repair_in_place
+
+    def looked_at(model, *rest, source, **options):
+        stored = load_file(Path(model.name_or_path) / "model.safetensors")
+        own = dict(model.named_parameters())
+        assert source.keys() == own.keys()
+        assert all(torch.equal(tensor, stored[name]) for name, tensor in source.items())
+        assert not any(torch.equal(tensor, own[name].detach()) for name, tensor in source.items())
+        return in_place(model, *rest, source=source, **options)
+
+    module.repair_in_place = looked_at
+
+
 @pytest.mark.parametrize("step", [1, 2, 3] if WHOLE else [2])
 def test_run_resumed_around_a_stage_ends_as_one_that_was_not(toy, tmp_path, whole, step):
     """The checkpoint of step 2 was taken after the repair of its stage, which is not repeated."""
     folder, (one,) = whole("prune", *ALL)
     middle = folder / "checkpoints" / f"step={step:06d}.ckpt"
     arguments = [*toy.arguments("prune", tmp_path / "run"), *ALL, f"--ckpt_path={middle}"]
-    (again,) = run(fit, tmp_path / "log", arguments=arguments)
+    (again,) = run(fit, tmp_path / "log", arguments=arguments, sabotage=sources_are_looked_at)
     for name, parameter in one["parameters"].items():
         assert torch.equal(parameter, again["parameters"][name]), name
     for name, moment in one["moments"].items():
         assert torch.equal(moment, again["moments"][name]), name
     assert (tmp_path / "run" / "repair-stage=1.md").exists() == (step < 2)
     assert (tmp_path / "run" / "repair-stage=2.md").exists()
+
+
+def told_to_stop_at_a_stage():
+    between = Boundary.between_steps
+
+    def stopped(self):
+        if self._step == 2:
+            SIGNALS.received = signal.SIGTERM
+        between(self)
+
+    Boundary.between_steps = stopped
+
+
+@pytest.mark.skipif(not WHOLE, reason="two more runs: make falls")
+def test_run_stopped_where_a_stage_begins_repairs_it_when_it_goes_on(toy, tmp_path, whole):
+    _, (one,) = whole("prune", *ALL)
+    arguments = [*toy.arguments("prune", tmp_path / "run"), *ALL, "--ckpt_path=auto"]
+    (first,) = run(fit, tmp_path / "first", arguments=arguments, sabotage=told_to_stop_at_a_stage, stops=True)
+    assert first["code"] and not list((tmp_path / "run").glob("repair*"))
+    (again,) = run(fit, tmp_path / "again", arguments=arguments)
+    for name, parameter in one["parameters"].items():
+        assert torch.equal(parameter, again["parameters"][name]), name
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"] if WHOLE else ["fsdp2"])
@@ -150,3 +198,8 @@ def test_switch_that_does_nothing_in_a_run_is_refused_in_one_line(toy, tmp_path,
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and said in lines[0], lines
     assert not (tmp_path / "run").exists()
+
+
+def test_stage_is_not_repaired_towards_a_source_that_was_changed(toy):
+    with pytest.raises(SourceError, match="was changed since the run began"):
+        source_tensors(str(toy.source()), "of another model")

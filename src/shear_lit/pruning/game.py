@@ -98,8 +98,10 @@ class Game:
     seed: int
     _moment: tuple[int, SizeConstraint] | None = field(default=None, init=False)
     """The optimizer step that the last draw was of, and how sizes were held."""
+    _drawn: GateValues = field(default_factory=dict, init=False)
+    """The gates of the last draw."""
     _in_force: GateValues = field(default_factory=dict, init=False)
-    """The gates of the last draw as the model has them."""
+    """The same as the model has them: where they were drawn apart, cut off from their parameters."""
 
     def draw(self, schedule: Schedule, step: int, micro_batch: int, *, apart: bool = False) -> GateState:
         """Draw this micro-batch's gates and put them in force: they stay so during backward.
@@ -121,23 +123,22 @@ class Game:
         state: GateState = self.gates(uniform, target, constraint=self._moment[1])
         if not schedule.gates_learn(step):
             state = state._replace(values={axis: held(values) for axis, values in state.values.items()})
-        self._in_force = state.values
+        self._drawn = self._in_force = state.values
         if apart:
             self._in_force = {axis: values.detach().requires_grad_() for axis, values in state.values.items()}
         self.attached.set(self._in_force)
         return state
 
-    def passed_on(self, objective: Tensor, state: GateState) -> Tensor:
-        """0, with the gradient that ``objective`` has in the gates of ``state``, which were drawn ``apart``.
+    def passed_on(self, objective: Tensor) -> Tensor:
+        """0, with the gradient that ``objective`` has in the gates of the last draw, which was ``apart``.
 
         It passes back through the model here, down to the gates and no weight; the one backward of the step, which
         reducers and shards wait for, adds that gradient to those of the weights, of another objective.
         """
         with torch.autocast(objective.device.type, enabled=False):
             found = torch.autograd.grad(objective, [*self._in_force.values()], retain_graph=True)
-        stand_in = torch.stack(
-            [(values * slope).sum() for values, slope in zip(state.values.values(), found, strict=True)]
-        ).sum()
+        drawn = zip(self._drawn.values(), found, strict=True)
+        stand_in = torch.stack([(values * slope).sum() for values, slope in drawn]).sum()
         return straight_through(torch.zeros_like(stand_in), stand_in)
 
     def stand(self, constraint: SizeConstraint) -> None:

@@ -1,7 +1,7 @@
 """The LightningModule of both stages: with ``pruning`` it plays the min-max game, without it plainly pre-trains."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -363,16 +363,10 @@ class ShearingModule(L.LightningModule):
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The objective under sampled gates, plus the penalty of their expected sizes."""
         if self.game is None:
-            output, _ = self._objectives(batch, [self._learned])
-            return output
-        pruning = self._schedule.pruning
-        apart = pruning.objective != "same"
+            return self._objective(batch)
+        apart = self._schedule.pruning.objective != "same"
         state = self.game.draw(self._schedule, self.trainer.global_step, batch["micro_batch"], apart=apart)
-        objectives = [self._learned, *([of_gates(pruning.objective, self._learned)] if apart else [])]
-        output, own = self._objectives(batch, objectives)
-        for objective in own:
-            output["loss"] = output["loss"] + self.game.passed_on(objective, state)
-            output["gates_objective"] = objective.detach()
+        output = self._objective(batch)
         output["expected_sizes"] = self.game.expected_sizes(state)
         penalty = self.game.penalty(state, self.scheduled_sparsity())
         if penalty is not None:
@@ -381,25 +375,26 @@ class ShearingModule(L.LightningModule):
             output["multipliers"] = penalty.multipliers.detach()
         return output
 
-    @property
-    def _learned(self) -> Weights:
-        """The objective of the weights."""
-        return Weights() if self.distillation is None else self.distillation.weights
-
-    def _objectives(
-        self, batch: DomainBatch, objectives: Sequence[Weights]
-    ) -> tuple[StepOutput, list[Tensor]]:
+    def _objective(self, batch: DomainBatch) -> StepOutput:
         """This micro-batch's part of the one objective that the global batch has, times the number of all parts.
 
-        Besides it, what the other ``objectives`` make of the same pass.
+        Where gates have another one, its gradient in them is in the loss, and its value beside it.
         """
         assert self.model is not None
+        learned = Weights() if self.distillation is None else self.distillation.weights
+        objectives = [learned]
+        if self.pruning is not None and self.pruning.objective != "same":
+            objectives.append(of_gates(self.pruning.objective, learned))
         sums, *others = sums_of_each(self.model, self._inputs(batch), objectives, self.teacher)
         predicted = self._predicted_by(batch)
         output: StepOutput = {"loss": sums.total / predicted, "language_loss": sums.language / predicted}
         if self.teacher is not None:
             output["divergence"] = sums.divergence / predicted
-        return output, [other.total / predicted for other in others]
+        for other in others:
+            assert self.game is not None
+            output["loss"] = output["loss"] + self.game.passed_on(other.total / predicted)
+            output["gates_objective"] = other.total.detach() / predicted
+        return output
 
     def _predicted_by(self, batch: DomainBatch) -> Tensor | int:
         """Tokens that a micro-batch of the global batch predicts, on average over it."""
