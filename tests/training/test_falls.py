@@ -2,7 +2,7 @@
 
 import os
 import signal
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -12,10 +12,9 @@ from shear_lit.commands.export import export
 from shear_lit.models.source_files import SourceError
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import ModelShape
-from shear_lit.training import module
+from shear_lit.training import repairing
 from shear_lit.training.boundary import Boundary
 from shear_lit.training.checkpoints import read_checkpoint
-from shear_lit.training.repairing import source_tensors
 from shear_lit.training.run_checkpoints import latest_checkpoint
 from shear_lit.training.signals import SIGNALS
 from tests.toy import TARGETS
@@ -91,19 +90,16 @@ def test_run_falls_in_stages_repairs_each_and_ends_with_the_gates_of_its_cut(who
     )
 
 
-def sources_are_looked_at():
-    """Every stage is repaired towards the weights that lie in the source's directory, which the run's own have left."""
-    in_place = module.repair_in_place
+def sources_are_looked_at(source):
+    """A stage is repaired towards the weights that lie in the source's directory, which the run's own have left."""
+    usual = repairing.repair
 
-    def looked_at(model, *rest, source, **options):
-        stored = load_file(Path(model.name_or_path) / "model.safetensors")
-        own = dict(model.named_parameters())
-        assert source.keys() == own.keys()
-        assert all(torch.equal(tensor, stored[name]) for name, tensor in source.items())
-        assert not any(torch.equal(tensor, own[name].detach()) for name, tensor in source.items())
-        return in_place(model, *rest, source=source, **options)
+    def looked_at(dense, *rest, **options):
+        stored = load_file(source / "model.safetensors")
+        assert all(torch.equal(tensor, stored[name]) for name, tensor in dense.named_parameters())
+        return usual(dense, *rest, **options)
 
-    module.repair_in_place = looked_at
+    repairing.repair = looked_at
 
 
 @pytest.mark.parametrize("step", [1, 2, 3] if WHOLE else [2])
@@ -112,7 +108,9 @@ def test_run_resumed_around_a_stage_ends_as_one_that_was_not(toy, tmp_path, whol
     folder, (one,) = whole("prune", *ALL)
     middle = folder / "checkpoints" / f"step={step:06d}.ckpt"
     arguments = [*toy.arguments("prune", tmp_path / "run"), *ALL, f"--ckpt_path={middle}"]
-    (again,) = run(fit, tmp_path / "log", arguments=arguments, sabotage=sources_are_looked_at)
+    (again,) = run(
+        fit, tmp_path / "log", arguments=arguments, sabotage=partial(sources_are_looked_at, toy.source())
+    )
     for name, parameter in one["parameters"].items():
         assert torch.equal(parameter, again["parameters"][name]), name
     for name, moment in one["moments"].items():
@@ -202,4 +200,4 @@ def test_switch_that_does_nothing_in_a_run_is_refused_in_one_line(toy, tmp_path,
 
 def test_stage_is_not_repaired_towards_a_source_that_was_changed(toy):
     with pytest.raises(SourceError, match="was changed since the run began"):
-        source_tensors(str(toy.source()), "of another model")
+        repairing.source_tensors(str(toy.source()), "of another model")
