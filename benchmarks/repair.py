@@ -12,7 +12,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,18 +26,20 @@ from demo_inputs import write_demo_inputs
 from machine import machine
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
-from shear_lit.data.serving.loader import ValidationLoader, batches_of
+from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
-from shear_lit.models.choices import REPAIR_TOKENS
+from shear_lit.evaluation.repair_text import RepairText, data_batches, repair_text
+from shear_lit.models.choices import GENERATED_FRACTION, REPAIR_TOKENS
 from shear_lit.models.huggingface import build_model, read_config, read_model
 from shear_lit.models.registry import carved_config, family_of
 from shear_lit.pruning.attach import attach
 from shear_lit.pruning.carve import carve, kept_units
 from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.repair import repair
+from shear_lit.pruning.settings import RepairSettings
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.ranking.criteria import criteria_by_axis
 from shear_lit.ranking.importance import Importance
@@ -60,6 +62,8 @@ class Cell:
     parts: str = "none"
     tokens: int = 0
     """To repair on."""
+    generated: float = GENERATED_FRACTION
+    """The fraction of them that the source generates."""
     without: str = ""
     """A domain that is neither ranked nor repaired on."""
 
@@ -68,8 +72,13 @@ class Cell:
 class _Without:
     """Batches in which the sequences of one domain only fill up."""
 
-    batches: Iterable[DomainBatch]
+    batches: ValidationLoader
     domain: int | None
+    rank, world_size = 0, 1
+
+    @property
+    def sequences(self) -> int:
+        return self.batches.sequences
 
     def __iter__(self) -> Iterator[DomainBatch]:
         for batch in self.batches:
@@ -98,12 +107,20 @@ class Bench:
         model = read_model(str(self.source), dtype=torch.float32).eval()
         return model.requires_grad_(requires_grad=False)
 
-    def text(self, sample: int, without: str, *, sequences: int, micro_batch: int) -> CalibrationText:
-        """A sample of the training text of all domains but ``without``."""
+    def batches(self, cell: Cell, *, sequences: int, micro_batch: int) -> "_Without":
+        """A sample of the training text of all domains but the one that is left out."""
         store = SequenceStore(str(self.data), "prune", self.manifest)
-        loader = ValidationLoader(store, sequences=sequences, micro_batch=micro_batch, sample_number=sample)
-        left_out = self.domains.index(without) if without else None
-        return CalibrationText(_Without(loader, left_out), self.device)  # type: ignore[arg-type]
+        left_out = self.domains.index(cell.without) if cell.without else None
+        return _Without(
+            ValidationLoader(store, sequences=sequences, micro_batch=micro_batch, sample_number=cell.sample),
+            left_out,
+        )
+
+    def repair_text(self, cell: Cell) -> RepairText:
+        """What a cell is repaired on."""
+        sizes = RepairSettings(tokens=cell.tokens, generated_fraction=cell.generated)
+        batches = self.batches(cell, **data_batches(sizes, self.manifest, "prune"))
+        return repair_text(sizes, self.manifest, batches, self.device)  # type: ignore[arg-type]
 
     def carved(self, gates: GateValues) -> dict[str, torch.Tensor]:
         """What the gates keep of the source's weights."""
@@ -131,7 +148,8 @@ class Bench:
         if key not in self._scores:
             said = json.loads(cell.criterion) if cell.criterion.startswith("{") else cell.criterion
             attached = attach(self.model(), self.family)
-            text = self.text(cell.sample, cell.without, sequences=cell.sequences, micro_batch=1)
+            batches = self.batches(cell, sequences=cell.sequences, micro_batch=1)
+            text = CalibrationText(batches, self.device)  # type: ignore[arg-type]
             with self.on_device(self.model()):
                 measured = measure(
                     self.model(),
@@ -154,15 +172,13 @@ class Bench:
         carved = build_model(config, self.carved(gates), dtype=torch.float32).eval()
         started, refitted = time.perf_counter(), []
         if cell.parts != "none":
-            size = batches_of(self.manifest, "prune", cell.tokens)
-            text = self.text(cell.sample, cell.without, **size)
             refitted = repair(
                 self.model(),
                 carved,
                 self.family,
                 family_of(config),
                 kept,
-                text,
+                self.repair_text(cell).passages(self.model()),
                 parts=cell.parts,
                 device=self.device,
             )
@@ -217,6 +233,11 @@ TABLES: dict[str, list[Cell]] = {
         Cell(parts=parts, tokens=20_480 if parts != "none" else 0, without=domain)
         for domain in ("", *DOMAINS)
         for parts in ("none", "embedding")
+    ]
+    + [
+        Cell(parts="embedding", tokens=20_480, without=domain, generated=generated)
+        for domain in ("", "code")
+        for generated in (0.0, 0.2)
     ],
     # Another source and another shape.
     "small": [

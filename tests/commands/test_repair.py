@@ -12,8 +12,8 @@ from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
 from shear_lit.data.errors import DataError
-from shear_lit.evaluation.calibration import check_enough
 from shear_lit.evaluation.domain_loss import mean_loss
+from shear_lit.evaluation.repair_text import check_enough
 from shear_lit.mistakes import Mistake
 from shear_lit.models.registry import family_of
 from shear_lit.models.source_files import SourceError
@@ -32,7 +32,7 @@ def scores(toy, tmp_path_factory):
 
 
 def test_repaired_cut_is_closer_to_the_source_and_says_what_was_done(toy, tmp_path, scores):
-    for name, options in (("cut", {}), ("repaired", {"repair": str(toy.data), "repair_tokens": 400})):
+    for name, options in (("cut", {}), ("repaired", {"repair": str(toy.data), "repair_tokens": 2000})):
         result = export(gates=scores, output=str(tmp_path / name), target=TARGET, **options)
         assert result.shape == TARGET and result.gated_difference <= 1e-5
     distances = []
@@ -67,8 +67,9 @@ def test_repaired_cut_is_closer_to_the_source_and_says_what_was_done(toy, tmp_pa
         (dict(repair="/nowhere"), ["/nowhere"]),
         (dict(repair_tokens=99), ["repair_tokens has no effect", "add --repair DATA"]),
         (dict(repair_parts="norms"), ["repair_parts has no effect"]),
+        (dict(repair_generated_fraction=0.2), ["repair_generated_fraction has no effect"]),
     ],
-    ids=["no data", "tokens without", "parts without"],
+    ids=["no data", "tokens without", "parts without", "generated without"],
 )
 def test_mistakes_are_named_before_weights_are_read(toy, tmp_path, scores, monkeypatch, given, words):
     def refuse(*args, **options):

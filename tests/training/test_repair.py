@@ -1,5 +1,7 @@
 """Stage 1 that repairs the cut that it starts from: once, at step 0, in the weights that the cut keeps alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -110,8 +112,9 @@ def test_whole_model_under_the_gates_of_its_cut_computes_what_the_repaired_cut_d
         return repair(source, carved, *rest, **options)
 
     monkeypatch.setattr(repairing, "repair", keeping)
+    passages = SimpleNamespace(passages=lambda source: text(30))
     found = repairing.repair_in_place(
-        model, model.config, values, text(30), parts="norms", device=torch.device("cpu"), reduce=None
+        model, model.config, values, passages, parts="norms", device=torch.device("cpu"), reduce=None
     )
     assert any(item.refitted for item in found)
     ids = text(1, seed=2)[0].inputs["input_ids"]

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Literal
 from shear_lit.commands.failures import UsageError
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 from shear_lit.disk.names import expanded
-from shear_lit.models.choices import REPAIR_TOKENS, Device, PresetName, RepairParts, WrittenAs
+from shear_lit.models.choices import (
+    GENERATED_FRACTION,
+    REPAIR_TOKENS,
+    Device,
+    PresetName,
+    RepairParts,
+    WrittenAs,
+)
 from shear_lit.models.directories import check_new_directory
-from shear_lit.ranges import Count, OpenFraction, PositiveNumber
+from shear_lit.ranges import Count, FractionBelow1, OpenFraction, PositiveNumber
 from shear_lit.theory.shape import TargetShape
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ def export(
     keep_layer_period: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
     repair: str | None = None,
     repair_tokens: Count = REPAIR_TOKENS,
+    repair_generated_fraction: FractionBelow1 = GENERATED_FRACTION,
     repair_split: Literal["prune", "pretrain"] = "prune",
     repair_parts: RepairParts = "embedding",
     device: Device = "auto",
@@ -59,7 +67,10 @@ def export(
         repair: Directory that `shear-lit prepare` wrote, or its address: the cut is refitted on its text in closed
             form, block after block, towards the source. Of a checkpoint it pulls what training has learned back
             towards the source.
-        repair_tokens: Tokens to repair on: whole sequences, as many of each domain.
+        repair_tokens: Tokens to repair on: whole sequences of the data, as many of each domain, and what the source
+            generates.
+        repair_generated_fraction: Fraction of these tokens that the source generates itself, from a token by lot on, so
+            that a repair keeps what it knows and no domain has.
         repair_split: Documents to repair on; never those that a run validates on.
         repair_parts: What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well;
             `embedding`, the embedding of a tied head, too; `norms`, and the last norm before it.
@@ -89,6 +100,7 @@ def export(
         request = RepairRequest(
             data=repair,
             tokens=repair_tokens,
+            generated_fraction=repair_generated_fraction,
             split=repair_split,
             parts=repair_parts,
             device=device,
@@ -98,6 +110,7 @@ def export(
     else:
         _refuse_options_of_repair(
             repair_tokens=repair_tokens != REPAIR_TOKENS,
+            repair_generated_fraction=repair_generated_fraction != GENERATED_FRACTION,
             repair_split=repair_split != "prune",
             repair_parts=repair_parts != "embedding",
             device=device != "auto",

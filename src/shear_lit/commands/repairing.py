@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shear_lit.commands.measuring import chosen_device
 from shear_lit.data.serving.remote import RemoteSettings
-from shear_lit.evaluation.calibration import CalibrationText, open_repair_text
+from shear_lit.evaluation.repair_text import RepairText, open_repair_text
 from shear_lit.models.choices import Device, RepairParts
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import family_of
@@ -28,7 +28,9 @@ class RepairRequest:
     data: str
     """Directory of prepared data, or its address."""
     tokens: int
-    """Tokens to repair on, at least; whole sequences of every domain."""
+    """Tokens to repair on, at least; whole sequences of every domain, and what the source generates."""
+    generated_fraction: float
+    """The fraction of them that the source generates."""
     split: str
     """Documents to repair on."""
     parts: RepairParts
@@ -45,7 +47,7 @@ class RepairRequest:
 class Repair:
     """A repair whose text fits the model."""
 
-    text: CalibrationText
+    text: RepairText
     fingerprint: str
     """That of the prepared data."""
     parts: RepairParts
@@ -69,13 +71,14 @@ class Repair:
             family,
             family_of(config),
             kept_units({axis: gates.detach().cpu() for axis, gates in values.items()}, family.shape),
-            self.text,
+            self.text.passages(source),
             parts=self.parts,
             device=self.device,
         )
         facts = RepairFacts(
-            tokens=self.text.tokens,
-            sequences=self.text.sequences,
+            tokens=self.text.data.tokens,
+            sequences=self.text.data.sequences,
+            generated_tokens=self.text.generated_tokens,
             data_fingerprint=self.fingerprint,
             parts=self.parts,
             weights=len(found),
@@ -101,7 +104,7 @@ def open_repair(request: RepairRequest, source: str, config: Any, target: ModelS
         family_of(config),
         target,
         split=request.split,
-        tokens=request.tokens,
+        sizes=request,
         device=device,
         cross_document_attention=request.cross_document_attention,
         remote=request.remote,

@@ -1,22 +1,18 @@
-"""The training text that units are ranked and a cut is repaired on: a sample of every domain."""
+"""The training text that units are ranked on: a sample of every domain."""
 
-import math
 from collections.abc import Iterator
 
 import torch
 
-from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.serving.batch import IGNORED, PADDING_DOMAIN, model_inputs
-from shear_lit.data.serving.loader import ValidationLoader, batches_of
+from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
-from shear_lit.models.family import Family
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.text_check import check_text
 from shear_lit.ranking.importance import Passage
-from shear_lit.theory.shape import ModelShape
 
 
 class CalibrationText:
@@ -24,6 +20,8 @@ class CalibrationText:
 
     def __init__(self, loader: ValidationLoader, device: torch.device) -> None:
         self._loader, self._device = loader, device
+        self.planned = loader.sequences
+        """Sequences of the sample, over all processes."""
         self.sequences = 0
         """Those that counted when the text was last read."""
         self.tokens = 0
@@ -69,7 +67,7 @@ def open_calibration_text(
         DataError: the directory is not whole, was made with another tokenizer than the model's, has no text in the
             split, or does not say where the documents begin that attention must not cross.
     """
-    manifest = _fitting_data(directory, model, remote)
+    manifest = fitting_data(directory, model, remote)
     loader = ValidationLoader(
         SequenceStore(directory, split, manifest, remote),
         sequences=sequences_per_domain,
@@ -80,64 +78,12 @@ def open_calibration_text(
     return CalibrationText(loader, device), manifest
 
 
-def open_repair_text(
-    directory: str,
-    model: str,
-    family: Family,
-    target: ModelShape,
-    *,
-    split: str,
-    tokens: int,
-    sample: int = 0,
-    device: torch.device,
-    cross_document_attention: bool,
-    remote: RemoteSettings,
-) -> tuple[CalibrationText, Manifest]:
-    """The same, of at least ``tokens`` tokens, or all that there are, in batches, for a repair of a cut to ``target``.
+def fitting_data(directory: str, model: str, remote: RemoteSettings) -> Manifest:
+    """Prepared data that was made for a model, of which only config and tokenizer are read.
 
     Raises:
-        SourceError, TextError, DataError: as ``open_calibration_text``; or it is too little text for the target.
+        SourceError, TextError, DataError: as ``open_calibration_text``.
     """
-    manifest = _fitting_data(directory, model, remote)
-    store = SequenceStore(directory, split, manifest, remote)
-    loader = ValidationLoader(
-        store,
-        **batches_of(manifest, split, tokens),
-        sample_number=sample,
-        documents_apart=not cross_document_attention,
-    )
-    check_enough(
-        loader.sequences * manifest.sequence_length, family, target, split=split, key="repair_tokens"
-    )
-    return CalibrationText(loader, device), manifest
-
-
-def check_enough(tokens: int, family: Family, target: ModelShape, *, split: str, key: str) -> None:
-    """Refuse so little text that weights have more columns than there are tokens to fit them to.
-
-    Raises:
-        DataError: it is too little.
-    """
-    least = least_tokens(family, target)
-    if tokens < least:
-        raise DataError(
-            f"{tokens:,} tokens of the {split} split: the widest weight that is refitted has "
-            f"{widest(family, target):,} columns, and needs {least:,} tokens. Use more, or prepare more text.",
-            key=key,
-        )
-
-
-def widest(family: Family, target: ModelShape) -> int:
-    """Columns of the widest weight of a block of a cut to ``target``."""
-    return max(family.widest_writer(target), target.hidden)
-
-
-def least_tokens(family: Family, target: ModelShape) -> int:
-    """Tokens with which a repair is well posed: of those that are not held out, as many as columns."""
-    return math.ceil(widest(family, target) * 5 / 4)
-
-
-def _fitting_data(directory: str, model: str, remote: RemoteSettings) -> Manifest:
     manifest = read_prepared(directory, remote)
     check_text(
         read_config(model),

@@ -28,6 +28,8 @@ RepairParts = Literal["writers", "readers", "embedding", "norms"]
 
 REPAIR_TOKENS = 90_000
 """Tokens that a cut is repaired on, where nothing is said (docs/repair.md)."""
+GENERATED_FRACTION = 0.1
+"""The fraction of them that the source generates."""
 
 Criterion = Literal[
     "default",

@@ -6,13 +6,22 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
-from shear_lit.models.choices import REPAIR_TOKENS, AxisName, Criterion, PresetName, RepairParts, WrittenAs
+from shear_lit.models.choices import (
+    GENERATED_FRACTION,
+    REPAIR_TOKENS,
+    AxisName,
+    Criterion,
+    PresetName,
+    RepairParts,
+    WrittenAs,
+)
 from shear_lit.models.family import Family
 from shear_lit.models.targets import TargetRequest
 from shear_lit.pruning.gate_settings import Draws, ExactGates, Fall, Objective
 from shear_lit.ranges import (
     Count,
     CountFrom0,
+    FractionBelow1,
     NumberFrom0,
     OpenFraction,
     PositiveNumber,
@@ -31,7 +40,9 @@ class RepairSettings:
     """The repair, in closed form, of the cut that stage 1 starts from, or of those on the way to its target."""
 
     tokens: Count = REPAIR_TOKENS
-    """Training tokens to repair on: whole sequences, as many of each domain."""
+    """Tokens to repair on: whole sequences of training text, as many of each domain, and what the source generates."""
+    generated_fraction: FractionBelow1 = GENERATED_FRACTION
+    """Fraction of them that the source generates, so that a repair keeps what it knows and no domain has."""
     parts: RepairParts = "embedding"
     """What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well; `embedding`,
     the embedding of a tied head, too; `norms`, and the last norm before it."""

@@ -38,6 +38,8 @@ class RepairFacts:
     """Tokens that it was fitted to, or judged by."""
     sequences: int
     """Sequences that they are of."""
+    generated_tokens: int = 0
+    """Tokens beside them that the source generated."""
     data_fingerprint: str
     """Fingerprint of the prepared data."""
     parts: str
@@ -50,11 +52,12 @@ class RepairFacts:
     """Stages of a fall of sizes of which each cut was repaired, the last of them as said here; 0: it was one cut."""
 
     def __str__(self) -> str:
+        written = f" and {self.generated_tokens:,} that the source generated" if self.generated_tokens else ""
         where = f"at the last of {self.stages} stages of the fall of sizes, " if self.stages else ""
         return (
             f"{where}{self.refitted} of {self.weights} weights were refitted in closed form towards the source "
             f"({self.parts}), on {self.tokens:,} tokens ({self.sequences:,} sequences) of prepared data with the "
-            f"fingerprint `{self.data_fingerprint[:16]}`."
+            f"fingerprint `{self.data_fingerprint[:16]}`{written}."
         )
 
 

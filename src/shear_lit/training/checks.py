@@ -7,10 +7,9 @@ from pathlib import Path
 import lightning as L
 
 from shear_lit.data.serving.datamodule import DomainData
-from shear_lit.data.serving.loader import batches_of
 from shear_lit.data.tokens.tokenizer import tokenizer_of
-from shear_lit.evaluation.calibration import check_enough
 from shear_lit.evaluation.domain_loss import reported
+from shear_lit.evaluation.repair_text import check_enough, data_batches
 from shear_lit.mistakes import Mistake
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning
@@ -140,10 +139,11 @@ def _check_repair(module: ShearingModule, data: DomainData, trainer: L.Trainer) 
             f"begins where the run ends, trainer.max_steps={trainer.max_steps}, and its cut would not be repaired. "
             f"Use a shorter fall, or a longer run."
         )
-    sizes = batches_of(data.manifest, data.split, module.pruning.repair.tokens)
+    repair = module.pruning.repair
+    sizes = data_batches(repair, data.manifest, data.split)
     held = [min(sum(chunks), sizes["sequences"]) for chunks in data.manifest.chunk_sizes(data.split).values()]
     check_enough(
-        sum(held) * data.manifest.sequence_length,
+        sum(held) * data.manifest.sequence_length + int(repair.tokens * repair.generated_fraction),
         module.family,
         module.stages[0] if module.stages else module.pruning.shape,
         split=data.split,

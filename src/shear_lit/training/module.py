@@ -16,11 +16,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from shear_lit.data.serving.batch import DomainBatch, model_inputs
 from shear_lit.data.serving.datamodule import DomainData
-from shear_lit.data.serving.loader import ValidationLoader, batches_of
+from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.disk.names import split_revision
 from shear_lit.disk.writing import write_file
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
+from shear_lit.evaluation.repair_text import data_batches, repair_text
 from shear_lit.models.choices import Attention
 from shear_lit.models.family import Family
 from shear_lit.models.head import next_token_losses
@@ -293,8 +294,8 @@ class ShearingModule(L.LightningModule):
         assert self.gates is not None and self.attached is not None and self.model is not None
         log_alpha = {axis: whole(rows).detach().cpu() for axis, rows in self.gates.log_alpha().items()}
         values = self.constraint().standing(log_alpha, shape)
-        sizes = batches_of(self.data.manifest, self.data.split, repair.tokens)
-        text = CalibrationText(self._training_sample(**sizes), self.device)
+        batches = data_batches(repair, self.data.manifest, self.data.split)
+        text = repair_text(repair, self.data.manifest, self._training_sample(**batches), self.device)
         found = repair_in_place(
             self.model,
             self.source_config,
@@ -305,10 +306,12 @@ class ShearingModule(L.LightningModule):
             reduce=self._sum_over_ranks,
             source=source,
         )
-        tokens, sequences = self._sum_over_ranks(torch.tensor([text.tokens, text.sequences])).tolist()
+        read = torch.tensor([text.data.tokens, text.data.sequences])
+        tokens, sequences = self._sum_over_ranks(read).tolist()
         facts = RepairFacts(
             tokens=int(tokens),
             sequences=int(sequences),
+            generated_tokens=text.generated_tokens,
             data_fingerprint=self.data.manifest.fingerprint,
             parts=repair.parts,
             weights=len(found),

@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PretrainedConfig
 
-from shear_lit.evaluation.calibration import CalibrationText
+from shear_lit.evaluation.repair_text import RepairText
 from shear_lit.models.choices import RepairParts
 from shear_lit.models.family import Family, NormKind
 from shear_lit.models.huggingface import build_model, read_model, source_fingerprint
@@ -26,7 +26,7 @@ def repair_in_place(
     model: nn.Module,
     config: PretrainedConfig,
     values: GateValues,
-    text: CalibrationText,
+    text: RepairText,
     *,
     parts: RepairParts,
     device: torch.device,
@@ -48,7 +48,15 @@ def repair_in_place(
     dense = build_model(config, tensors if source is None else source, dtype=torch.float32).eval()
     carved = build_model(small_config, carve(tensors, family, values), dtype=torch.float32).eval()
     found = repair(
-        dense, carved, family, family_of(small_config), kept, text, parts=parts, device=device, reduce=reduce
+        dense,
+        carved,
+        family,
+        family_of(small_config),
+        kept,
+        text.passages(dense),
+        parts=parts,
+        device=device,
+        reduce=reduce,
     )
     parameters, repaired = dict(model.named_parameters()), dict(carved.named_parameters())
     for name in _refitted(found, repaired):

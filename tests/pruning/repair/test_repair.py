@@ -10,7 +10,7 @@ from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.repair.head import TOKENS_A_CHANNEL, refit_head
-from shear_lit.pruning.repair.moments import WIDTH_OF_ONE_PRODUCT, Moments, gram
+from shear_lit.pruning.repair.moments import WIDTH_OF_ONE_PRODUCT, Moments, downhill, gram
 from shear_lit.pruning.repair.passages import HELD_OUT, thinned
 from shear_lit.ranking.importance import Passage
 from tests.ranking.passages import device
@@ -288,3 +288,16 @@ def test_text_of_a_tied_embedding_is_thinned_alike_for_any_number_of_processes()
     assert sorted(passage.number for part in parts for passage in part) == [
         passage.number for passage in whole
     ]
+
+
+@pytest.mark.parametrize("best", range(7))
+def test_best_share_is_found_on_the_way_down_from_the_middle(best):
+    shares, asked = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6), []
+
+    def cost(share):
+        asked.append(share)
+        return (shares.index(share) - best) ** 2.0
+
+    found = downhill(cost, shares)
+    assert min(found, key=found.__getitem__) == shares[best]
+    assert list(found) == asked and len(asked) <= 5  # each once, and not all

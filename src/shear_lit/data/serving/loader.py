@@ -237,7 +237,7 @@ class ValidationLoader:
                 f"{sequences}, data.validation_micro_batch={micro_batch}: both must be at least 1.",
                 key="data.validation_sequences",
             )
-        self._store, self._micro, self._rank, self._world = store, micro_batch, rank, world_size
+        self._store, self._micro, self.rank, self.world_size = store, micro_batch, rank, world_size
         self._documents_apart = documents_apart
         if documents_apart:
             store.check_documents()
@@ -260,11 +260,11 @@ class ValidationLoader:
 
     def __len__(self) -> int:
         """Batches of each rank."""
-        return len(self._keys) // (self._micro * self._world)
+        return len(self._keys) // (self._micro * self.world_size)
 
     def __iter__(self) -> Iterator[DomainBatch]:
         """Yield this rank's batches."""
-        for index in range(self._rank, len(self) * self._world, self._world):
+        for index in range(self.rank, len(self) * self.world_size, self.world_size):
             keys = self._keys[index * self._micro : (index + 1) * self._micro]
             batch = self._store.read(keys, documents_apart=self._documents_apart)
             batch["micro_batch"] = index

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from transformers import PretrainedConfig
 
 from shear_lit.models.family import Family
+from shear_lit.models.generation import GENERATED_LENGTH, TOGETHER
 from shear_lit.models.registry import family_of, tensor_sizes
 from shear_lit.pruning.repair.head import head_is_tied
 from shear_lit.pruning.repair.sublayers import sublayers_of
@@ -57,9 +58,21 @@ def memory_of_repair(
     passing = _SINGLE * batch_tokens * (4 * family.shape.intermediate + 6 * family.shape.hidden)
     in_blocks = max(_readers(family, target), _writers(target.hidden, widest) + (inputs if on_cpu else 0))
     computing = max(in_blocks + passing, _head(family, target, sizes))
+    generating = _generating(family, sizes)
     if on_cpu:
-        return Memory(host=weights + streams + computing, device=0)
-    return Memory(host=weights + streams + inputs, device=blocks + computing)
+        return Memory(host=weights + max(streams + computing, generating), device=0)
+    source = _SINGLE * sum(math.prod(size) for size in sizes.values())
+    return Memory(host=weights + streams + inputs, device=max(blocks + computing, source + generating))
+
+
+def _generating(family: Family, sizes: dict[str, tuple[int, ...]]) -> int:
+    """Keys and values of what a source generates, before and after a token is put behind them, and its logits."""
+    kept = 2 * family.shape.layers * family.shape.kv_heads * family.head_size * GENERATED_LENGTH
+    return (
+        _SINGLE
+        * TOGETHER
+        * (2 * kept // family.shape.layers + kept + 3 * sizes[f"{family.embedding}.weight"][0])
+    )
 
 
 def _readers(family: Family, target: ModelShape) -> int:

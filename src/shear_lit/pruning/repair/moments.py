@@ -152,13 +152,34 @@ def judged(
 ) -> Fit:
     """The refit whose share is best on text held out, of all text; none where what was there is no worse.
 
-    ``fitted`` knows the other text alone, ``final`` all of it; ``error`` is that on text held out.
+    ``fitted`` knows the other text alone, ``final`` all of it; ``error`` is that on text held out. From the middle of
+    ``shares``, which rise, the next one is tried for as long as it is better.
     """
-    before = error(start)
-    tried = [(error(found), share) for share in shares if (found := fitted(share)) is not None]
-    best, share = min(tried, default=(float("inf"), 0.0))
-    weight = final(share) if best < before else None
-    return Fit(weight=weight, share=share, before=before, after=before if weight is None else best)
+
+    def left(share: float) -> float:
+        found = fitted(share)
+        return float("inf") if found is None else error(found)
+
+    before, tried = error(start), downhill(left, shares)
+    share = min(tried, key=tried.__getitem__)
+    weight = final(share) if tried[share] < before else None
+    return Fit(weight=weight, share=share, before=before, after=before if weight is None else tried[share])
+
+
+def downhill(cost: Callable[[float], float], values: Sequence[float]) -> dict[float, float]:
+    """What ``values`` cost from the middle on down to the lowest, and one beyond it on either side."""
+    middle = (len(values) - 1) // 2
+    found = {values[middle]: cost(values[middle])}
+    for way in (values[middle + 1 :], values[:middle][::-1]):
+        least = found[values[middle]]
+        for value in way:
+            found[value] = cost(value)
+            if found[value] >= least:
+                break
+            least = found[value]
+        if least < found[values[middle]]:
+            break
+    return found
 
 
 def ridge(

@@ -1,0 +1,94 @@
+"""The text of a repair: its parts have the sizes asked for, and processes share it."""
+
+import pytest
+import torch
+
+from shear_lit.data.errors import DataError
+from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.remote import RemoteSettings, read_prepared
+from shear_lit.data.serving.store import SequenceStore
+from shear_lit.evaluation import repair_text as module
+from shear_lit.evaluation.repair_text import data_batches, open_repair_text, repair_text
+from shear_lit.models.generation import TOGETHER
+from shear_lit.models.huggingface import read_config, read_model
+from shear_lit.models.registry import family_of
+from shear_lit.pruning.settings import RepairSettings
+
+CPU = torch.device("cpu")
+TOKENS = 12_000
+
+
+@pytest.fixture(scope="module")
+def source(toy):
+    return read_model(str(toy.source()), dtype=torch.float32).eval()
+
+
+def text_of(toy, sizes, *, rank=0, world=1):
+    manifest = read_prepared(str(toy.data))
+    store = SequenceStore(str(toy.data), "prune", manifest)
+    batches = data_batches(sizes, manifest, "prune")
+    loader = ValidationLoader(store, **batches, rank=rank, world_size=world)
+    return repair_text(sizes, manifest, loader, CPU), manifest
+
+
+def rows_of(passages):
+    """Sequences that count, by number."""
+    found = {}
+    for passage in passages:
+        for place, row in enumerate(passage.inputs["input_ids"]):
+            if passage.counts and (passage.counted is None or passage.counted[place].any()):
+                found[passage.number + place] = row.tolist()
+    return found
+
+
+def test_source_writes_the_fraction_that_is_asked_for_behind_the_text(toy, source):
+    sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
+    text, manifest = text_of(toy, sizes)
+    passages = [*text.passages(source)]
+    own = [passage for passage in passages if passage.number >= text.data.planned]
+    assert sum(passage.inputs["input_ids"].numel() for passage in own) == text.generated_tokens
+    assert 0 <= text.generated_tokens - TOKENS / 4 < text.length
+    assert len(rows_of(passages)) == text.data.planned + text.generated_sequences
+    assert text.data.tokens == text.data.planned * manifest.sequence_length
+    assert all(int(passage.inputs["input_ids"].max()) < manifest.tokenizer.vocabulary for passage in own)
+    assert text.generated_sequences > TOGETHER  # more than are generated at once
+    assert len({tuple(row) for row in rows_of(own).values()}) == text.generated_sequences
+
+
+def test_processes_share_what_one_reads_and_generates(toy, source):
+    sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
+    whole = rows_of(text_of(toy, sizes)[0].passages(source))
+    parts = [rows_of(text_of(toy, sizes, rank=rank, world=2)[0].passages(source)) for rank in range(2)]
+    assert parts[0] | parts[1] == whole
+    assert not parts[0].keys() & parts[1].keys()
+    own = [number for number in whole if number >= text_of(toy, sizes)[0].data.planned]
+    assert all(any(number in part for number in own) for part in parts)
+
+
+def test_fraction_of_0_generates_nothing(toy):
+    text, _ = text_of(toy, RepairSettings(tokens=400, generated_fraction=0.0))
+    assert text.generated_tokens == 0
+    assert rows_of(text.passages(None)).keys() == set(range(text.data.planned))
+
+
+def test_what_is_generated_counts_towards_what_a_repair_needs(toy, monkeypatch):
+    monkeypatch.setattr(module, "least_tokens", lambda *_: 100)
+    family = family_of(read_config(str(toy.source())))
+
+    def opened(fraction):
+        return open_repair_text(
+            str(toy.data),
+            str(toy.source()),
+            family,
+            family.shape,
+            split="prune",
+            sizes=RepairSettings(tokens=72, generated_fraction=fraction),
+            device=CPU,
+            cross_document_attention=True,
+            remote=RemoteSettings(),
+        )[0]
+
+    text = opened(0.5)
+    assert (text.data.planned, text.generated_sequences, text.length) == (3, 2, 24)
+    with pytest.raises(DataError, match="72 tokens of the prune split"):
+        opened(0.0)

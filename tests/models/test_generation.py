@@ -1,0 +1,34 @@
+"""What a model writes itself, beside what it expects in one pass over the whole text."""
+
+import pytest
+import torch
+
+from shear_lit.models.generation import generated
+from tests.toy_families import ONE_OF_EACH, model_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("form", ONE_OF_EACH, ids=str)
+def test_each_token_is_drawn_from_what_the_model_expects_of_all_before_it(form):
+    """The same numbers by lot, on chances of passes without a cache, give the same tokens."""
+    model, before = model_of(form, dtype=torch.float32).eval(), torch.get_rng_state()
+    found = generated(model, 4, length=9, vocabulary=40, seed=3, device=CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.no_grad(), torch.random.fork_rng([]):
+        torch.manual_seed(3)
+        expected = torch.randint(40, (4, 1))
+        while expected.shape[1] < 9:
+            logits = model(input_ids=expected, use_cache=False).logits[:, -1]
+            logits[:, 40:] = -torch.inf
+            expected = torch.cat([expected, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+    assert torch.equal(found, expected)
+
+
+def test_another_seed_gives_other_text_and_no_token_is_beyond_the_vocabulary():
+    model = model_of(ONE_OF_EACH[0], dtype=torch.float32).eval()
+    one, same, other = (
+        generated(model, 64, length=6, vocabulary=7, seed=seed, device=CPU) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert set(one.unique().tolist()) == set(range(7))
