@@ -69,7 +69,7 @@ def open_calibration_text(
         DataError: the directory is not whole, was made with another tokenizer than the model's, has no text in the
             split, or does not say where the documents begin that attention must not cross.
     """
-    manifest = _fitting_data(directory, model, remote)
+    manifest = fitting_data(directory, model, remote)
     loader = ValidationLoader(
         SequenceStore(directory, split, manifest, remote),
         sequences=sequences_per_domain,
@@ -98,7 +98,7 @@ def open_repair_text(
     Raises:
         SourceError, TextError, DataError: as ``open_calibration_text``; or it is too little text for the target.
     """
-    manifest = _fitting_data(directory, model, remote)
+    manifest = fitting_data(directory, model, remote)
     store = SequenceStore(directory, split, manifest, remote)
     loader = ValidationLoader(
         store,
@@ -137,7 +137,12 @@ def least_tokens(family: Family, target: ModelShape) -> int:
     return math.ceil(widest(family, target) * 5 / 4)
 
 
-def _fitting_data(directory: str, model: str, remote: RemoteSettings) -> Manifest:
+def fitting_data(directory: str, model: str, remote: RemoteSettings) -> Manifest:
+    """The manifest of prepared data whose tokens and lengths a model knows.
+
+    Raises:
+        SourceError, TextError, DataError: as ``open_calibration_text``.
+    """
     manifest = read_prepared(directory, remote)
     check_text(
         read_config(model),

@@ -37,6 +37,19 @@ class Sparse(NamedTuple):
         tokens, shares = self.tokens.flatten(0, -2), self.shares.flatten(0, -2)
         return Sparse(tokens, shares, outside, self.negative_entropy.flatten())
 
+    def to(self, device: torch.device | str) -> "Sparse":
+        """The same on a device."""
+        outside = None if self.outside is None else self.outside.to(device)
+        return Sparse(
+            self.tokens.to(device), self.shares.to(device), outside, self.negative_entropy.to(device)
+        )
+
+    def in_sequences(self, sequences: int) -> "Sparse":
+        """The same rows, which are in one dimension, as those of so many sequences."""
+        outside = None if self.outside is None else self.outside.view(sequences, -1)
+        tokens, shares = (part.view(sequences, -1, part.shape[-1]) for part in (self.tokens, self.shares))
+        return Sparse(tokens, shares, outside, self.negative_entropy.view(sequences, -1))
+
     def at(self, rows: slice) -> "Sparse":
         """Some of the rows, which are in one dimension."""
         outside = None if self.outside is None else self.outside[rows]
@@ -67,8 +80,9 @@ def sampled(log_p: Float[Tensor, "rows vocabulary"], kept: int, uniform: Float[T
     Where p is cut into ``kept`` equal parts, one token is read in each, all at the same place: a token of probability p
     is drawn floor(kept p) or ceil(kept p) times.
     """
-    ends = log_p.double().exp().cumsum(-1)
-    places = (torch.arange(kept, device=log_p.device) + uniform.double()[:, None]) / kept
+    wide = torch.float32 if log_p.device.type == "mps" else torch.float64  # which that device does not have
+    ends = log_p.to(wide).exp().cumsum(-1)
+    places = (torch.arange(kept, device=log_p.device) + uniform.to(wide)[:, None]) / kept
     tokens = torch.searchsorted(ends, places * ends[:, -1:], right=True).clamp_(max=log_p.shape[1] - 1)
     shares = torch.full(tokens.shape, 1 / kept, dtype=log_p.dtype, device=log_p.device)
     p = log_p.exp()
