@@ -50,8 +50,8 @@ class Sparse(NamedTuple):
         tokens, shares = (part.view(sequences, -1, part.shape[-1]) for part in (self.tokens, self.shares))
         return Sparse(tokens, shares, outside, self.negative_entropy.view(sequences, -1))
 
-    def at(self, rows: slice) -> "Sparse":
-        """Some of the rows, which are in one dimension."""
+    def at(self, rows: slice | Int64[Tensor, "chosen"]) -> "Sparse":
+        """Some of what lies along the first dimension."""
         outside = None if self.outside is None else self.outside[rows]
         return Sparse(self.tokens[rows], self.shares[rows], outside, self.negative_entropy[rows])
 

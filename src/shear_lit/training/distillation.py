@@ -1,20 +1,22 @@
 """The objective of a step, and the frozen model that it may learn from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from shear_lit.disk.names import is_sha256
 from shear_lit.models.choices import Attention
 from shear_lit.models.head import head_computing
-from shear_lit.models.huggingface import read_model
+from shear_lit.models.huggingface import read_model, source_fingerprint
 from shear_lit.ranges import NumberFrom0, PositiveNumber, as_plain_numbers
 from shear_lit.reporting.model_card import TeacherFacts
 from shear_lit.reporting.recipe import read_recipe
-from shear_lit.theory.losses import Divergence, Given, Head, Sums, Weights, next_tokens, objective
+from shear_lit.theory.losses import Divergence, Given, Head, Weights, next_tokens, objective
+from shear_lit.theory.sparse import Sparse
 from shear_lit.training.errors import RunError
 
 SOURCE = "source"
@@ -38,9 +40,20 @@ class Distillation:
     """What the logits of both are divided by; the divergence is multiplied by its square."""
     objective: Divergence = "forward_kl"
     """`forward_kl`, from the teacher's distribution; `reverse_kl`, from the model's; or `jensen_shannon`."""
+    layers_weight: NumberFrom0 = 0.0
+    """Of the distance of the residual stream behind each block from the teacher's behind the same block; 0: none."""
+    cache: str | None = None
+    """Directory of what the teacher has said, which `shear-lit teach` wrote; null: it is asked in every step."""
+    missing: Literal["refuse", "compute"] = "refuse"
+    """A sequence that the cache lacks: `refuse` ends the run, and no teacher is loaded; `compute` asks the teacher."""
 
     def __post_init__(self) -> None:
         as_plain_numbers(self)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher's weights are needed."""
+        return self.cache is None or self.missing == "compute"
 
     @property
     def weights(self) -> Weights:
@@ -52,8 +65,8 @@ class Distillation:
             kind=self.objective,
         )
 
-    def facts(self, name: str, fingerprint: str) -> TeacherFacts:
-        """What cards say of it."""
+    def facts(self, name: str, fingerprint: str, kept: str = "") -> TeacherFacts:
+        """What cards say of it; ``kept`` is what a cache has of its distributions."""
         return TeacherFacts(
             name=name,
             fingerprint=fingerprint,
@@ -61,6 +74,8 @@ class Distillation:
             temperature=float(self.temperature),
             weight=float(self.weight),
             language_weight=float(self.language_weight),
+            layers_weight=float(self.layers_weight),
+            kept=kept,
         )
 
     def teacher_of(self, source: str, *, pruning: bool) -> str:
@@ -81,6 +96,14 @@ class Distillation:
             )
         return found
 
+    def teacher_fingerprint(self, source: str, *, pruning: bool) -> str:
+        """Of the model to learn from, which need not be there where the recipe of ``source`` knows it."""
+        if self.teacher == SOURCE and not pruning:
+            found = (read_recipe(Path(source)) or {}).get("source_fingerprint")
+            if isinstance(found, str) and is_sha256(found):
+                return found
+        return source_fingerprint(self.teacher_of(source, pruning=pruning))
+
 
 class Teacher:
     """A frozen model beside the one that is trained: no module of it, so that no checkpoint or reducer sees it."""
@@ -96,29 +119,57 @@ class Teacher:
         self.model.to(device)
 
 
+class LayerTerm(NamedTuple):
+    """What is added to the objective for the streams behind blocks."""
+
+    weight: float
+    distance: Callable[[Tensor], Tensor]
+    """Of the streams of both models' last passes, by the targets; summed over rows."""
+
+
+class StepSums(NamedTuple):
+    """Sums over all rows that count, as in ``Sums``, and of the streams."""
+
+    total: Tensor
+    """The objective, with gradient."""
+    language: Tensor
+    divergence: Tensor
+    layers: Tensor
+    """The distance of the streams, without its weight."""
+
+
 def step_sums(
-    model: nn.Module, inputs: Mapping[str, Tensor], weights: Weights, teacher: Teacher | None
-) -> Sums:
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    weights: Weights,
+    teacher: Teacher | Sparse | None,
+    layers: LayerTerm | None = None,
+) -> StepSums:
     """The sums of a micro-batch: ``inputs`` with labels, as a stock model takes them.
 
     The model passes within the teacher's pass, where the teacher's head is at hand: both heads are gathered, where they
-    are sharded, and neither model's logits are ever whole.
+    are sharded, and neither model's logits are ever whole. Of a teacher that was asked before, its answers are given.
     """
     given = {name: part for name, part in inputs.items() if name != "labels"}
     targets = next_tokens(inputs["labels"])
-    found: list[Sums] = []
+    found: list[StepSums] = []
 
-    def passed(theirs: Given | None) -> None:
+    def passed(theirs: Given | Sparse | None) -> None:
         def compute(hidden: Tensor, head: Head) -> Tensor:
-            found.append(objective(hidden, head, targets, weights, theirs))
+            sums = objective(hidden, head, targets, weights, theirs)
+            if layers is None:
+                found.append(StepSums(*sums, torch.zeros_like(sums.language)))
+            else:
+                apart = layers.distance(targets)
+                found.append(StepSums(sums.total + layers.weight * apart, *sums[1:], layers=apart.detach()))
             # The model's own output, by which a sharded one sees that backward begins.
             return found[0].total
 
         with head_computing(model, compute):
             model(**given, use_cache=False)
 
-    if teacher is None:
-        passed(None)
+    if teacher is None or isinstance(teacher, Sparse):
+        passed(teacher)
         return found[0]
 
     def within(hidden: Tensor, head: Head) -> Tensor:
