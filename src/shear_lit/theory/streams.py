@@ -20,4 +20,4 @@ def stream_distance(
     apart, length = (ours.to(wide) - theirs).square(), theirs.square()
     if gates is not None:
         apart, length = apart * gates, length * gates
-    return apart.sum(-1) / length.sum(-1).clamp(min=torch.finfo(wide).tiny)
+    return apart.sum(-1) / length.sum(-1).clamp(min=torch.finfo(wide).eps)
