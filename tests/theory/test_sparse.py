@@ -1,4 +1,4 @@
-"""What is kept of a teacher: exact where all is kept, at most the whole where a part is, right on average by lot."""
+"""What is kept of a teacher: exact if it is all, at most the whole if a part, right on average if tokens are drawn."""
 
 import math
 
@@ -88,9 +88,9 @@ def test_draws_are_right_on_average_in_value_and_gradient(kept):
 
 def test_draws_that_prefer_the_first_tokens_are_found(monkeypatch):
     """The twin of the test above: the same check fails where draws are not by p."""
-    by_lot = sparse.sampled
+    as_it_is = sparse.sampled
     monkeypatch.setitem(
-        globals(), "sampled", lambda log_p, kept, uniform: by_lot(log_p, kept, uniform.square())
+        globals(), "sampled", lambda log_p, kept, uniform: as_it_is(log_p, kept, uniform.square())
     )
     found, wanted = means_of_draws(1, SPREAD)
     assert float((found[1] - wanted[1]).abs().max()) > 0.05 * float(wanted[1].abs().max())

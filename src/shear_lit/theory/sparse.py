@@ -75,7 +75,7 @@ def top_k(log_p: Float[Tensor, "rows vocabulary"], kept: int) -> Sparse:
 
 
 def sampled(log_p: Float[Tensor, "rows vocabulary"], kept: int, uniform: Float[Tensor, "rows"]) -> Sparse:
-    """``kept`` tokens of each row by lot; on average over ``uniform`` numbers in [0, 1), their shares are p.
+    """``kept`` tokens of each row, drawn at random; on average over ``uniform`` numbers in [0, 1), their shares are p.
 
     Where p is cut into ``kept`` equal parts, one token is read in each, all at the same place: a token of probability p
     is drawn floor(kept p) or ceil(kept p) times.
