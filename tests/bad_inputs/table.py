@@ -511,7 +511,7 @@ CASES: tuple[Case, ...] = (
     ),
     *_cases(
         TEACH,
-        ("--kept=0", "kept='0'", "1"),
+        ("--kept=0", "kept='0'", "above 0"),
         ("--kept=301 --method=top_k", "kept=301", "Use kept=300"),
         ("--kept=100000000", "kept=100000000", "Use kept="),
         ("--method=all", "method='all'", "sampled"),

@@ -132,6 +132,8 @@ def test_whole_model_is_at_no_distance_and_soft_gates_weigh_without_a_gradient_o
     assert float(sums.layers) == pytest.approx(wanted, rel=1e-5)
     sums.total.backward()
     assert layers.grad is None and hidden.grad is None
+    closed = {Axis.LAYERS: torch.zeros(4), Axis.HIDDEN: torch.zeros(36)}
+    assert float(sums_of(model, teacher, ALL, closed).layers) == 0
 
 
 def test_blocks_that_run_again_give_the_same_gradient():

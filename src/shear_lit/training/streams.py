@@ -92,7 +92,8 @@ class StreamMatching:
             if Axis.LAYERS not in gates:
                 return apart.mean()
             layers = gates[Axis.LAYERS].detach()
-            return (apart * layers).sum() / layers.sum()
+            # With few layers, a draw may close all of them.
+            return (apart * layers).sum() / layers.sum().clamp(min=torch.finfo(layers.dtype).eps)
 
         try:
             yield distance
