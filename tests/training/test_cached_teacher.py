@@ -3,16 +3,23 @@
 import os
 
 import pytest
+import torch
 
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
 from shear_lit.commands.teach import teach
 from shear_lit.data.order.mixture import MixtureSettings
+from shear_lit.data.prepared.reading import read_manifest
+from shear_lit.data.serving.batch import model_inputs
 from shear_lit.data.serving.datamodule import DomainData
+from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.taught.files import TeacherCache
+from shear_lit.data.taught.record import read_record
 from shear_lit.evaluation import teaching
-from shear_lit.reporting.recipe import read_recipe
+from shear_lit.reporting.model_card import TeacherFacts
 from shear_lit.theory.shape import ModelShape
 from shear_lit.training import learning
+from shear_lit.training.checkpoints import read_facts
 from shear_lit.training.distillation import Distillation
 from shear_lit.training.learning import Learning
 from shear_lit.training.module import ShearingModule
@@ -23,7 +30,7 @@ from tests.training.compare import difference
 from tests.training.forks import ForkError, run
 from tests.training.runs import fit
 from tests.training.stops import same
-from tests.training.test_distillation import DDP, GATES, ONE_STEP, gradient, loss_of
+from tests.training.test_distillation import DDP, FSDP2, GATES, ONE_STEP, gradient, loss_of
 
 EVERYTHING = os.environ.get("SHEAR_LIT_DISTIL") == "all"
 """Whether what is left to `make distil` is tested as well."""
@@ -50,6 +57,9 @@ def cached(toy, tmp_path_factory):
     return of
 
 
+MIXTURE = MixtureSettings(
+    proportions={"code": 0.5, "law": 0.3, "wiki": 0.2}, rule="static", update_every_steps=1
+)
 WHOLE = {"method": "top_k", "kept": 300}
 
 
@@ -85,49 +95,82 @@ def divergence_of(ranks):
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_cache_of_all_tokens_gives_the_gradient_of_the_teacher(toy, tmp_path, cached, stage):
-    """On one process without the teacher's weights; on two that share the batch, too."""
+WAYS = [("prune", "one process"), ("pretrain", "ddp")]
+NIGHTLY = [("pretrain", "one process"), ("prune", "ddp"), ("prune", "fsdp2"), ("pretrain", "fsdp2")]
+FLAGS = {"one process": (), "ddp": DDP, "fsdp2": FSDP2}
+
+
+@pytest.mark.parametrize(("stage", "way"), WAYS + NIGHTLY * EVERYTHING)
+def test_a_cache_of_all_tokens_gives_the_gradient_of_the_teacher(toy, tmp_path, cached, stage, way):
+    """Without the teacher's weights; on two processes of DDP with them, for what the cache lacks."""
     beside = stepped(toy, tmp_path / "beside", stage, *flags_of(toy, stage))
-    flags = flags_of(toy, stage, cached(stage, **WHOLE))
-    ways = {"one": (1, ()), **({"two": (2, DDP)} if stage == "prune" or EVERYTHING else {})}
-    for name, (processes, way) in ways.items():
-        found = stepped(
-            toy, tmp_path / name, stage, *flags, *way, processes=processes, sabotage=without_a_teacher
-        )
-        assert difference(gradient(beside), gradient(found)) <= 1e-5, name
-        assert loss_of(found) == pytest.approx(loss_of(beside), rel=1e-6)
-        assert divergence_of(found) == pytest.approx(divergence_of(beside), rel=1e-5)
+    lacks = way == "ddp"
+    cache = cached(stage, **WHOLE, **({"sequences_per_domain": 2} if lacks else {}))
+    flags = [*flags_of(toy, stage, cache), *FLAGS[way]]
+    if lacks:
+        flags.append("--model.distillation.missing=compute")
+    found = stepped(
+        toy,
+        tmp_path / "found",
+        stage,
+        *flags,
+        processes=1 if way == "one process" else 2,
+        sabotage=None if lacks else without_a_teacher,
+    )
+    assert difference(gradient(beside), gradient(found)) <= 1e-5
+    assert loss_of(found) == pytest.approx(loss_of(beside), rel=1e-6)
+    assert divergence_of(found) == pytest.approx(divergence_of(beside), rel=1e-5)
 
 
-def test_what_the_cache_lacks_is_computed_as_it_would_have_been(toy, tmp_path, cached):
-    """Some sequences of each micro-batch are there, and two processes lack different ones."""
-    kind = {"method": "sampled", "kept": 16}
-    full = stepped(toy, tmp_path / "full", "pretrain", *flags_of(toy, "pretrain", cached("pretrain", **kind)))
-    part = cached("pretrain", **kind, sequences_per_domain=2)
-    compute = flags_of(toy, "pretrain", part, "--model.distillation.missing=compute", *DDP)
-    found = stepped(toy, tmp_path / "part", "pretrain", *compute, processes=2)
-    assert difference(gradient(full), gradient(found)) <= 1e-5
+def said_of(toy, cache, keys):
+    """What a run is told of some sequences of which the cache may lack some."""
+    settings = Distillation(
+        cache=str(cache), missing="compute", teacher=str(teacher_of(toy, "pretrain")), temperature=2.0
+    )
+    data = DomainData(str(toy.data), MIXTURE, split="pretrain", cross_document_attention=False)
+    found = Learning(
+        settings, data, source=str(toy.source()), pruning=False, precision="32-true", attention="sdpa"
+    )
+    batch = SequenceStore(toy.data, "pretrain").read(keys, documents_apart=True)
+    return found, found._said(found.cache, {**batch, "keys": keys}, model_inputs)
 
 
-def drawn_again():
-    draw = teaching._uniform
-    teaching._uniform = lambda record, domain, sequence: draw(record, domain, sequence + 1)
+SAMPLED = {"method": "sampled", "kept": 16}
 
 
-@pytest.mark.skipif(not EVERYTHING, reason="in `make distil`")
-def test_other_draws_are_found_by_the_same_check(toy, tmp_path, cached):
+def half_there(toy, cached):
+    """Sequences that one cache has, and another one some of, in no order."""
+    full, part = cached("pretrain", **SAMPLED), cached("pretrain", **SAMPLED, sequences_per_domain=2)
+    caches = [TeacherCache(read_record(cache), read_manifest(toy.data)) for cache in (full, part)]
+    keys = [(domain, number) for number in range(400) for domain in range(3)]
+    keys = [key for key in keys if not caches[0].missing([key])]
+    absent = caches[1].missing(keys)
+    assert 0 < absent[0] + absent[-1] - len(absent) + 1 < len(keys)
+    return full, part, keys
+
+
+def test_what_the_cache_lacks_is_computed_as_it_would_have_been(toy, cached):
+    full, part, keys = half_there(toy, cached)
+    _, expected = said_of(toy, full, keys)
+    learning, found = said_of(toy, part, keys)
+    assert learning.teacher is not None and torch.equal(expected.tokens, found.tokens)
+    torch.testing.assert_close(found.negative_entropy, expected.negative_entropy, rtol=1e-5, atol=1e-6)
+
+
+def test_other_draws_are_found_by_the_same_check(toy, cached, monkeypatch):
     """The twin of the test above."""
-    kind = {"method": "sampled", "kept": 16}
-    full = stepped(toy, tmp_path / "full", "pretrain", *flags_of(toy, "pretrain", cached("pretrain", **kind)))
-    part = cached("pretrain", **kind, sequences_per_domain=2)
-    compute = flags_of(toy, "pretrain", part, "--model.distillation.missing=compute")
-    found = stepped(toy, tmp_path / "part", "pretrain", *compute, sabotage=drawn_again)
-    assert difference(gradient(full), gradient(found)) > 1e-3
+    full, part, keys = half_there(toy, cached)
+    _, expected = said_of(toy, full, keys)
+    draw = teaching._uniform
+    monkeypatch.setattr(
+        teaching, "_uniform", lambda record, domain, sequence: draw(record, domain, sequence + 1)
+    )
+    _, found = said_of(toy, part, keys)
+    assert not torch.equal(expected.tokens, found.tokens)
 
 
 def test_a_run_that_learns_from_a_cache_goes_on_as_if_it_had_not_stopped(toy, tmp_path, cached):
-    """Four steps, and the same from the checkpoint of the second; the export says what it learned from."""
+    """Four steps, and the same from the checkpoint of the second."""
     cache = cached("prune", method="sampled", kept=16, sequences_per_domain=40)
     flags = [
         *flags_of(toy, "prune", cache),
@@ -142,12 +185,13 @@ def test_a_run_that_learns_from_a_cache_goes_on_as_if_it_had_not_stopped(toy, tm
     (resumed,) = run(fit, tmp_path / "b", arguments=[*arguments[1], f"--ckpt_path={checkpoint}"])
     for part in ("parameters", "moments", "data"):
         assert same(whole[part], resumed[part]), part
-    export(str(latest_checkpoint(folders[1])), str(tmp_path / "export"))
-    teacher = read_recipe(tmp_path / "export")["teacher"]
-    assert teacher["kept"] == "sampled of 16"
-    assert "asked before, sampled of 16 kept" in (tmp_path / "export" / "README.md").read_text()
+    facts = read_facts(latest_checkpoint(folders[1])).teacher
+    assert facts["kept"] == "sampled of 16" and "asked before, sampled of 16 kept" in str(
+        TeacherFacts(**facts)
+    )
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="in `make distil`")
 def test_a_sequence_that_is_not_there_ends_the_run_in_one_line(toy, tmp_path, cached):
     """Here it is the step that draws it: the mixture moves before the first one, so nothing is known before."""
     part = cached("pretrain", **WHOLE, sequences_per_domain=2)
@@ -166,10 +210,7 @@ def asked(toy, stage, directory=None, data=None, **settings):
         str(toy.source()), distillation=Distillation(cache=cache, **settings), pruning=None
     )
     changes = {"split": stage, "global_batch": 8, "cross_document_attention": False, **(data or {})}
-    mixture = MixtureSettings(
-        proportions={"code": 0.5, "law": 0.3, "wiki": 0.2}, rule="static", update_every_steps=1
-    )
-    run_data = DomainData(str(changes.pop("directory", toy.data)), mixture, **changes)
+    run_data = DomainData(str(changes.pop("directory", toy.data)), MIXTURE, **changes)
     sharded = settings.pop("sharded", False)
     check_teacher(module, run_data, steps=1, sharded=sharded, resumed=False)
     return module, run_data
@@ -249,10 +290,7 @@ def test_the_source_of_an_export_need_not_be_there(toy, tmp_path):
     source.rename(tmp_path / "gone")
     settings = Distillation(cache=str(cache))
     module = ShearingModule(str(tmp_path / "cut"), distillation=settings)
-    mixture = MixtureSettings(
-        proportions={"code": 0.5, "law": 0.3, "wiki": 0.2}, rule="static", update_every_steps=1
-    )
-    data = DomainData(str(toy.data), mixture, split="pretrain", global_batch=8)
+    data = DomainData(str(toy.data), MIXTURE, split="pretrain", global_batch=8)
     check_teacher(module, data, steps=1, sharded=False, resumed=False)
     found = Learning(
         settings, data, source=module.source, pruning=False, precision="32-true", attention="sdpa"
