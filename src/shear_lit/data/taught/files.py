@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -221,9 +221,3 @@ class TeacherCache:
 def bytes_per_token(record: CacheRecord) -> float:
     """What a token takes on disk."""
     return record.sequence_type.itemsize / record.sequence_length
-
-
-def sequences_in(directory: Path, names: Mapping[str, object]) -> int:
-    """Sequences of the files of a cache, by their names; of one that was added to, some may be in two."""
-    found = (_NAME.fullmatch(path.name) for name in names for path in (directory / name).glob("*.taught"))
-    return sum(int(match[2]) - int(match[1]) for match in found if match)
