@@ -193,14 +193,14 @@ def test_a_cut_comes_closer_to_the_streams_of_its_source(toy, tmp_path, cut):
     flags = [
         f"--model.source={cut}",
         "--model.distillation.layers_weight=5",
-        "--trainer.max_steps=4",
+        "--trainer.max_steps=8",
         "--trainer.log_every_n_steps=1",
-        "--data.mixture.update_every_steps=4",
+        "--data.mixture.update_every_steps=8",
     ]
     arguments = [*toy.arguments("pretrain", tmp_path / "run"), *flags]
     (record,) = run(fit, tmp_path / "log", arguments=arguments)
     distances = [numbers["loss/layers"] for _, numbers in record["reports"] if "loss/layers" in numbers]
-    assert len(distances) == 4 and distances[-1] < 0.99 * distances[0]
+    assert len(distances) == 8 and distances[-1] < 0.97 * distances[0]
 
 
 def test_streams_of_which_nothing_is_known_are_refused(toy, tmp_path, cut):
