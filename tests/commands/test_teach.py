@@ -1,6 +1,7 @@
 """A teacher's cache: what it holds is what the teacher says, whoever writes it, and nothing half-written is read."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.taught import record as records
 from shear_lit.data.taught.files import MissingSequence, TeacherCache, claimed
 from shear_lit.data.taught.record import read_record
+from shear_lit.evaluation.teaching import _uniform
 from shear_lit.models.huggingface import read_model
 from tests.toy import DOMAINS, LENGTH
 from tests.training.forks import start
@@ -87,6 +89,17 @@ def test_draws_depend_on_the_sequence_alone(toy, tmp_path):
     c = caches[2].read(keys_in(caches[2]))
     assert torch.equal(a.tokens, b.tokens) and not torch.equal(a.tokens, c.tokens)
     assert len({tuple(rows.flatten().tolist()) for rows in a.tokens}) == len(keys)
+
+
+def test_other_seeds_domains_and_sequences_have_other_draws(toy, tmp_path):
+    record = taught(toy, tmp_path, sequences_per_domain=1).record
+    found = {
+        tuple(_uniform(replace(record, seed=seed), domain, sequence).tolist())
+        for seed in (17, 18)
+        for domain in ("law", "wiki")
+        for sequence in (0, 1)
+    }
+    assert len(found) == 8 and all(0 <= number < 1 for numbers in found for number in numbers)
 
 
 def test_the_sequences_that_a_run_draws_first_are_those_that_are_there(toy, tmp_path):
@@ -259,8 +272,6 @@ def test_tokens_beyond_the_vocabulary_are_refused(toy, tmp_path):
     changed(tmp_path / "cache.json", lambda record: record.update(vocabulary=299, kept=300))
     with pytest.raises(DataError, match="kept is 300, of 299"):
         read_record(tmp_path)
-    from dataclasses import replace
-
     changed(tmp_path / "cache.json", lambda record: record.update(vocabulary=300))
     record = replace(read_record(tmp_path), vocabulary=299)
     cache = TeacherCache(record, read_manifest(toy.data))
@@ -276,5 +287,5 @@ def test_size_on_disk_is_what_the_documents_say(toy, tmp_path):
         (path,) = (tmp_path / method / "law").glob("*.taught")
         assert path.stat().st_size == 2 * (8 + LENGTH * expected) + 32
     record = read_record(tmp_path / "sampled")
-    assert records.replace(record, vocabulary=1 << 17).sequence_type.itemsize == LENGTH * (4 * 8 + 4)
+    assert replace(record, vocabulary=1 << 17).sequence_type.itemsize == LENGTH * (4 * 8 + 4)
     assert np.dtype(record.sequence_type).names == ("tokens", "negative_entropy")
