@@ -8,7 +8,8 @@
 # make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
 # which it has five minutes, and then what is marked gpu is tested.
 # make repair repairs a cut of every form of every family, also of models that it trains for a minute each first.
-# make falls runs every switch of a fall of sizes on one process and on two, resumed before, at and after a stage.
+# make distil compares learning from a cache of a teacher, and from its streams, with what they stand for, in every family
+# and on every strategy, and runs every switch of a fall of sizes on one process and on two, resumed at each stage.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -23,7 +24,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients doors launches repair runs text tokens gpu falls
+.PHONY: demo test lint nightly clients distil doors launches repair runs text tokens gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -36,7 +37,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair falls
+nightly: clients doors runs launches text repair distil
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -59,8 +60,9 @@ repair: .venv/installed-test
 	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair
 	$(BIN)/python -m tests.pruning.repair.trained --work runs/repair-trained
 
-falls: .venv/installed-test
-	SHEAR_LIT_FALLS=all $(BIN)/python -m pytest tests/pruning/test_falls.py tests/training/test_falls.py
+distil: .venv/installed-test
+	SHEAR_LIT_DISTIL=all $(BIN)/python -m pytest tests/training/test_cached_teacher.py tests/training/test_streams.py \
+		tests/commands/test_teach.py tests/pruning/test_falls.py tests/training/test_falls.py
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches

@@ -40,6 +40,7 @@ ROOMS_OF_DATA = {
     "text": {"errors", "prepared"},
     "tokens": {"errors", "prepared", "text"},
     "order": {"errors", "prepared"},
+    "taught": {"errors", "prepared", "order"},
     # Whether the references were measured with the tokenizer of the data is asked of tokens/ before a run.
     "serving": {"errors", "prepared", "order", "tokens"},
     "preparing": {"errors", "prepared", "text", "tokens"},

@@ -23,7 +23,18 @@ from shear_lit.training import module
 from shear_lit.training.checkpoints import CheckpointFacts
 
 SHAPE = dict(layers=3, hidden=32, query_heads=8, kv_heads=2, intermediate=48)
-COMMANDS = ("fit", "validate", "prepare", "reference", "export", "evaluate", "rank", "gates", "verify")
+COMMANDS = (
+    "fit",
+    "validate",
+    "prepare",
+    "reference",
+    "export",
+    "evaluate",
+    "rank",
+    "gates",
+    "verify",
+    "teach",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +94,7 @@ def test_top_level_help_has_a_line_for_every_command(capsys):
         (["evaluate"], ["--micro_batch", "Sequences of one forward pass"]),
         (["verify"], ["--python", "Interpreter of the environment that has the client"]),
         (["rank"], ["--criterion", "sizes of activations"]),
+        (["teach"], ["--method", "drawn from the teacher's distribution"]),
         (["gates"], ["--other", "to compare with"]),
     ],
     ids=lambda part: part[0] if isinstance(part, list) else None,

@@ -23,7 +23,7 @@ from shear_lit.data.prepared.manifest import (
 from shear_lit.data.serving import datamodule
 from shear_lit.data.serving.loader import accumulation_of
 from shear_lit.models.registry import parameter_count
-from shear_lit.training import checks, module
+from shear_lit.training import checks, module, teacher_checks
 from tests.toy import CONFIGS
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name in ("prune", "pretrain"))
@@ -189,7 +189,8 @@ def build(tmp_path, monkeypatch):
     monkeypatch.setattr(fit.ShearingCLI, "before_fit", stop)
     monkeypatch.setattr(module, "read_model", no_weights)
     known = types.SimpleNamespace(is_of=lambda fingerprint: fingerprint == "f" * 64)
-    monkeypatch.setattr(checks, "tokenizer_of", lambda source: known)
+    for asks in (checks, teacher_checks):
+        monkeypatch.setattr(asks, "tokenizer_of", lambda source: known)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**13, 0, 10**13))
     return build
 

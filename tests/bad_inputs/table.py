@@ -22,6 +22,7 @@ MEASURE = "--data={toy}/data", "--sequences_per_domain=2"
 REFERENCE = "reference", "measure", "--model={toy}/gqa-tied", *MEASURE, "--output={work}/references.yaml"
 EVALUATE = "evaluate", "--model={toy}/gqa-tied", *MEASURE
 RANK = "rank", "--source={toy}/gqa-tied", "--output={work}/scores.safetensors"
+TEACH = "teach", "--model={toy}/gqa-tied", "--data={toy}/data", "--output={work}/taught"
 GATES = "export", "--gates={toy}/scores.safetensors", "--output={work}/out"
 CHECKPOINT = "export", "--checkpoint={run}/checkpoints/step=000012.ckpt", "--output={work}/out"
 VALIDATE = ("validate+",)
@@ -508,6 +509,20 @@ CASES: tuple[Case, ...] = (
         ("rank",),
         ("--source={toy}/gqa-tied", "output is missing"),
         ("--output={work}/s", "source is missing"),
+    ),
+    *_cases(
+        TEACH,
+        ("--kept=0", "kept='0'", "above 0"),
+        ("--kept=301 --method=top_k", "kept=301", "Use kept=300"),
+        ("--kept=100000000", "kept=100000000", "Use kept="),
+        ("--method=all", "method='all'", "sampled"),
+        ("--temperature=0", "temperature='0'"),
+        ("--split=validation", "split='validation'"),
+        ("--model={toy}/none", "model=", "no directory"),
+        ("--data={toy}/none", "data=", "prepared data is expected"),
+        ("--output={toy}", "output=", "is not empty and has no cache.json"),
+        ("--output={toy}/law.jsonl", "output=", "is no directory"),
+        ("--output=~no-such-user/x", "output='~no-such-user/x'", "no user"),
     ),
     *_cases(
         RANK,

@@ -22,8 +22,8 @@ from tests.training.compare import distances, same_order
 from tests.training.forks import run
 from tests.training.runs import fit
 
-WHOLE = os.environ.get("SHEAR_LIT_FALLS") == "all"
-"""Whether all ways of a run are tried (make falls), not those alone that have most in them."""
+WHOLE = os.environ.get("SHEAR_LIT_DISTIL") == "all"
+"""Whether all ways of a run are tried (make distil), not those alone that have most in them."""
 GRADUAL = (
     "--model.pruning.constraint=exact",
     f"--model.pruning.initial_log_alpha={LOG_ALPHA_LIMIT}",
@@ -130,7 +130,7 @@ def told_to_stop_at_a_stage():
     Boundary.between_steps = stopped
 
 
-@pytest.mark.skipif(not WHOLE, reason="two more runs: make falls")
+@pytest.mark.skipif(not WHOLE, reason="two more runs: make distil")
 def test_run_stopped_where_a_stage_begins_repairs_it_when_it_goes_on(toy, tmp_path, whole):
     _, (one,) = whole("prune", *ALL)
     arguments = [*toy.arguments("prune", tmp_path / "run"), *ALL, "--ckpt_path=auto"]

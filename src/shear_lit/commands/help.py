@@ -1,4 +1,4 @@
-"""The help of a run on two screens: every key of the model and the data, and the Trainer's keys that matter here."""
+"""The help of a run on two screens: the keys of the model and the data, and the Trainer's keys that matter here."""
 
 import re
 import shutil
@@ -30,6 +30,8 @@ _TRAINER = {
     "trainer.callbacks": "Callbacks of Lightning's by class_path, besides those of the run",
 }
 """What is said of Lightning's keys; their own help is longer than both screens."""
+_SELDOM = {f"model.optimizer.{name}" for name in ("betas", "epsilon", "final_fraction", "weight_decay")}
+"""Keys that stand in the full help alone."""
 _ENDS = re.compile(r"(?<=[a-z0-9)`])\.\s")
 _KEY_WIDTH, _DEFAULT_WIDTH = 42, 13
 
@@ -48,15 +50,20 @@ def short_help(parser: ArgumentParser, name: str) -> str:
     lines = [
         f"usage: shear-lit {name} --config FILE.yaml [--KEY VALUE ...]",
         "Keys come from YAML files and from the command line, the last one wins. A default stands after its key.",
-        "--help_all: these in full, and all keys of Lightning's Trainer; --help_environment: their variables.",
+        "--help_all: all keys in full, the optimizer's and Lightning's Trainer's too; --help_environment: their variables.",
     ]
+    run = {key: line.words for key, line in found.items() if key.startswith(("training.", "checkpoint."))}
     said = {
-        "the run": _RUN,
-        **{title: {} for title in ("model", "data", "training", "checkpoint")},
+        "the run": _RUN | run,
+        **{title: {} for title in ("model", "data")},
         "trainer": _TRAINER,
     }
     for title, words in said.items():
-        chosen = words or {key: line.words for key, line in found.items() if key.startswith(f"{title}.")}
+        chosen = words or {
+            key: line.words
+            for key, line in found.items()
+            if key.startswith(f"{title}.") and key not in _SELDOM
+        }
         lines += [f"{title}:", *(_shown(found[key]._replace(words=chosen[key]), width) for key in chosen)]
     return "\n".join(lines) + "\n"
 

@@ -106,6 +106,11 @@ COMMANDS: dict[str, Command] = {
         words={"model.source": "model", **_MEASURED},
         renamed={"source": "model"},
     ),
+    "teach": Command(
+        place="shear_lit.commands.teach:teach",
+        line="what a teacher says of prepared data, computed once for runs that learn from it",
+        words={"model.source": "model", **_MEASURED},
+    ),
     "export": Command(
         place="shear_lit.commands.export:export",
         line="checkpoint, or scores, to a verified Hugging Face directory of exactly a shape",

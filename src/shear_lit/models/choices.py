@@ -46,3 +46,6 @@ Criterion = Literal[
     "reconstruction",
 ]
 """What orders the units of a model."""
+
+KeptOfTeacher = Literal["top_k", "sampled"]
+"""What is kept of a teacher's distribution: its most probable tokens and the mass outside, or tokens drawn from it."""

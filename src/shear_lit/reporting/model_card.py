@@ -76,9 +76,15 @@ class TeacherFacts:
     """Of the divergence."""
     language_weight: float
     """Of cross-entropy."""
+    layers_weight: float = 0.0
+    """Of the distance of the streams behind blocks."""
+    kept: str = ""
+    """What a cache had of its distributions; empty where it was asked in every step."""
 
     def __str__(self) -> str:
         text = f" and cross-entropy (weight {self.language_weight:g})" if self.language_weight else " alone"
+        text += f", streams behind blocks (weight {self.layers_weight:g})" if self.layers_weight else ""
+        text += f"; asked before, {self.kept.replace('_', ' ')} kept" if self.kept else ""
         kind = self.objective.replace("_", " ")
         return (
             f"`{self.name}`, fingerprint `{self.fingerprint[:16]}`: {kind} at temperature {self.temperature:g} "

@@ -6,6 +6,7 @@ keeps their gradients' scale. All sums are float32 or wider.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from shear_lit.theory.sparse import Sparse, sparse_divergence
 
 IGNORED = -100
 """The target of a row from which nothing is predicted."""
@@ -69,17 +72,21 @@ def objective(
     head: Head,
     targets: Int64[Tensor, "*rows"],
     weights: Weights,
-    teacher: Given | None = None,
+    teacher: Given | Sparse | None = None,
 ) -> Sums:
     """The weighted sum of the losses of all rows whose target is not ``IGNORED``; their labels' sums beside it.
 
-    Where the heads have different numbers of entries, the divergence is between the entries that both have.
+    Where the heads have different numbers of entries, the divergence is between the entries that both have. Of what is
+    ``Sparse``, which was found at the temperature of the ``weights``, there is the forward KL alone.
     """
     rows = hidden.flatten(0, -2)
     if torch.is_autocast_enabled(hidden.device.type):
         rows = rows.to(torch.get_autocast_dtype(hidden.device.type))
-    if teacher is not None:
+    if isinstance(teacher, Given):
         teacher = Given(teacher.hidden.flatten(0, -2), teacher.head)
+    elif teacher is not None:
+        assert weights.kind == "forward_kl", weights.kind
+        teacher = teacher.row_wise()
     needs = torch.is_grad_enabled() and (rows.requires_grad or head.weight.requires_grad)
     total, language, divergence = _Objective.apply(
         rows, head.weight, head.bias, head.cap, targets.flatten(), weights, teacher, needs
@@ -97,6 +104,23 @@ def token_losses(
     for part in _chunks(len(rows), head):
         losses[part] = _cross_entropy(_logits(rows[part], head).log_softmax(-1), wanted[part])
     return losses.view(targets.shape)
+
+
+@torch.no_grad()
+def sparse_targets(
+    hidden: Float[Tensor, "*rows width"],
+    head: Head,
+    temperature: float,
+    keep: Callable[[Tensor, slice], Sparse],
+) -> Sparse:
+    """What ``keep`` makes of the log probabilities of each chunk of rows and of its place, rows in one dimension."""
+    rows = hidden.flatten(0, -2)
+    return Sparse.joined(
+        [
+            keep((_logits(rows[part], head) / temperature).log_softmax(-1), part)
+            for part in _chunks(len(rows), head)
+        ]
+    )
 
 
 class _Objective(torch.autograd.Function):
@@ -121,7 +145,13 @@ class _Objective(torch.autograd.Function):
 
 
 def _summed(
-    hidden: Tensor, head: Head, targets: Tensor, weights: Weights, teacher: Given | None, *, needs: bool
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    weights: Weights,
+    teacher: Given | Sparse | None,
+    *,
+    needs: bool,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Any, Any, Any]]:
     """The sums, and the gradients of hidden states, weight and bias."""
     wide = _wide(hidden.dtype)
@@ -137,7 +167,10 @@ def _summed(
         log_q = logits.log_softmax(-1)
         language += _cross_entropy(log_q, wanted).sum()
         slope, plain = None, False
-        if teacher is not None and weights.divergence:
+        if isinstance(teacher, Sparse) and weights.divergence:
+            diverged, slope = _diverged_from_kept(logits, log_q, teacher.at(part), weights, needs=needs)
+            divergence += torch.where(counted[:, 0], diverged, 0.0).sum()
+        elif isinstance(teacher, Given) and weights.divergence:
             theirs = _logits(teacher.hidden[part], teacher.head).to(wide)
             plain = weights.kind == "forward_kl" and weights.temperature == 1 and theirs.shape == logits.shape
             if plain:
@@ -216,6 +249,17 @@ def _diverged(
             ours_apart = (q * apart).sum(-1)
             found = (theirs_apart + ours_apart) / 2
             slope = q * (apart - ours_apart[:, None]) / 2 if needs else None
+    return found * temperature**2, None if slope is None else slope.mul_(temperature)
+
+
+def _diverged_from_kept(
+    logits: Tensor, log_q: Tensor, said: Sparse, weights: Weights, *, needs: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The divergence of each row from what was kept of the teacher, and its gradient with respect to the logits."""
+    temperature = weights.temperature
+    if temperature != 1:
+        log_q = (logits / temperature).log_softmax(-1)
+    found, slope = sparse_divergence(log_q, said, needs=needs)
     return found * temperature**2, None if slope is None else slope.mul_(temperature)
 
 

@@ -10,10 +10,9 @@ from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.evaluation.repair_text import check_enough, data_batches
-from shear_lit.mistakes import Mistake
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning
-from shear_lit.models.huggingface import config_of, read_config, source_fingerprint
+from shear_lit.models.huggingface import config_of, source_fingerprint
 from shear_lit.models.registry import family_of, parameter_count
 from shear_lit.models.targets import kernel_warnings
 from shear_lit.models.text_check import check_text
@@ -28,6 +27,7 @@ from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_start import check_directory
 from shear_lit.training.shipped import check_watched
 from shear_lit.training.strategies import FSDP2Strategy
+from shear_lit.training.teacher_checks import check_teacher
 
 _log = logging.getLogger(__name__)
 _BYTES_PER_PARAMETER = 12
@@ -62,7 +62,13 @@ def check_run(
         _check_repair(module, data, trainer)
         _check_ends(module, trainer)
         _check_objective(module)
-        _check_teacher(module, data)
+        check_teacher(
+            module,
+            data,
+            steps=trainer.max_steps,
+            sharded=isinstance(trainer.strategy, FSDP2Strategy),
+            resumed=checkpoint is not None,
+        )
         if trainer.is_global_zero:  # which may have begun to write there when another one looks
             check_directory(Path(trainer.default_root_dir), checkpoint)
         _check_disk(module, Path(trainer.default_root_dir))
@@ -182,33 +188,6 @@ def _check_objective(module: ShearingModule) -> None:
             f"model.pruning.objective={asked} has no effect: {why}. "
             f"Use model.pruning.objective=same, or change that."
         )
-
-
-def _check_teacher(module: ShearingModule, data: DomainData) -> None:
-    """Refuse a teacher that is not there, or that means other things by the same token ids."""
-    if module.distillation is None:
-        return
-    name = module.distillation.teacher_of(module.source, pruning=module.pruning is not None)
-    manifest = data.manifest
-    try:
-        config, tokenizer = read_config(name), tokenizer_of(name)
-    except Mistake as error:
-        error.key = "model.distillation.teacher"
-        raise
-    if not tokenizer.is_of(manifest.tokenizer.fingerprint):
-        raise RunError(
-            f"{name} has another tokenizer ({tokenizer.fingerprint[:12]}) than the data in {data.directory} "
-            f"({manifest.tokenizer.fingerprint[:12]}): by the same token ids it means other things. Use a model that "
-            f"has the tokenizer of {module.source}.",
-            key="model.distillation.teacher",
-        )
-    check_text(
-        config,
-        model=name,
-        text=str(data.directory),
-        vocabulary=manifest.tokenizer.vocabulary,
-        sequence_length=manifest.sequence_length,
-    )
 
 
 def _check_disk(module: ShearingModule, directory: Path) -> None:

@@ -81,6 +81,7 @@ def _summary(numbers: Mapping[str, float]) -> str:
     names = {
         "loss/language": ("loss", "{:.4f}"),
         "loss/divergence": ("divergence", "{:.4f}"),
+        "loss/layers": ("layers", "{:.4f}"),
         "loss/size_penalty": ("size penalty", "{:.4f}"),
         "speed/tokens_per_second": ("tokens/s", "{:,.0f}"),
     }

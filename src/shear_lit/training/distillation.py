@@ -1,21 +1,23 @@
 """The objective of a step, and the frozen model that it may learn from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from shear_lit.disk.names import is_sha256
 from shear_lit.models.choices import Attention
 from shear_lit.models.head import head_computing
-from shear_lit.models.huggingface import read_model
+from shear_lit.models.huggingface import read_model, source_fingerprint
 from shear_lit.pruning.gate_settings import Objective
 from shear_lit.ranges import NumberFrom0, PositiveNumber, as_plain_numbers
 from shear_lit.reporting.model_card import TeacherFacts
 from shear_lit.reporting.recipe import read_recipe
-from shear_lit.theory.losses import Divergence, Given, Head, Sums, Weights, next_tokens, objective
+from shear_lit.theory.losses import Divergence, Given, Head, Weights, next_tokens, objective
+from shear_lit.theory.sparse import Sparse
 from shear_lit.training.errors import RunError
 
 SOURCE = "source"
@@ -39,9 +41,20 @@ class Distillation:
     """What the logits of both are divided by; the divergence is multiplied by its square."""
     objective: Divergence = "forward_kl"
     """`forward_kl`, from the teacher's distribution; `reverse_kl`, from the model's; or `jensen_shannon`."""
+    layers_weight: NumberFrom0 = 0.0
+    """Of the distance of the residual stream behind each block from the teacher's behind the same block; 0: none."""
+    cache: str | None = None
+    """Directory of what the teacher has said, which `shear-lit teach` wrote; null: it is asked in every step."""
+    missing: Literal["refuse", "compute"] = "refuse"
+    """A sequence that the cache lacks: `refuse` ends the run, and no teacher is loaded; `compute` asks the teacher."""
 
     def __post_init__(self) -> None:
         as_plain_numbers(self)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher's weights are needed."""
+        return self.cache is None or self.missing == "compute"
 
     @property
     def weights(self) -> Weights:
@@ -53,8 +66,8 @@ class Distillation:
             kind=self.objective,
         )
 
-    def facts(self, name: str, fingerprint: str) -> TeacherFacts:
-        """What cards say of it."""
+    def facts(self, name: str, fingerprint: str, kept: str = "") -> TeacherFacts:
+        """What cards say of it; ``kept`` is what a cache has of its distributions."""
         return TeacherFacts(
             name=name,
             fingerprint=fingerprint,
@@ -62,6 +75,8 @@ class Distillation:
             temperature=float(self.temperature),
             weight=float(self.weight),
             language_weight=float(self.language_weight),
+            layers_weight=float(self.layers_weight),
+            kept=kept,
         )
 
     def teacher_of(self, source: str, *, pruning: bool) -> str:
@@ -81,6 +96,14 @@ class Distillation:
                 key="model.distillation.teacher",
             )
         return found
+
+    def teacher_fingerprint(self, source: str, *, pruning: bool) -> str:
+        """Of the model to learn from, which need not be there where the recipe of ``source`` knows it."""
+        if self.teacher == SOURCE and not pruning:
+            found = (read_recipe(Path(source)) or {}).get("source_fingerprint")
+            if isinstance(found, str) and is_sha256(found):
+                return found
+        return source_fingerprint(self.teacher_of(source, pruning=pruning))
 
 
 class Teacher:
@@ -104,37 +127,70 @@ def of_gates(asked: Objective, learned: Weights) -> Weights:
     return replace(learned, language=0.0, divergence=1.0)
 
 
+class LayerTerm(NamedTuple):
+    """What is added to the objective for the streams behind blocks."""
+
+    weight: float
+    distance: Callable[[Tensor], Tensor]
+    """Of the streams of both models' last passes, by the targets; summed over rows."""
+
+
+class StepSums(NamedTuple):
+    """Sums over all rows that count, as in ``Sums``, and of the streams."""
+
+    total: Tensor
+    """The objective, with gradient."""
+    language: Tensor
+    divergence: Tensor
+    layers: Tensor
+    """The distance of the streams, without its weight."""
+
+
 def step_sums(
-    model: nn.Module, inputs: Mapping[str, Tensor], weights: Weights, teacher: Teacher | None
-) -> Sums:
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    weights: Weights,
+    teacher: Teacher | Sparse | None,
+    layers: LayerTerm | None = None,
+) -> StepSums:
     """The sums of a micro-batch: ``inputs`` with labels, as a stock model takes them."""
-    (sums,) = sums_of_each(model, inputs, [weights], teacher)
+    (sums,) = sums_of_each(model, inputs, [weights], teacher, layers)
     return sums
 
 
 def sums_of_each(
-    model: nn.Module, inputs: Mapping[str, Tensor], objectives: Sequence[Weights], teacher: Teacher | None
-) -> list[Sums]:
-    """The sums that each of the objectives makes of one pass of a micro-batch.
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    objectives: Sequence[Weights],
+    teacher: Teacher | Sparse | None,
+    layers: LayerTerm | None = None,
+) -> list[StepSums]:
+    """The sums that each of the objectives makes of one pass of a micro-batch; the first has the term of the streams.
 
     The model passes within the teacher's pass, where the teacher's head is at hand: both heads are gathered, where they
-    are sharded, and neither model's logits are ever whole.
+    are sharded, and neither model's logits are ever whole. Of a teacher that was asked before, its answers are given.
     """
     given = {name: part for name, part in inputs.items() if name != "labels"}
     targets = next_tokens(inputs["labels"])
-    found: list[Sums] = []
+    found: list[StepSums] = []
 
-    def passed(theirs: Given | None) -> None:
+    def passed(theirs: Given | Sparse | None) -> None:
         def compute(hidden: Tensor, head: Head) -> Any:
-            found.extend(objective(hidden, head, targets, weights, theirs) for weights in objectives)
+            for weights in objectives:
+                sums = objective(hidden, head, targets, weights, theirs)
+                found.append(StepSums(*sums, torch.zeros_like(sums.language)))
+            if layers is not None:
+                apart = layers.distance(targets)
+                total = found[0].total + layers.weight * apart
+                found[0] = found[0]._replace(total=total, layers=apart.detach())
             # The model's own outputs, by which a sharded one sees that backward begins.
             return found[0].total if len(found) == 1 else tuple(sums.total for sums in found)
 
         with head_computing(model, compute):
             model(**given, use_cache=False)
 
-    if teacher is None:
-        passed(None)
+    if teacher is None or isinstance(teacher, Sparse):
+        passed(teacher)
         return found
 
     def within(hidden: Tensor, head: Head) -> Tensor:

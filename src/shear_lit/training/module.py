@@ -36,7 +36,7 @@ from shear_lit.models.huggingface import (
 from shear_lit.models.registry import family_of, written_config
 from shear_lit.models.source_files import REVISION, pinned
 from shear_lit.pruning.attach import AttachedGates, attach
-from shear_lit.pruning.constraints import LAGRANGIAN, SizeConstraint
+from shear_lit.pruning.constraints import LAGRANGIAN, GateValues, SizeConstraint
 from shear_lit.pruning.game import Game, Schedule
 from shear_lit.pruning.gates import Gates, Multipliers
 from shear_lit.pruning.settings import Pruning, RepairSettings
@@ -53,8 +53,9 @@ from shear_lit.reporting.repair_page import REPAIR_PAGE, repair_page
 from shear_lit.theory.losses import Weights
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
-from shear_lit.training.distillation import Distillation, Teacher, of_gates, sums_of_each, teacher_dtype
+from shear_lit.training.distillation import Distillation, of_gates, sums_of_each
 from shear_lit.training.errors import RunError
+from shear_lit.training.learning import Learning
 from shear_lit.training.optimizer import (
     PAPER_PRUNING,
     OptimizerSettings,
@@ -89,6 +90,8 @@ class StepOutput(TypedDict):
     """From the teacher, likewise: times the square of the temperature, and without its weight."""
     gates_objective: NotRequired[Tensor]
     """What gates learn from, where that is another objective than the weights'."""
+    layers_distance: NotRequired[Tensor]
+    """Of the streams behind blocks from the teacher's, likewise: a mean over blocks, without its weight."""
     size_penalty: NotRequired[Tensor]
     expected_sizes: NotRequired[Tensor]
     """Expected units per row by gated axis, averaged over rows."""
@@ -141,7 +144,7 @@ class ShearingModule(L.LightningModule):
         self.multipliers: Multipliers | None = None
         self.attached: AttachedGates | None = None
         self.game: Game | None = None
-        self.teacher: Teacher | None = None
+        self.learning: Learning | None = None
         self.domain_loss: DomainLoss | None = None
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
@@ -229,30 +232,33 @@ class ShearingModule(L.LightningModule):
             self.attached = attach(model, self.family)
             self.game = Game(self.gates, self.multipliers, self.attached, self.seed)
         if self.distillation is not None and self.trainer.training:
-            name = self.distillation.teacher_of(self.source, pruning=self.pruning is not None)
-            self.teacher = Teacher(
-                name, dtype=teacher_dtype(self.trainer.precision), attention=self.attention
+            self.learning = Learning(
+                self.distillation,
+                self.data,
+                source=self.source,
+                pruning=self.pruning is not None,
+                precision=self.trainer.precision,
+                attention=self.attention,
             )
-            _log.info("learning from %s as well: one more model in memory, in %s", name, self.teacher.dtype)
+            self._taught = self.learning.facts
+            if self.distillation.layers_weight:
+                self.learning.match_streams(model, self.family, self.source, self.source_fingerprint)
             if self.pruning is not None and self.pruning.objective != "same":
-                words = "cross-entropy" if self.pruning.objective == "language" else f"{name}"
+                words = {"language": "cross-entropy", "distillation": "the teacher"}[self.pruning.objective]
                 _log.info("gates learn from %s alone: a second backward pass in every step", words)
-            self._taught = asdict(self.distillation.facts(name, source_fingerprint(name)))
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             assert self.device_mesh is not None
             small = [module for module in (self.gates, self.multipliers) if module is not None]
             blocks = cast(nn.ModuleList, model.get_submodule(self.family.blocks))
             compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             shard(blocks, model, small, self.device_mesh["data_parallel"], compute_dtype=compute)
-            if self.teacher is not None:
-                family = family_of(read_config(self.teacher.name))
-                blocks = cast(nn.ModuleList, self.teacher.model.get_submodule(family.blocks))
-                shard(blocks, self.teacher.model, [], self.device_mesh["data_parallel"], compute_dtype=None)
+            if self.learning is not None:
+                self.learning.shard(self.device_mesh["data_parallel"])
 
     def on_train_start(self) -> None:
         """Let what the user says of the optimizer win over a checkpoint."""
-        if self.teacher is not None:
-            self.teacher.to(self.device)
+        if self.learning is not None:
+            self.learning.to(self.device)
         schedule = cast(LambdaLR, self.lr_schedulers())
         apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
 
@@ -366,10 +372,10 @@ class ShearingModule(L.LightningModule):
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The objective under sampled gates, plus the penalty of their expected sizes."""
         if self.game is None:
-            return self._objective(batch)
+            return self._objective(batch, {})
         apart = self._schedule.pruning.objective != "same"
         state = self.game.draw(self._schedule, self.trainer.global_step, batch["micro_batch"], apart=apart)
-        output = self._objective(batch)
+        output = self._objective(batch, state.values)
         output["expected_sizes"] = self.game.expected_sizes(state)
         penalty = self.game.penalty(state, self.scheduled_sparsity())
         if penalty is not None:
@@ -378,7 +384,7 @@ class ShearingModule(L.LightningModule):
             output["multipliers"] = penalty.multipliers.detach()
         return output
 
-    def _objective(self, batch: DomainBatch) -> StepOutput:
+    def _objective(self, batch: DomainBatch, gates: GateValues) -> StepOutput:
         """This micro-batch's part of the one objective that the global batch has, times the number of all parts.
 
         Where gates have another one, its gradient in them is in the loss, and its value beside it.
@@ -388,11 +394,15 @@ class ShearingModule(L.LightningModule):
         objectives = [learned]
         if self.pruning is not None and self.pruning.objective != "same":
             objectives.append(of_gates(self.pruning.objective, learned))
-        sums, *others = sums_of_each(self.model, self._inputs(batch), objectives, self.teacher)
+        if self.learning is None:
+            sums, *others = sums_of_each(self.model, self._inputs(batch), objectives, None)
+        else:
+            sums, *others = self.learning.sums(self.model, batch, self._inputs, gates, objectives)
         predicted = self._predicted_by(batch)
         output: StepOutput = {"loss": sums.total / predicted, "language_loss": sums.language / predicted}
-        if self.teacher is not None:
+        if self.learning is not None:
             output["divergence"] = sums.divergence / predicted
+            output["layers_distance"] = sums.layers / predicted
         for other in others:
             assert self.game is not None
             output["loss"] = output["loss"] + self.game.passed_on(other.total / predicted)
@@ -528,5 +538,5 @@ class ShearingModule(L.LightningModule):
         """How sizes are held at the current optimizer step."""
         return LAGRANGIAN if self.pruning is None else self._schedule.constraint(self.step)
 
-    def _inputs(self, batch: DomainBatch) -> dict[str, Tensor]:
+    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         return model_inputs(batch, in_one_row=self.attention == "flash_attention_2")

@@ -28,8 +28,9 @@ from shear_lit.training.module import ShearingModule, StepOutput
 from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
 
 _log = logging.getLogger(__name__)
-_LOSSES = 4
-"""Of each micro-batch, before sizes and multipliers: cross-entropy, divergence, size penalty, the gates' objective."""
+_LOSSES = 5
+"""Of each micro-batch, before sizes and multipliers: cross-entropy, divergence, size penalty, the gates' objective,
+distance of streams."""
 
 
 class LossError(Mistake):
@@ -74,8 +75,10 @@ class RunLog:
     def keep(self, step: StepOutput, batch: DomainBatch, *, completes: bool) -> None:
         """Keep the numbers of one micro-batch, which may complete an optimizer step."""
         none = torch.zeros_like(step["language_loss"])
-        losses = (step["language_loss"], step.get("divergence", none), step.get("size_penalty", none))
-        numbers = [loss.reshape(1) for loss in (*losses, step.get("gates_objective", none))]
+        divergence, penalty = step.get("divergence", none), step.get("size_penalty", none)
+        apart, streams = step.get("gates_objective", none), step.get("layers_distance", none)
+        losses = (step["language_loss"], divergence, penalty, apart, streams)
+        numbers = [loss.reshape(1) for loss in losses]
         if "expected_sizes" in step:
             numbers.append(step["expected_sizes"])
         if "multipliers" in step:
@@ -150,8 +153,10 @@ class RunLog:
         trainer, data, rows = self._trainer, self._data, self._rows
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         found = {"loss/language": mean[0]}
-        if self._module.teacher is not None:
+        if self._module.distillation is not None:
             found["loss/divergence"] = mean[1]
+            if self._module.distillation.layers_weight:
+                found["loss/layers"] = mean[4]
         if self._module.pruning is not None and self._module.pruning.objective != "same":
             found["loss/gates"] = mean[3]
         if self._module.axes:

@@ -47,6 +47,11 @@ def keyed_permutation(key: int, length: int) -> Indices:
     return np.argsort(_outputs(key, length), kind="stable").astype(np.int64)
 
 
+def keyed_fractions(key: int, count: int) -> NDArray[np.float64]:
+    """``count`` numbers in [0, 1) that depend on ``key`` only."""
+    return (_outputs(key, count) >> np.uint64(11)).astype(np.float64) / (1 << 53)
+
+
 def sample(name: str, chunk_sizes: Sequence[int], count: int, number: int = 0) -> Indices:
     """``count`` sequences of a domain, in order: one of each of ``count`` equal parts of it; all if there are fewer.
 

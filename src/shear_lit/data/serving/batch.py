@@ -25,6 +25,8 @@ class DomainBatch(TypedDict):
     """Position of each token in its document, Int64[sequences, sequence_length]; there where documents are apart."""
     loss_mask: NotRequired[Tensor]
     """Whether each token is to be predicted, Bool[sequences, sequence_length]; there where some are not."""
+    keys: NotRequired[list[tuple[int, int]]]
+    """The domain of each sequence, and its number inside it; there in training. Plain numbers, for no device."""
     predicted: NotRequired[int]
     """Tokens that all of this process's micro-batches of the global batch predict; there where their number varies."""
 

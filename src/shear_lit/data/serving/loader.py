@@ -171,7 +171,7 @@ class MixtureLoader:
     def _used(self, batch: DomainBatch) -> DomainBatch:
         planned = self._segments.advance()
         domain = torch.tensor([domain for domain, _ in planned.keys])
-        return {**batch, "domain": domain, "micro_batch": planned.micro_batch}
+        return {**batch, "domain": domain, "micro_batch": planned.micro_batch, "keys": planned.keys}
 
     def _whole(self, read: Any) -> DomainBatch:
         """A micro-batch as a worker sent it, in tensors."""
