@@ -62,7 +62,7 @@ class Cell:
     parts: str = "none"
     tokens: int = 0
     """To repair on."""
-    generated: float = GENERATED_FRACTION
+    generated: float = 0.0
     """The fraction of them that the source generates."""
     without: str = ""
     """A domain that is neither ranked nor repaired on."""
@@ -221,23 +221,23 @@ TABLES: dict[str, list[Cell]] = {
     ],
     # How much text.
     "tokens": [
-        *(Cell(parts="embedding", sample=sample, tokens=REPAIR_TOKENS) for sample in range(3)),
-        *(Cell(parts="embedding", sample=sample, tokens=65_536) for sample in range(3)),
         *(
-            Cell(parts="embedding", tokens=tokens)
-            for tokens in (2_560, 5_120, 10_240, 20_480, 40_960, 163_840)
+            Cell(parts="embedding", sample=sample, tokens=REPAIR_TOKENS, generated=GENERATED_FRACTION)
+            for sample in range(3)
+        ),
+        *(
+            Cell(parts="embedding", tokens=tokens, generated=GENERATED_FRACTION)
+            for tokens in (2_560, 5_120, 10_240, 20_480, 40_960, 65_536, 163_840)
         ),
     ],
     # Text of a kind that was not seen.
     "domains": [
-        Cell(parts=parts, tokens=20_480 if parts != "none" else 0, without=domain)
-        for domain in ("", *DOMAINS)
-        for parts in ("none", "embedding")
-    ]
-    + [
-        Cell(parts="embedding", tokens=20_480, without=domain, generated=generated)
-        for domain in ("", "code")
-        for generated in (0.0, 0.2)
+        *(Cell(without=domain) for domain in ("", *DOMAINS)),
+        *(
+            Cell(parts="embedding", tokens=20_480, without=domain, generated=generated)
+            for generated in (GENERATED_FRACTION, 0.0, 0.2)
+            for domain in ("", *DOMAINS)
+        ),
     ],
     # Another source and another shape.
     "small": [
@@ -269,8 +269,8 @@ def table(file: Path, source: Mapping[str, float]) -> str:
         cell = {name: value for name, value in line["cell"].items() if name != "sample"}
         groups.setdefault(json.dumps(cell), []).append(line)
     rows = [
-        "| ranked by | refitted | tokens | loss | more than the source | seconds |",
-        "|---|---|--:|--:|--:|--:|",
+        "| ranked by | refitted | tokens | generated | loss | more than the source | seconds |",
+        "|---|---|--:|--:|--:|--:|--:|",
     ]
     for key, lines in groups.items():
         cell = json.loads(key)
@@ -283,8 +283,8 @@ def table(file: Path, source: Mapping[str, float]) -> str:
         if cell["without"]:
             criterion += f", without {cell['without']}"
         rows.append(
-            f"| {criterion} | {cell['parts']} | {cell['tokens']:,} | {mean:.3f}{scatter} ({len(losses)}) | "
-            f"{more:+.3f} | {seconds:.0f} |"
+            f"| {criterion} | {cell['parts']} | {cell['tokens']:,} | {cell['generated']:.0%} | "
+            f"{mean:.3f}{scatter} ({len(losses)}) | {more:+.3f} | {seconds:.0f} |"
         )
     return "\n".join(rows)
 

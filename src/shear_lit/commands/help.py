@@ -50,7 +50,7 @@ def short_help(parser: ArgumentParser, name: str) -> str:
     lines = [
         f"usage: shear-lit {name} --config FILE.yaml [--KEY VALUE ...]",
         "Keys come from YAML files and from the command line, the last one wins. A default stands after its key.",
-        "--help_all: all keys in full, the optimizer's and Lightning's Trainer's too; --help_environment: their variables.",
+        "--help_all: all keys in full, the optimizer's and the Trainer's too; --help_environment: their variables.",
     ]
     run = {key: line.words for key, line in found.items() if key.startswith(("training.", "checkpoint."))}
     said = {
