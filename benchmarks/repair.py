@@ -63,7 +63,7 @@ class Cell:
     tokens: int = 0
     """To repair on."""
     generated: float = 0.0
-    """The fraction of them that the source generates."""
+    """Tokens beside them that the source generates, as a fraction of them."""
     without: str = ""
     """A domain that is neither ranked nor repaired on."""
 
@@ -236,7 +236,7 @@ TABLES: dict[str, list[Cell]] = {
         *(
             Cell(parts="embedding", tokens=20_480, without=domain, generated=generated)
             for generated in (GENERATED_FRACTION, 0.0, 0.2)
-            for domain in ("", *DOMAINS)
+            for domain in (("", *DOMAINS) if generated != 0.2 else ("", "code"))
         ),
     ],
     # Another source and another shape.

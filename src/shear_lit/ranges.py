@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     PositiveFraction = float
     PositiveNumber = float
     OpenFraction = float
-    FractionBelow1 = float
     NumberFrom0 = float
     KeptCount = int
 else:
@@ -31,7 +30,6 @@ else:
     Fraction, PositiveNumber = ranges.ClosedUnitInterval, ranges.PositiveFloat
     NumberFrom0 = ranges.NonNegativeFloat
     OpenFraction = ranges.OpenUnitInterval
-    FractionBelow1 = ranges.restricted_number_type("FloatFrom0Below1", float, [(">=", 0), ("<", 1)])
     PositiveFraction = ranges.restricted_number_type("FloatAbove0To1", float, [(">", 0), ("<=", 1)])
     KeptCount = ranges.restricted_number_type("IntFrom1OrMinus1", int, [(">=", 1), ("==", -1)], join="or")
 

@@ -296,7 +296,7 @@ CASES: tuple[Case, ...] = (
         ("--model.pruning.ranking=best", "model.pruning.ranking", "fisher"),
         ("--model.pruning.ranking=fisher", "model.pruning.ranking has no effect"),
         ("--model.pruning.repair.tokens=0", "model.pruning.repair.tokens"),
-        ("--model.pruning.repair.generated_fraction=1", "model.pruning.repair.generated_fraction"),
+        ("--model.pruning.repair.generated_fraction=1.5", "model.pruning.repair.generated_fraction"),
         ("--model.pruning.repair.tokens=1000", "model.pruning.repair", "no cut to repair"),
         ("--model.pruning.repair.parts=all", "model.pruning.repair.parts", "writers"),
         (

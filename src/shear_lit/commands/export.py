@@ -14,7 +14,7 @@ from shear_lit.models.choices import (
     WrittenAs,
 )
 from shear_lit.models.directories import check_new_directory
-from shear_lit.ranges import Count, FractionBelow1, OpenFraction, PositiveNumber
+from shear_lit.ranges import Count, Fraction, OpenFraction, PositiveNumber
 from shear_lit.theory.shape import TargetShape
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def export(
     keep_layer_period: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
     repair: str | None = None,
     repair_tokens: Count = REPAIR_TOKENS,
-    repair_generated_fraction: FractionBelow1 = GENERATED_FRACTION,
+    repair_generated_fraction: Fraction = GENERATED_FRACTION,
     repair_split: Literal["prune", "pretrain"] = "prune",
     repair_parts: RepairParts = "embedding",
     device: Device = "auto",
@@ -67,10 +67,9 @@ def export(
         repair: Directory that `shear-lit prepare` wrote, or its address: the cut is refitted on its text in closed
             form, block after block, towards the source. Of a checkpoint it pulls what training has learned back
             towards the source.
-        repair_tokens: Tokens to repair on: whole sequences of the data, as many of each domain, and what the source
-            generates.
-        repair_generated_fraction: Fraction of these tokens that the source generates itself, from a token by lot on, so
-            that a repair keeps what it knows and no domain has.
+        repair_tokens: Tokens to repair on: whole sequences, as many of each domain.
+        repair_generated_fraction: Tokens beside them that the source generates, as a fraction of them, each sequence
+            from a token by lot on: a repair keeps what the source knows and no domain has.
         repair_split: Documents to repair on; never those that a run validates on.
         repair_parts: What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well;
             `embedding`, the embedding of a tied head, too; `norms`, and the last norm before it.

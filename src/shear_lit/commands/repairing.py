@@ -28,9 +28,9 @@ class RepairRequest:
     data: str
     """Directory of prepared data, or its address."""
     tokens: int
-    """Tokens to repair on, at least; whole sequences of every domain, and what the source generates."""
+    """Tokens of the data to repair on, at least; whole sequences of every domain."""
     generated_fraction: float
-    """The fraction of them that the source generates."""
+    """Tokens beside them that the source generates, as a fraction of them."""
     split: str
     """Documents to repair on."""
     parts: RepairParts

@@ -30,11 +30,11 @@ class RepairSizes(Protocol):
 
     @property
     def tokens(self) -> int:
-        """All tokens, at least; whole sequences."""
+        """Tokens of the data, at least; whole sequences of every domain."""
 
     @property
     def generated_fraction(self) -> float:
-        """The fraction of them that the source generates."""
+        """How many tokens the source generates beside them, as a fraction of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def repair_text(
 
 def data_batches(sizes: RepairSizes, manifest: Manifest, split: str) -> dict[str, int]:
     """Sequences of each domain, and those of a batch, of the part from prepared data."""
-    return batches_of(manifest, split, math.ceil(sizes.tokens * (1 - sizes.generated_fraction)))
+    return batches_of(manifest, split, sizes.tokens)
 
 
 def open_repair_text(

@@ -26,10 +26,10 @@ AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"
 RepairParts = Literal["writers", "readers", "embedding", "norms"]
 """What of a cut is refitted, each with what stands before it; the last two only where the head is the embedding."""
 
-REPAIR_TOKENS = 90_000
-"""Tokens that a cut is repaired on, where nothing is said (docs/repair.md)."""
+REPAIR_TOKENS = 81_920
+"""Tokens of prepared data that a cut is repaired on, where nothing is said (docs/repair.md)."""
 GENERATED_FRACTION = 0.1
-"""The fraction of them that the source generates."""
+"""How many the source generates beside them, as a fraction of them."""
 
 Criterion = Literal[
     "default",

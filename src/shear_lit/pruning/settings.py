@@ -21,7 +21,7 @@ from shear_lit.pruning.gate_settings import Draws, ExactGates, Fall, Objective
 from shear_lit.ranges import (
     Count,
     CountFrom0,
-    FractionBelow1,
+    Fraction,
     NumberFrom0,
     OpenFraction,
     PositiveNumber,
@@ -40,9 +40,9 @@ class RepairSettings:
     """The repair, in closed form, of the cut that stage 1 starts from, or of those on the way to its target."""
 
     tokens: Count = REPAIR_TOKENS
-    """Tokens to repair on: whole sequences of training text, as many of each domain, and what the source generates."""
-    generated_fraction: FractionBelow1 = GENERATED_FRACTION
-    """Fraction of them that the source generates, so that a repair keeps what it knows and no domain has."""
+    """Training tokens to repair on: whole sequences, as many of each domain."""
+    generated_fraction: Fraction = GENERATED_FRACTION
+    """Tokens beside them that the source generates, as a fraction of them: a repair keeps what no domain has."""
     parts: RepairParts = "embedding"
     """What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well; `embedding`,
     the embedding of a tied head, too; `norms`, and the last norm before it."""
