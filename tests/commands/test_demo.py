@@ -175,6 +175,9 @@ def test_control_is_repaired_and_trained_on_as_many_tokens(done):
     assert repaired == {SOURCE: 0, CUT: 0, **dict.fromkeys((REPAIRED, CONTINUED, RANDOM), 800)}
     recipe = read_recipe(done[1] / "models" / "random-untrained")
     assert recipe["repair"]["tokens"] == 800
+    generated = {name: model.generated_tokens for name, model in models.items()}
+    assert generated[REPAIRED] == recipe["repair"]["generated_tokens"] >= 80
+    assert generated[CUT] == 0
 
 
 def test_cut_of_the_table_is_the_one_that_the_run_repairs(done):

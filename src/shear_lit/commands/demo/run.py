@@ -47,7 +47,7 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
     with step("Training the cut model further, on text and on what the source makes of it"):
         continued = place.fit("continue", "pretrain", place.model("pruned"), numbers.continue_overrides)
         place.export("continue", "continued")
-    tokens = pruned.repair["tokens"]
+    tokens, generated = (pruned.repair[name] for name in ("tokens", "generated_tokens"))
     with step("For comparison: the same cut without repair, and one at random units with it"):
         place.cut(scores, "cut", pruned.target)
         place.cut(place.rank(source, "random"), "random-untrained", pruned.target, repair_tokens=tokens)
@@ -80,6 +80,7 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
             replace(
                 {**measured, REPAIRED: repaired}[name],
                 repair_tokens=tokens if name in trained else 0,
+                generated_tokens=generated if name in trained else 0,
                 training_tokens=trained.get(name, 0),
             )
             for name in order

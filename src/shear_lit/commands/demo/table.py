@@ -28,7 +28,9 @@ class MeasuredModel:
     losses: Mapping[str, float]
     """Nats per token, by domain."""
     repair_tokens: int = 0
-    """Tokens that it was repaired on here."""
+    """Tokens of the text that it was repaired on here."""
+    generated_tokens: int = 0
+    """Tokens beside them that the source generated."""
     training_tokens: int = 0
     """Tokens that it was trained on here, over all stages."""
     speeds: tuple[float, ...] = ()
@@ -129,9 +131,10 @@ class DemoResult:
                 f"{self.sequence_length} tokens of every domain, which no run has trained on. tokens/s: greedy "
                 f"generation of {self.new_tokens} tokens, one sequence, median of {len(self.models[0].speeds)} "
                 f"repeats that alternate over the models.",
-                f"Text: {self.models[3].repair_tokens:,} tokens to rank units and repair the cut on, and "
-                f"{self.models[3].training_tokens:,} to train on, of which some may be the same; each was read once "
-                "for either.",
+                f"Text: {self.models[3].repair_tokens:,} tokens to rank units and repair the cut on, beside "
+                f"{self.models[3].generated_tokens:,} that the source generated, and "
+                f"{self.models[3].training_tokens:,} to train on, of which some may be the same as those to repair on; "
+                "each was read once for either.",
                 SOURCE_WEIGHTS,
                 "\n".join(
                     [
