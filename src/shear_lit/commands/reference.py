@@ -80,6 +80,13 @@ def measure(
         tokenizer=measured.tokenizer,
         losses=dict(measured.losses),
         cross_document_attention=cross_document_attention,
+        errors=known_errors(measured),
     )
     write_references(path, references)
     return MeasuredReferences(output=str(path), measured=measured)
+
+
+def known_errors(measured: "DomainLosses") -> dict[str, float]:
+    """Standard errors of the losses by domain; none where one of them is not known."""
+    errors = {name: found.stderr for name, found in measured.figures.items()}
+    return errors if all(map(math.isfinite, errors.values())) else {}

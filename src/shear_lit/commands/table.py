@@ -26,6 +26,8 @@ class Command:
     """Keys that had other names in earlier versions, and their names now."""
     variants: Mapping[str, "Command"] = field(default_factory=dict)
     """What it becomes when a key is given: another command, with keys of its own."""
+    actions: Mapping[str, "Command"] = field(default_factory=dict)
+    """What it becomes when another word follows its name."""
     trains: bool = False
     """Whether it is built by Lightning's command line, around a Trainer."""
 
@@ -102,9 +104,10 @@ COMMANDS: dict[str, Command] = {
     "reference": Command(
         place="shear_lit.commands.reference:measure",
         action="measure",
-        line="reference losses for the mixture: measured on a model",
+        line="reference losses for the mixture: measured on a model, or fitted to those of several sizes",
         words={"model.source": "model", **_MEASURED},
         renamed={"source": "model"},
+        actions={"fit": Command(place="shear_lit.commands.reference_fit:fit", action="fit")},
     ),
     "export": Command(
         place="shear_lit.commands.export:export",
@@ -113,9 +116,17 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         place="shear_lit.commands.evaluate:evaluate",
-        line="domain losses of a Hugging Face directory",
+        line="domain losses of a Hugging Face directory; --suite: downstream tasks",
         words={"model.source": "model", **_MEASURED},
         renamed={"source": "model"},
+        variants={
+            "suite": Command(
+                place="shear_lit.commands.evaluate_suite:evaluate_suite",
+                words={"model.source": "model"},
+                renamed={"source": "model"},
+                switches=("dry_run",),
+            )
+        },
     ),
     "verify": Command(
         place="shear_lit.commands.verify:verify",

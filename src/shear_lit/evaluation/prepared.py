@@ -31,6 +31,10 @@ class ValidationText:
     """Batches of ``tokens`` and ``domain``: the same ones, in the same order, as a run validates on."""
     tokenizer: str
     """Fingerprint of the tokenizer that made the tokens."""
+    knows_documents: bool
+    """Whether batches say which document a token is of."""
+    data: str
+    """Fingerprint of the prepared data."""
 
 
 def open_validation_text(
@@ -63,14 +67,18 @@ def open_validation_text(
     )
     if has_tokenizer(model):
         check_made_by(manifest, model)
+    loader = ValidationLoader(
+        store,
+        sequences=sequences_per_domain,
+        micro_batch=micro_batch,
+        documents_apart=not cross_document_attention,
+    )
+    loader.documents_numbered = store.knows_documents
     return ValidationText(
         model=model,
         domains=store.domains,
-        batches=ValidationLoader(
-            store,
-            sequences=sequences_per_domain,
-            micro_batch=micro_batch,
-            documents_apart=not cross_document_attention,
-        ),
+        batches=loader,
         tokenizer=manifest.tokenizer.fingerprint,
+        knows_documents=store.knows_documents,
+        data=manifest.fingerprint,
     )
