@@ -1,6 +1,7 @@
 """The command line: finds the command, runs it, and ends with a line and an exit code. Nothing heavy is imported."""
 
 import itertools
+import json
 import logging
 import os
 import re
@@ -149,6 +150,9 @@ def _chosen(command: Command, flags: list[str]) -> Command:
 
 def _flags(command: Command, flags: list[str]) -> list[str]:
     """Give values without a key their key, ``--fast`` alone the value true, and ``--from-mds`` its underscore."""
+    if command.several:
+        values = list(itertools.takewhile(lambda word: not word.startswith("-"), flags))
+        flags = [*([f"--{command.several}={json.dumps(values)}"] if values else []), *flags[len(values) :]]
     places = list(itertools.takewhile(lambda word: not word.startswith("-"), flags))[: len(command.places)]
     named = [f"--{key}={value}" for key, value in zip(command.places[: len(places)], places, strict=True)]
     flags = [*named, *flags[len(places) :]]

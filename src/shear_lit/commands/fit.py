@@ -36,6 +36,7 @@ from shear_lit.training.run_start import checkpoint_to_start_from, marked, nothi
 from shear_lit.training.shipped import check_name_of_logger, keep_in_run, listed, open_loggers
 from shear_lit.training.stopping import Stopped, stopped_by
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
+from shear_lit.training.suite_step import EvaluationSettings, SuiteStep
 from shear_lit.training.time_limit import TimeLimit, duration_of
 from shear_lit.training.trainer_settings import check_trainer
 from shear_lit.training.trial import trial
@@ -174,6 +175,7 @@ class ShearingCLI(LightningCLI):
         """Give the checkpoints keys of their own, and both commands those of data loaders: they share files."""
         parser.add_lightning_class_args(Boundary, "checkpoint")
         parser.add_class_arguments(TrainingSettings, "training")
+        parser.add_class_arguments(EvaluationSettings, "evaluation")
         for key in _DATALOADERS:
             parser.add_argument(f"--{key}", type=Any, default=None, help=SUPPRESS)
 
@@ -217,12 +219,21 @@ class ShearingCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self.model.skip_nonfinite = self._get(self.config_init, "training").skip_nonfinite
+            self._prepare_suite(self._get(self.config_init, "evaluation"))
         except Exception as error:
             *_, innermost = chain(error)
             if any(isinstance(link, Mistake) for link in chain(error)):
                 raise
             key = self._key_of_class(f"{error} {innermost}")
             raise RunError(f"{key}: {one_line(innermost)} Correct it, or leave it out.") from error
+
+    def _prepare_suite(self, settings: EvaluationSettings) -> None:
+        if settings.suite is not None and self.subcommand == "fit":
+            from shear_lit.commands.scoring import suite_named
+
+            callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+            (boundary,) = (each for each in callbacks if isinstance(each, Boundary))
+            boundary.suite_step = SuiteStep(suite_named(settings.suite), settings)
 
     def _key_of_class(self, message: str) -> str:
         """The key of the Trainer whose class an error speaks of."""

@@ -52,7 +52,7 @@ def short_help(parser: ArgumentParser, name: str) -> str:
     ]
     said = {
         "the run": _RUN,
-        **{title: {} for title in ("model", "data", "training", "checkpoint")},
+        **{title: {} for title in ("model", "data", "training", "evaluation", "checkpoint")},
         "trainer": _TRAINER,
     }
     for title, words in said.items():

@@ -7,11 +7,10 @@ from typing import Literal
 from shear_lit.commands.demo.cache import default_cache
 from shear_lit.commands.measuring import chosen_device
 from shear_lit.commands.questions import fetch_questions
-from shear_lit.evaluation.suites.answering import first_batch_size
 from shear_lit.evaluation.suites.errors import SuiteError, check_harness
 from shear_lit.evaluation.suites.kept import KeptResults
 from shear_lit.evaluation.suites.measuring import measure_suite
-from shear_lit.evaluation.suites.processes import own_device, processes_of_environment
+from shear_lit.evaluation.suites.processes import first_batch_size, own_device, processes_of_environment
 from shear_lit.evaluation.suites.published import published_table
 from shear_lit.evaluation.suites.registry import Resolved, resolve
 from shear_lit.evaluation.suites.results import (
@@ -65,11 +64,17 @@ def resolve_suite(name: str) -> ResolvedSuite:
         SuiteError, HarnessError: there is no such suite, or no harness.
     """
     check_harness()
-    suite = _suite(name)
+    suite = suite_named(name)
     return ResolvedSuite(suite=suite, tasks=tuple(resolve(suite)))
 
 
-def _suite(name: str) -> Suite:
+def suite_named(name: str) -> Suite:
+    """A suite, with its own questions fetched.
+
+    Raises:
+        SuiteError, HarnessError: there is no such suite, or no harness.
+    """
+    check_harness()
     return read_suite(name, questions_in=fetch_questions(default_cache()) if name == QUICK else None)
 
 
@@ -94,7 +99,7 @@ def score_suite(
         raise SuiteError(
             "model is missing: a suite is asked of a model. Add --model DIRECTORY, or --dry_run to look the tasks up."
         )
-    suite = _suite(name)
+    suite = suite_named(name)
     where = own_device(chosen_device(device))
     most = suite.questions if questions is None else int(questions)
     source = pinned(model)

@@ -18,6 +18,8 @@ class Command:
     """A word that follows its name."""
     places: tuple[str, ...] = ()
     """Keys whose values may also be given without them, before any flag."""
+    several: str = ""
+    """Key that takes all values that are given without one."""
     switches: tuple[str, ...] = ()
     """Keys that mean true where they stand alone."""
     words: Mapping[str, str] = field(default_factory=dict)
@@ -127,6 +129,12 @@ COMMANDS: dict[str, Command] = {
                 switches=("dry_run",),
             )
         },
+    ),
+    "compare": Command(
+        place="shear_lit.commands.compare:compare",
+        line="several models in one table: sizes, speeds, losses, tasks, and how sure their differences are",
+        several="models",
+        words={"model.source": "models", **_MEASURED},
     ),
     "verify": Command(
         place="shear_lit.commands.verify:verify",

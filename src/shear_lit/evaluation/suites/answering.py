@@ -11,14 +11,7 @@ from transformers import PreTrainedModel
 from shear_lit.evaluation.suites.processes import ALONE, Processes
 
 _log = logging.getLogger(__name__)
-_FIRST_SIZE = {"cuda": 64, "cpu": 8, "mps": 8}
-"""Requests of one forward pass that are tried first, by device."""
 Answer = TypeVar("Answer")
-
-
-def first_batch_size(device: torch.device) -> int:
-    """The batch that is tried first; it is halved until it fits."""
-    return _FIRST_SIZE.get(device.type, 8)
 
 
 class SharedModel(HFLM):

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shear_lit.disk.records import one_line
 from shear_lit.evaluation.suites.asking import ask_task, asked_fingerprint, load_task
 from shear_lit.evaluation.suites.kept import KeptResults, Measured
@@ -66,6 +69,16 @@ class Outcome:
     def questions(self) -> int:
         """Questions that were asked."""
         return sum(self._numbers(self.resolved.key)[1])
+
+    @property
+    def question_values(self) -> NDArray[np.float64]:
+        """What each question adds to the figure, in their order; empty where the figure is no mean over questions."""
+        metric, _, chosen = self.resolved.key.partition(",")
+        samples = [each for leaf, result in self.results.items() for each in result["samples"][leaf]]
+        found = [each.get(metric) for each in samples if each.get("filter", chosen) == chosen]
+        return np.array(
+            found if all(isinstance(value, int | float) for value in found) else [], dtype=np.float64
+        )
 
     def figure(self, key: str) -> float:
         """A figure by the harness's name of it, over all single tasks of a group."""

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 _LONGEST = timedelta(hours=12)
+_FIRST_SIZE = {"cuda": 64}
+"""Requests of one forward pass that are tried first, by device; 8 elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +66,8 @@ def own_device(device: torch.device) -> torch.device:
     if device.type != "cuda":
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def first_batch_size(device: torch.device) -> int:
+    """The batch that is tried first; it is halved until it fits."""
+    return _FIRST_SIZE.get(device.type, 8)
