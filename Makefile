@@ -8,6 +8,7 @@
 # make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
 # which it has five minutes, and then what is marked gpu is tested.
 # make repair repairs a cut of every form of every family, also of models that it trains for a minute each first.
+# make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -22,7 +23,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients doors launches repair runs text tokens gpu
+.PHONY: demo test lint nightly clients doors launches repair runs text tokens gpu scores
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -35,7 +36,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair
+nightly: clients doors runs launches text repair scores
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -57,6 +58,9 @@ tokens: .venv/installed-test
 repair: .venv/installed-test
 	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair
 	$(BIN)/python -m tests.pruning.repair.trained --work runs/repair-trained
+
+scores: .venv/installed-test
+	$(BIN)/python -m tests.evaluation.suites.killed --kills 12 --work runs/scores
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches
@@ -117,7 +121,7 @@ gpu: .gpu/installed
 	touch $@
 
 .venv/installed-test: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus,eval]'
 	touch $@ .venv/installed-demo
 
 $(BIN)/python:

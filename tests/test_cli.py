@@ -23,7 +23,18 @@ from shear_lit.training import module
 from shear_lit.training.checkpoints import CheckpointFacts
 
 SHAPE = dict(layers=3, hidden=32, query_heads=8, kv_heads=2, intermediate=48)
-COMMANDS = ("fit", "validate", "prepare", "reference", "export", "evaluate", "rank", "gates", "verify")
+COMMANDS = (
+    "fit",
+    "validate",
+    "prepare",
+    "reference",
+    "export",
+    "evaluate",
+    "compare",
+    "rank",
+    "gates",
+    "verify",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from shear_lit.data.tokens.token_bytes import token_bytes
 from shear_lit.data.tokens.tokenizer import load_tokenizer
 from shear_lit.evaluation.document_loss import DocumentLosses, ratio
 from shear_lit.theory.losses import IGNORED
+from tests.training.forks import run
 
 
 def counted(documents, losses, targets=None, domain=(0,), bytes_of_token=None):
@@ -143,6 +146,21 @@ def test_losses_of_evaluate_are_those_of_ten_lines_of_transformers(toy):
         assert figures.loss_by_document == pytest.approx(np.mean([np.mean(row) for row in rows]), abs=1e-4)
         assert figures.stderr > 0 and figures.bits_per_byte > 0
     assert "by document" in str(found)
+
+
+def evaluated(model, data):
+    os.environ["RANK"] = os.environ["LOCAL_RANK"]
+    found = evaluate(model, data, sequences_per_domain=5, micro_batch=2)
+    return None if found is None else {name: asdict(each) for name, each in found.figures.items()}
+
+
+def test_two_processes_measure_what_one_measures(toy, tmp_path):
+    paths = dict(model=str(toy.source()), data=str(toy.data))
+    first, second = run(evaluated, tmp_path / "log", processes=2, **paths)
+    alone = evaluate(**paths, sequences_per_domain=5, micro_batch=2)
+    assert second is None
+    for name, figures in alone.figures.items():
+        assert first[name] == pytest.approx(asdict(figures), rel=1e-9, nan_ok=True)
 
 
 def test_numbers_of_documents_follow_where_they_begin():

@@ -12,7 +12,8 @@ from shear_lit.data.tokens.token_bytes import token_bytes
 from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.evaluation.document_loss import DocumentLosses, DomainFigures
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
-from shear_lit.evaluation.prepared import open_validation_text
+from shear_lit.evaluation.prepared import ValidationText, open_validation_text
+from shear_lit.evaluation.suites.processes import Processes, own_device, processes_of_environment
 from shear_lit.evaluation.tables import markdown_table
 from shear_lit.mistakes import Mistake
 from shear_lit.models.choices import Device, Precision
@@ -77,24 +78,38 @@ def measure_domains(
     device: Device,
     cross_document_attention: bool,
     remote: RemoteSettings,
-) -> DomainLosses:
+) -> DomainLosses | None:
     """Measure a model on the validation split of prepared data (``evaluate`` says what the arguments are).
+
+    Of several processes, each measures a part, and the first returns the whole.
 
     Raises:
         SourceError, DataError, EvaluationError: the model or the data cannot be read, or they do not fit.
     """
-    where = chosen_device(device)
-    text = open_validation_text(
-        data,
-        model,
-        sequences_per_domain=sequences_per_domain,
-        micro_batch=micro_batch,
-        cross_document_attention=cross_document_attention,
-        remote=remote,
-    )
+    where = own_device(chosen_device(device))
+    with processes_of_environment() as processes:
+        text = open_validation_text(
+            data,
+            model,
+            sequences_per_domain=sequences_per_domain,
+            micro_batch=micro_batch,
+            cross_document_attention=cross_document_attention,
+            remote=remote,
+            processes=processes,
+        )
+        losses = _measured(text, data, dtype, where, processes)
+    return losses if processes.first else None
+
+
+def _measured(
+    text: ValidationText, data: str, dtype: Precision, where: torch.device, processes: Processes
+) -> DomainLosses:
     network = read_model(text.model, dtype=getattr(torch, dtype)).to(where)  # type: ignore[arg-type]
     documents = DocumentLosses(token_bytes(tokenizer_of(text.model)) if has_tokenizer(text.model) else None)
     losses = measure_domain_losses(network, text.batches, text.domains, documents)
+    if processes.size > 1:
+        documents.take(processes.gather(documents.sums()))
+        losses = {name: documents.figures(number).loss for number, name in enumerate(text.domains)}
     return DomainLosses(
         model=text.model,
         data=data,

@@ -1,7 +1,7 @@
 """Losses by document: what errors are taken over, because the tokens of one document are alike."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,17 @@ class DocumentLosses:
         for (number, document_number), row in zip(found.tolist(), sums.numpy(), strict=True):
             key = (number, document_number)
             self._sums[key] = self._sums[key] + row if key in self._sums else row
+
+    def sums(self) -> dict[tuple[int, int], Array]:
+        """Loss, tokens and bytes by domain and document."""
+        return self._sums
+
+    def take(self, everywhere: Sequence[Mapping[tuple[int, int], Array]]) -> None:
+        """Count what several processes have counted, this one among them, in place of its own."""
+        self._sums = {}
+        for part in everywhere:
+            for key, row in part.items():
+                self._sums[key] = self._sums[key] + row if key in self._sums else row
 
     def by_document(self, domain: int) -> Float64[np.ndarray, "documents 3"]:
         """Loss, tokens and bytes of each document of a domain, in the order of their numbers."""

@@ -8,6 +8,7 @@ from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
+from shear_lit.evaluation.suites.processes import ALONE, Processes
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config
@@ -45,8 +46,11 @@ def open_validation_text(
     micro_batch: int,
     cross_document_attention: bool = True,
     remote: RemoteSettings = REMOTE,
+    processes: Processes = ALONE,
 ) -> ValidationText:
     """Open the validation split of prepared data for a model, of which only the config and tokenizer are read.
+
+    Several processes have batches of their own, which together are all.
 
     Raises:
         SourceError: the model cannot be used.
@@ -72,6 +76,8 @@ def open_validation_text(
         sequences=sequences_per_domain,
         micro_batch=micro_batch,
         documents_apart=not cross_document_attention,
+        rank=processes.rank,
+        world_size=processes.size,
     )
     loader.documents_numbered = store.knows_documents
     return ValidationText(
