@@ -1,4 +1,4 @@
-"""A suite that is killed at any moment and begun again: each task is measured once, and the figures stay the same.
+"""A suite by two processes, and one that is killed at any moment and begun again: the figures stay the same.
 
 ``python -m tests.evaluation.suites.killed --kills 12 --work runs/scores``
 """
@@ -36,6 +36,11 @@ def main() -> None:
     )
     began = time.monotonic()
     (expected,) = start(whole, work / "whole", kept=str(work / "kept-whole"), **options).wait()
+    pair = start(whole, work / "pair", processes=2, kept=str(work / "kept-pair"), **options).wait()
+    ours = [json.loads(each) for each in (expected, *pair)]
+    assert ours[0]["found"] == ours[1]["found"] == ours[2]["found"], "two processes find something else"
+    assert ours[0]["answered"] == ours[1]["answered"] + ours[2]["answered"], "a request was answered twice"
+    print(json.dumps({"processes": 2, "answered": [each["answered"] for each in ours]}))
     seconds, numbers = time.monotonic() - began, random.Random(0)
     for kill in range(arguments.kills):
         kept = work / f"kept-{kill}"

@@ -1,15 +1,25 @@
 """A suite is asked as the harness asks it by itself, on any number of processes, and nothing is asked twice."""
 
 import copy
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 import yaml
 
+pytest.importorskip("lm_eval", reason="the harness asks the questions: pip install shear-lit[eval]")
+
+from shear_lit.data.tokens.conversions import beside
 from shear_lit.evaluation.suites import asking, measuring
+from shear_lit.evaluation.suites.answering import SharedModel
+from shear_lit.evaluation.suites.registry import resolve
 from shear_lit.evaluation.suites.suite import read_suite
+from shear_lit.models.huggingface import read_model
 from tests.evaluation.suites.measure import measured
 from tests.evaluation.suites.questions import LINES
-from tests.training.forks import run
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +33,9 @@ def directly(asked, model, tmp_path, monkeypatch):
     """What the harness finds by itself on the same directory, told of the tasks by YAML files."""
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
+    manager = TaskManager(include_defaults=False)
     lm = HFLM(pretrained=model, device="cpu", batch_size=3)
     monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # takes seconds, and is no figure
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
@@ -34,7 +46,11 @@ def directly(asked, model, tmp_path, monkeypatch):
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(config))
         return evaluator.simple_evaluate(
-            model=lm, tasks=[str(file)], num_fewshot=shots, bootstrap_iters=asking.BOOTSTRAPS
+            model=lm,
+            tasks=[str(file)],
+            num_fewshot=shots,
+            bootstrap_iters=asking.BOOTSTRAPS,
+            task_manager=manager,
         )
 
     return ask
@@ -42,7 +58,7 @@ def directly(asked, model, tmp_path, monkeypatch):
 
 def comparable(sample):
     """A sample without what one process makes tuples of and a file lists."""
-    return yaml.safe_load(yaml.safe_dump(asking.json.loads(asking.json.dumps(sample, default=str))))
+    return json.loads(json.dumps(sample, default=str))
 
 
 SHOTS = {
@@ -71,15 +87,73 @@ def test_comparison_with_the_harness_sees_other_examples(alone, directly):
     assert ours != comparable(expected["samples"]["choices-shots"])
 
 
-def test_two_processes_find_what_one_finds_and_answer_each_request_once(asked, model, alone, tmp_path):
-    datasets = str(tmp_path / "datasets")
-    options = dict(
-        suite=str(asked / "suite.yaml"), model=model, kept=str(tmp_path / "kept"), datasets=datasets
-    )
-    (first, answered), (second, others) = run(measured, tmp_path / "log", processes=2, **options)
-    found, requests = alone
-    assert first == second == found
-    assert answered + others == requests and min(answered, others) > 0.2 * requests
+class Together:
+    """Processes that are threads of this one: what each found is there when both have found it."""
+
+    size = 2
+
+    def __init__(self):
+        self.parts, self.barrier, self.own = [None, None], threading.Barrier(2), threading.local()
+
+    @property
+    def rank(self):
+        return self.own.rank
+
+    @property
+    def first(self):
+        return self.rank == 0
+
+    def gather(self, found):
+        self.parts[self.rank] = found
+        self.barrier.wait(60)
+        everywhere = list(self.parts)
+        self.barrier.wait(60)
+        return everywhere
+
+
+def requests_of(name, asked):
+    """The harness's requests of a task."""
+    (resolved,) = resolve(read_suite(str(asked / f"{name}.yaml")))
+    task = asking.load_task(resolved, name)
+    task.build_all_requests()
+    return task.instances
+
+
+@pytest.mark.parametrize("name", ["choices-shots", "letters", "pattern-shots"])
+def test_two_that_share_the_requests_answer_each_once_as_one_does(asked, model, name):
+    """Two processes of gloo are compared with one in ``make scores``; here two threads deal and gather alike."""
+    network = read_model(model, dtype=torch.float32)
+    requests, kind = requests_of(name, asked), "generate_until" if "pattern" in name else "loglikelihood"
+    alone = SharedModel(network, beside(model), batch_size=2)
+    together = Together()
+    pair = [SharedModel(network, beside(model), batch_size=2, processes=together) for _ in range(2)]
+
+    def answers(rank):
+        together.own.rank = rank
+        return getattr(pair[rank], kind)(requests, disable_tqdm=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(answers, range(2))
+    assert first == second == getattr(alone, kind)(requests, disable_tqdm=True)
+    counts = [each.answered for each in pair]
+    assert sum(counts) == alone.answered == len(requests) and min(counts) > 0.2 * len(requests)
+
+
+def test_batch_that_does_not_fit_is_halved(asked, model, monkeypatch):
+    requests, tried = requests_of("letters", asked), []
+    subject = SharedModel(read_model(model, dtype=torch.float32), beside(model), batch_size=8)
+    expected, real = subject.loglikelihood(requests, disable_tqdm=True), subject._model_call
+
+    def small(tokens, **options):
+        tried.append(len(tokens))
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("full")
+        return real(tokens, **options)
+
+    monkeypatch.setattr(subject, "_model_call", small)
+    found = subject.loglikelihood(requests, disable_tqdm=True)
+    assert tried[:3] == [8, 4, 2]
+    assert [one for one, _ in found] == pytest.approx([one for one, _ in expected], rel=1e-5)
 
 
 @pytest.mark.parametrize("before", [1, 4])
@@ -121,8 +195,6 @@ def test_damaged_and_foreign_results_are_measured_again(asked, model, tmp_path, 
 
 @pytest.mark.parametrize("changed", ["question", "model", "questions", "shots"])
 def test_what_changed_is_measured_anew(asked, model, tmp_path, changed):
-    import shutil
-
     folder = tmp_path / "mine"
     shutil.copytree(asked, folder)
     subject = tmp_path / "model"
@@ -151,16 +223,13 @@ def test_task_whose_questions_cannot_be_reached_is_named_and_the_rest_is_asked(
         return real(resolved, leaf)
 
     monkeypatch.setattr(measuring, "load_task", unreachable)
-    monkeypatch.setattr(measuring.Outcome, "stderr", 0.0)
     subject = measuring.Subject(name="m", fingerprint="f", dtype="float32", open=lambda: None)
-    monkeypatch.setattr(measuring, "ask_task", lambda *_, **__: {"results": {}, "samples": {}})
-    resolved = measuring_resolved(asked)
+    monkeypatch.setattr(
+        measuring,
+        "ask_task",
+        lambda model, leaf, *_, **__: {"results": {leaf: {"sample_len": 1}}, "samples": {}},
+    )
+    resolved = resolve(read_suite(str(asked / "suite.yaml")))
     outcomes = measuring.measure_suite(resolved, subject, measuring.KeptResults(tmp_path), questions=1)
     assert [bool(each.problem) for each in outcomes] == [name == "choices" for name in LINES]
     assert "no route to the hub" in outcomes[0].problem
-
-
-def measuring_resolved(asked):
-    from shear_lit.evaluation.suites.registry import resolve
-
-    return resolve(read_suite(str(asked / "suite.yaml")))
