@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import yaml
 
 from shear_lit import cli
 from shear_lit.commands import comparing
 from shear_lit.commands.compare import compare
 from shear_lit.commands.comparing import CompareError
 from shear_lit.commands.evaluate import evaluate
+from tests.evaluation.suites.questions import write_model, write_questions
 from tests.toy import trained_tokenizer, write_source
 
 
@@ -67,6 +69,28 @@ def test_model_of_another_tokenizer_stands_on_its_own_text(toy, tmp_path):
     )
     assert found.differences() == {}
     assert all(figures.bits_per_byte > 0 for model in found.models for figures in model.losses.values())
+
+
+def test_tasks_stand_with_retention_and_paired_differences(tmp_path):
+    pytest.importorskip("lm_eval", reason="the harness asks the questions: pip install shear-lit[eval]")
+    write_questions(tmp_path)
+    suite = {
+        "suite": "mine",
+        "average": ["choices", "last-word"],
+        "tasks": ["choices.yaml", "last-word.yaml"],
+    }
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    models = [write_model(tmp_path / name, seed=seed) for seed, name in enumerate(("first", "second"))]
+    found = compare(models, suite=str(tmp_path / "suite.yaml"), cache=str(tmp_path / "kept"), speed=False)
+    first, second = (model.scores for model in found.models)
+    rows = found.differences()["second"]
+    assert set(rows) == {"task, choices", "task, last-word", "tasks, average"}
+    assert rows["tasks, average"].value == pytest.approx(second.average - first.average)
+    for mine, theirs in zip(first.outcomes, second.outcomes, strict=True):
+        assert rows[f"task, {mine.resolved.task.name}"].value == pytest.approx(theirs.value - mine.value)
+        assert mine.question_values.mean() == pytest.approx(mine.value)
+    assert found.retention(found.models[1]) == pytest.approx(second.average / first.average, nan_ok=True)
+    assert "retention %" in str(found)
 
 
 def test_speeds_are_measured_at_one_and_eight(toy, other, tmp_path):

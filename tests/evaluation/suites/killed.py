@@ -34,18 +34,19 @@ def main() -> None:
         model=write_model(work / "model"),
         datasets=str(work / "datasets"),
     )
-    began = time.monotonic()
     (expected,) = start(whole, work / "whole", kept=str(work / "kept-whole"), **options).wait()
     pair = start(whole, work / "pair", processes=2, kept=str(work / "kept-pair"), **options).wait()
     ours = [json.loads(each) for each in (expected, *pair)]
     assert ours[0]["found"] == ours[1]["found"] == ours[2]["found"], "two processes find something else"
     assert ours[0]["answered"] == ours[1]["answered"] + ours[2]["answered"], "a request was answered twice"
     print(json.dumps({"processes": 2, "answered": [each["answered"] for each in ours]}))
-    seconds, numbers = time.monotonic() - began, random.Random(0)
+    numbers = random.Random(0)
     for kill in range(arguments.kills):
         kept = work / f"kept-{kill}"
         run = start(whole, work / f"killed-{kill}", kept=str(kept), **options)
-        time.sleep(numbers.uniform(0.3, 1.0) * seconds)
+        done = numbers.randrange(len(LINES))
+        run.until(lambda done=done, kept=kept: len(list(kept.rglob("*.json"))) >= done)
+        time.sleep(numbers.uniform(0, 0.5))
         run.kill()
         before = {path.name: path.stat().st_mtime_ns for path in kept.rglob("*.json")}
         (found,) = start(whole, work / f"again-{kill}", kept=str(kept), **options).wait()

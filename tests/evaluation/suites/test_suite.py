@@ -51,6 +51,28 @@ def test_task_that_is_not_the_one_asked_for_is_named(tmp_path, entry, words):
     assert words in found.problem
 
 
+def test_figure_of_a_group_is_the_harness_own_or_the_plain_mean():
+    """Two tasks of 10 and 30 questions: weighted as the harness weighs, and not."""
+    from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
+
+    from shear_lit.evaluation.suites.registry import Resolved
+
+    (task,) = (each for each in read_suite("sheared-llama").tasks if each.name == "mmlu")
+    numbers = {"a": (0.2, 0.05, 10), "b": (0.6, 0.02, 30)}
+    results = {
+        leaf: {"results": {leaf: {"acc,none": value, "acc_stderr,none": error, "sample_len": size}}}
+        for leaf, (value, error, size) in numbers.items()
+    }
+    for by_size in (True, False):
+        resolved = Resolved(task=task, leaves=("a", "b"), metric="acc", by_size=by_size)
+        found = Outcome(resolved=resolved, results=results)
+        assert found.value == pytest.approx(aggregate_subtask_metrics([0.2, 0.6], [10, 30], by_size))
+        assert found.value == pytest.approx(0.5 if by_size else 0.4) and found.questions == 40
+    assert Outcome(resolved=Resolved(task=task, leaves=("a", "b"), metric="acc"), results=results).stderr == (
+        pytest.approx(pooled_sample_stderr([0.05, 0.02], [10, 30]))
+    )
+
+
 def test_average_is_the_mean_of_the_papers_eleven():
     """The 1.3B's published figures give its published average."""
     for name, average in (("sheared-llama", 51.0), ("open-llm-leaderboard-v1", None)):

@@ -53,6 +53,13 @@ class References:
                 )
         return [float(self.losses[name]) for name in domains]
 
+    def within_error(self, losses: Mapping[str, float]) -> tuple[str, ...]:
+        """The domains of ``losses`` that are no further from their reference than its 95 % interval."""
+        known = [name for name in losses if name in self.errors]
+        return tuple(
+            name for name in known if abs(losses[name] - self.losses[name]) <= 1.96 * self.errors[name]
+        )
+
     def check_tokenizer(
         self, made_by: TokenizerRecord, is_same: Callable[[TokenizerRecord, str], bool]
     ) -> None:

@@ -103,7 +103,8 @@ def _resolved(task: SuiteTask) -> Resolved:
         metric=metric,
         shots=int(shots),
         version="" if found is None else str(float(found)),
-        by_size=all(each.get("weight_by_size", True) for each in config.get("aggregate_metric_list") or ()),
+        by_size=not asked.plain_mean
+        and all(each.get("weight_by_size", True) for each in config.get("aggregate_metric_list") or ()),
         problem=_problem(asked, metric, found, [known[leaf].cfg for leaf in leaves]),
     )
 

@@ -30,6 +30,8 @@ class Asked:
     """Solved examples before each question; none: as the task itself says."""
     version: float | None = None
     """The version of the task that the suite was written for; none: any."""
+    plain_mean: bool = False
+    """Whether a group's figure is the plain mean of its tasks, where the harness weighs them by their questions."""
     differs: str = ""
     """How this version differs from what the published figures were measured with."""
 
