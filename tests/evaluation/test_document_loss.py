@@ -19,6 +19,7 @@ from shear_lit.data.tokens.tokenizer import load_tokenizer
 from shear_lit.evaluation.document_loss import DocumentLosses, ratio
 from shear_lit.theory.losses import IGNORED
 from tests.training.forks import run
+from tests.training.runs import fit
 
 
 def counted(documents, losses, targets=None, domain=(0,), bytes_of_token=None):
@@ -161,6 +162,14 @@ def test_two_processes_measure_what_one_measures(toy, tmp_path):
     assert second is None
     for name, figures in alone.figures.items():
         assert first[name] == pytest.approx(asdict(figures), rel=1e-9, nan_ok=True)
+
+
+def test_losses_of_validate_are_those_of_evaluate(toy, tmp_path):
+    flags = ["--data.validation_sequences=5", "--data.validation_micro_batch=2"]
+    arguments = ["validate", *toy.arguments("pretrain", tmp_path / "run")[1:], *flags]
+    (record,) = run(fit, tmp_path / "log", arguments=arguments)
+    alone = evaluate(str(toy.source()), str(toy.data), sequences_per_domain=5, micro_batch=2)
+    assert record["domain_losses"][0].tolist() == pytest.approx(list(alone.losses.values()), abs=1e-4)
 
 
 def test_numbers_of_documents_follow_where_they_begin():
