@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
+from shear_lit import cli
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
@@ -19,7 +21,6 @@ from shear_lit.data.tokens.tokenizer import load_tokenizer
 from shear_lit.evaluation.document_loss import DocumentLosses, ratio
 from shear_lit.theory.losses import IGNORED
 from tests.training.forks import run
-from tests.training.runs import fit
 
 
 def counted(documents, losses, targets=None, domain=(0,), bytes_of_token=None):
@@ -164,12 +165,16 @@ def test_two_processes_measure_what_one_measures(toy, tmp_path):
         assert first[name] == pytest.approx(asdict(figures), rel=1e-9, nan_ok=True)
 
 
-def test_losses_of_validate_are_those_of_evaluate(toy, tmp_path):
+def test_losses_of_validate_are_those_of_evaluate_also_by_document(toy, tmp_path, capfd):
     flags = ["--data.validation_sequences=5", "--data.validation_micro_batch=2"]
-    arguments = ["validate", *toy.arguments("pretrain", tmp_path / "run")[1:], *flags]
-    (record,) = run(fit, tmp_path / "log", arguments=arguments)
-    alone = evaluate(str(toy.source()), str(toy.data), sequences_per_domain=5, micro_batch=2)
-    assert record["domain_losses"][0].tolist() == pytest.approx(list(alone.losses.values()), abs=1e-4)
+    cli.main(["validate", *toy.arguments("pretrain", tmp_path / "run")[1:], *flags])
+    said = capfd.readouterr().out
+    for name, figures in evaluate(str(toy.source()), str(toy.data), 5, 2).figures.items():
+        (line,) = re.findall(rf"^{name} .*$", said, re.MULTILINE)
+        loss, error, documents, own, own_error = map(float, re.findall(r"\d+\.?\d*", line))
+        assert documents == figures.documents
+        found = [figures.loss, figures.stderr, figures.loss_by_document, figures.stderr_by_document]
+        assert [loss, error, own, own_error] == pytest.approx(found, abs=1e-4)
 
 
 def test_numbers_of_documents_follow_where_they_begin():

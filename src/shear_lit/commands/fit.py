@@ -20,6 +20,7 @@ from shear_lit.commands.table import Command
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.writing import free_path, write_file
+from shear_lit.evaluation.suites.processes import Processes
 from shear_lit.mistakes import Mistake
 from shear_lit.training.anomaly import anomalies_named
 from shear_lit.training.boundary import Boundary
@@ -300,10 +301,17 @@ class ShearingCLI(LightningCLI):
         self._check(fitting=False)
 
     def after_validate(self) -> None:
-        """Keep the losses."""
-        if self.trainer.is_global_zero and self.model.domain_losses is not None:
-            losses = zip(self.datamodule.domains, self.model.domain_losses.tolist(), strict=True)
-            self.found = "\n".join(f"{name:<24} {loss:.4f} nats per token" for name, loss in losses)
+        """Keep the losses, with the errors of all processes' documents."""
+        documents, trainer = self.model.document_losses, self.trainer
+        if self.model.domain_losses is None or documents is None:
+            return
+        documents.take(Processes(rank=trainer.global_rank, size=trainer.world_size).gather(documents.sums()))
+        if trainer.is_global_zero:
+            losses = enumerate(zip(self.datamodule.domains, self.model.domain_losses.tolist(), strict=True))
+            self.found = "\n".join(
+                f"{name:<24} {loss:.4f} nats per token, {documents.figures(number)}"
+                for number, (name, loss) in losses
+            )
 
     def _check(self, *, fitting: bool) -> None:
         checkpoint = self.config_init[self.subcommand].get("ckpt_path")

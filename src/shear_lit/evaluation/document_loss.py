@@ -37,6 +37,12 @@ class DomainFigures:
     documents: int
     """Documents, or parts of them, that they are of."""
 
+    def __str__(self) -> str:
+        return (
+            f"± {self.stderr:.4f} over {self.documents:,} documents; by document {self.loss_by_document:.4f} ± "
+            f"{self.stderr_by_document:.4f}"
+        )
+
 
 class DocumentLosses:
     """Sums by document, over all batches."""

@@ -79,7 +79,7 @@ def open_validation_text(
         rank=processes.rank,
         world_size=processes.size,
     )
-    loader.documents_numbered = store.knows_documents
+    loader.documents_numbered = True
     return ValidationText(
         model=model,
         domains=store.domains,
