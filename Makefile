@@ -10,6 +10,7 @@
 # make repair repairs a cut of every form of every family, also of models that it trains for a minute each first.
 # make distil compares learning from a cache of a teacher, and from its streams, with what they stand for, in every family
 # and on every strategy, and runs every switch of a fall of sizes on one process and on two, resumed at each stage.
+# make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -24,7 +25,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients distil doors launches repair runs text tokens gpu
+.PHONY: demo test lint nightly clients distil doors launches repair runs scores text tokens gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -37,7 +38,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair distil
+nightly: clients doors runs launches text repair distil scores
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -63,6 +64,9 @@ repair: .venv/installed-test
 distil: .venv/installed-test
 	SHEAR_LIT_DISTIL=all $(BIN)/python -m pytest tests/training/test_cached_teacher.py tests/training/test_streams.py \
 		tests/commands/test_teach.py tests/pruning/test_falls.py tests/training/test_falls.py
+
+scores: .venv/installed-test
+	$(BIN)/python -m tests.evaluation.suites.killed --kills 12 --work runs/scores
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches
@@ -123,7 +127,7 @@ gpu: .gpu/installed
 	touch $@
 
 .venv/installed-test: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus,eval]'
 	touch $@ .venv/installed-demo
 
 $(BIN)/python:

@@ -30,6 +30,7 @@ COMMANDS = (
     "reference",
     "export",
     "evaluate",
+    "compare",
     "rank",
     "gates",
     "verify",

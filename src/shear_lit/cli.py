@@ -1,6 +1,7 @@
 """The command line: finds the command, runs it, and ends with a line and an exit code. Nothing heavy is imported."""
 
 import itertools
+import json
 import logging
 import os
 import re
@@ -102,7 +103,8 @@ def _after_action(name: str, command: Command, words: list[str]) -> list[str]:
         return words
     if words[:1] != [command.action]:
         found = f"{words[0]!r} is none of its words" if words else "a word is missing"
-        raise UsageError(f"{name}: {found}. Use `shear-lit {name} {command.action}`.")
+        uses = " or ".join(f"`shear-lit {name} {word}`" for word in (command.action, *command.actions))
+        raise UsageError(f"{name}: {found}. Use {uses}.")
     return words[1:]
 
 
@@ -139,13 +141,18 @@ def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def _chosen(command: Command, flags: list[str]) -> Command:
-    """The command itself, or what one of the given keys makes of it."""
+    """The command itself, or what the word behind its name or one of the given keys makes of it."""
+    if flags and flags[0] in command.actions:
+        return command.actions[flags[0]]
     given = {re.split(r"[.=]", flag, maxsplit=1)[0].replace("-", "_").lstrip("_") for flag in flags}
     return next((variant for key, variant in command.variants.items() if key in given), command)
 
 
 def _flags(command: Command, flags: list[str]) -> list[str]:
     """Give values without a key their key, ``--fast`` alone the value true, and ``--from-mds`` its underscore."""
+    if command.several:
+        values = list(itertools.takewhile(lambda word: not word.startswith("-"), flags))
+        flags = [*([f"--{command.several}={json.dumps(values)}"] if values else []), *flags[len(values) :]]
     places = list(itertools.takewhile(lambda word: not word.startswith("-"), flags))[: len(command.places)]
     named = [f"--{key}={value}" for key, value in zip(command.places[: len(places)], places, strict=True)]
     flags = [*named, *flags[len(places) :]]

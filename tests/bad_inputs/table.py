@@ -21,6 +21,8 @@ DATA = "data", "{toy}/data"
 MEASURE = "--data={toy}/data", "--sequences_per_domain=2"
 REFERENCE = "reference", "measure", "--model={toy}/gqa-tied", *MEASURE, "--output={work}/references.yaml"
 EVALUATE = "evaluate", "--model={toy}/gqa-tied", *MEASURE
+SUITE = "evaluate", "--model={toy}/gqa-tied"
+FITTED = "reference", "fit", "--parameters=1000"
 RANK = "rank", "--source={toy}/gqa-tied", "--output={work}/scores.safetensors"
 TEACH = "teach", "--model={toy}/gqa-tied", "--data={toy}/data", "--output={work}/taught"
 GATES = "export", "--gates={toy}/scores.safetensors", "--output={work}/out"
@@ -489,6 +491,37 @@ CASES: tuple[Case, ...] = (
         ("--device=cuda", "device=cuda", "--device cpu"),
         ("--micro_batch=0", "micro_batch"),
         ("--sequences_per_domain=0", "sequences_per_domain"),
+    ),
+    *_cases(
+        SUITE,
+        ("--suite=quik", "suite='quik'", "Did you mean quick"),
+        ("--suite={toy}/none.yaml", "suite=", "nor a YAML file"),
+        ("--suite={toy}/law.jsonl", "suite=", "law.jsonl"),
+        ("--suite=sheared-llama --output={toy}/law.jsonl/x", "output=", "is no directory"),
+        ("--suite=sheared-llama --questions=0", "questions='0'", "above 0"),
+        ("--suite=sheared-llama --batch_size=many", "batch_size='many'"),
+        ("--suite=sheared-llama --model={toy}/none", "model=", "no directory"),
+        ("--suite=sheared-llama --data={toy}/data", "data is no key"),
+    ),
+    *_cases(
+        ("evaluate",),
+        ("--suite=sheared-llama", "model is missing", "--dry_run"),
+    ),
+    *_cases(
+        ("compare", "{toy}/gqa-tied"),
+        ("--speed=false", "models=", "at least two different models"),
+        ("{toy}/gqa-tied", "models=", "at least two different models"),
+        ("{toy}/data", "models:", "shear-lit export"),
+        ("{toy}/mha-untied --data={toy}/none", "data=", "no directory"),
+        ("{toy}/mha-untied --output={toy}/law.jsonl", "output=", "law.jsonl"),
+        ("{toy}/mha-untied --suite=quik --speed=false", "suite='quik'", "Did you mean quick"),
+    ),
+    *_cases(
+        FITTED,
+        ("--points={toy}/none.yaml", "points=", "Name a YAML file"),
+        ("--points={toy}/law.jsonl", "points=", "Correct it"),
+        ("--points={toy}/law.jsonl --parameters=0", "parameters='0'", "above 0"),
+        ("--points={toy}/law.jsonl --output={toy}/law.jsonl", "output=", "not overwritten"),
     ),
     *_cases(
         EVALUATE,

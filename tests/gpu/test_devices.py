@@ -69,7 +69,7 @@ def test_run_on_fsdp2_is_validated_and_exported(toy, tmp_path):
     run(fit, tmp_path / "validate", arguments=[*arguments, f"--ckpt_path={last}"], sabotage=hide_accelerate)
     said = (tmp_path / "validate" / "0.log").read_text()
     for domain, loss in zip(DOMAINS, record["domain_losses"][12].tolist(), strict=True):
-        found = re.search(rf"^{domain} +([\d.]+) nats per token$", said, re.MULTILINE)
+        found = re.search(rf"^{domain} +([\d.]+) nats per token,", said, re.MULTILINE)
         assert found is not None and float(found[1]) == pytest.approx(loss, abs=1e-3), said
 
     export(str(last), str(tmp_path / "out"))

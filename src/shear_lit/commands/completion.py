@@ -23,7 +23,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
     for name, command in COMMANDS.items():
         parser = commands.add_parser(name, help=command.line)
         if command.action:
-            parser.add_argument("action", choices=[command.action])
+            parser.add_argument("action", choices=[command.action, *command.actions])
         for key, options in _options(name, command).items():
             parser.add_argument(f"--{key}", **options)
     script: str = shtab.complete(program, shell)
@@ -34,7 +34,7 @@ def _options(name: str, command: Command) -> dict[str, dict[str, Any]]:
     """The keys of a command and of what it becomes, with what is completed after them."""
     return {
         key: options
-        for each in (command, *command.variants.values())
+        for each in (command, *command.variants.values(), *command.actions.values())
         for parser in _parsers(name, each)
         for key, options in _keys(parser)
     }

@@ -22,8 +22,11 @@ def evaluate(
     output: str | None = None,
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     remote: RemoteSettings = REMOTE,
-) -> "DomainLosses":
+) -> "DomainLosses | None":
     """Measure the losses of a Hugging Face model on the validation split of prepared data, by domain.
+
+    Several processes that torchrun started share the text. `--suite` asks downstream tasks instead: `shear-lit
+    evaluate --suite quick --help`.
 
     Args:
         model: Local Hugging Face directory or hub name (organisation/model, or organisation/model@revision).
@@ -51,6 +54,6 @@ def evaluate(
         cross_document_attention=cross_document_attention,
         remote=remote,
     )
-    if file is not None:
+    if file is not None and losses is not None:
         write_file(file, losses.to_json())
     return losses

@@ -20,6 +20,7 @@ from shear_lit.commands.table import Command
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.writing import free_path, write_file
+from shear_lit.evaluation.suites.processes import Processes
 from shear_lit.mistakes import Mistake
 from shear_lit.training.anomaly import anomalies_named
 from shear_lit.training.boundary import Boundary
@@ -36,6 +37,7 @@ from shear_lit.training.run_start import checkpoint_to_start_from, marked, nothi
 from shear_lit.training.shipped import check_name_of_logger, keep_in_run, listed, open_loggers
 from shear_lit.training.stopping import Stopped, stopped_by
 from shear_lit.training.strategies import FSDP2Strategy, ShardedMixedPrecision
+from shear_lit.training.suite_step import EvaluationSettings, SuiteStep
 from shear_lit.training.time_limit import TimeLimit, duration_of
 from shear_lit.training.trainer_settings import check_trainer
 from shear_lit.training.trial import trial
@@ -174,6 +176,7 @@ class ShearingCLI(LightningCLI):
         """Give the checkpoints keys of their own, and both commands those of data loaders: they share files."""
         parser.add_lightning_class_args(Boundary, "checkpoint")
         parser.add_class_arguments(TrainingSettings, "training")
+        parser.add_class_arguments(EvaluationSettings, "evaluation")
         for key in _DATALOADERS:
             parser.add_argument(f"--{key}", type=Any, default=None, help=SUPPRESS)
 
@@ -217,12 +220,21 @@ class ShearingCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self.model.skip_nonfinite = self._get(self.config_init, "training").skip_nonfinite
+            self._prepare_suite(self._get(self.config_init, "evaluation"))
         except Exception as error:
             *_, innermost = chain(error)
             if any(isinstance(link, Mistake) for link in chain(error)):
                 raise
             key = self._key_of_class(f"{error} {innermost}")
             raise RunError(f"{key}: {one_line(innermost)} Correct it, or leave it out.") from error
+
+    def _prepare_suite(self, settings: EvaluationSettings) -> None:
+        if settings.suite is not None and self.subcommand == "fit":
+            from shear_lit.commands.scoring import suite_named
+
+            callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+            (boundary,) = (each for each in callbacks if isinstance(each, Boundary))
+            boundary.suite_step = SuiteStep(suite_named(settings.suite), settings)
 
     def _key_of_class(self, message: str) -> str:
         """The key of the Trainer whose class an error speaks of."""
@@ -289,10 +301,17 @@ class ShearingCLI(LightningCLI):
         self._check(fitting=False)
 
     def after_validate(self) -> None:
-        """Keep the losses."""
-        if self.trainer.is_global_zero and self.model.domain_losses is not None:
-            losses = zip(self.datamodule.domains, self.model.domain_losses.tolist(), strict=True)
-            self.found = "\n".join(f"{name:<24} {loss:.4f} nats per token" for name, loss in losses)
+        """Keep the losses, with the errors of all processes' documents."""
+        documents, trainer = self.model.document_losses, self.trainer
+        if self.model.domain_losses is None or documents is None:
+            return
+        documents.take(Processes(rank=trainer.global_rank, size=trainer.world_size).gather(documents.sums()))
+        if trainer.is_global_zero:
+            losses = enumerate(zip(self.datamodule.domains, self.model.domain_losses.tolist(), strict=True))
+            self.found = "\n".join(
+                f"{name:<24} {loss:.4f} nats per token, {documents.figures(number)}"
+                for number, (name, loss) in losses
+            )
 
     def _check(self, *, fitting: bool) -> None:
         checkpoint = self.config_init[self.subcommand].get("ckpt_path")

@@ -52,7 +52,11 @@ def short_help(parser: ArgumentParser, name: str) -> str:
         "Keys come from YAML files and from the command line, the last one wins. A default stands after its key.",
         "--help_all: all keys in full, the optimizer's and the Trainer's too; --help_environment: their variables.",
     ]
-    run = {key: line.words for key, line in found.items() if key.startswith(("training.", "checkpoint."))}
+    run = {
+        key: line.words
+        for key, line in found.items()
+        if key.startswith(("training.", "checkpoint.", "evaluation."))
+    }
     said = {
         "the run": _RUN | run,
         **{title: {} for title in ("model", "data")},

@@ -1,16 +1,23 @@
 """The losses of a Hugging Face model on the validation text of every domain."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from shear_lit.data.serving.remote import RemoteSettings
+from shear_lit.data.tokens.token_bytes import token_bytes
+from shear_lit.data.tokens.tokenizer import tokenizer_of
+from shear_lit.evaluation.document_loss import DocumentLosses, DomainFigures
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
-from shear_lit.evaluation.prepared import open_validation_text
+from shear_lit.evaluation.prepared import ValidationText, open_validation_text
+from shear_lit.evaluation.suites.processes import Processes, own_device, processes_of_environment
+from shear_lit.evaluation.tables import markdown_table
 from shear_lit.mistakes import Mistake
 from shear_lit.models.choices import Device, Precision
+from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_model
 
 
@@ -32,13 +39,29 @@ class DomainLosses:
     """Parameters of the model."""
     losses: Mapping[str, float]
     """Nats per token, by domain."""
+    figures: Mapping[str, DomainFigures] = field(default_factory=dict)
+    """The same with standard errors, by document, and in bits per byte, by domain."""
+    clusters: str = "documents"
+    """What standard errors are over: ``documents``, or ``sequences`` where it is not known where documents begin."""
 
     def __str__(self) -> str:
-        width = max(len(name) for name in ("domain", "mean", *self.losses))
-        rows = [f"{name:<{width}}  {loss:8.4f}" for name, loss in self.losses.items()]
-        header = f"{'domain':<{width}}  nats per token"
         title = f"{self.model} ({self.parameters:,} parameters) on {self.data}"
-        return "\n".join([title, header, *rows, f"{'mean':<{width}}  {mean_loss(self.losses):8.4f}"])
+        header = ["domain", "nats per token", "by document", "bits per byte", self.clusters]
+        rows = [[name, *self._row(name, loss)] for name, loss in self.losses.items()]
+        last = ["mean", f"{mean_loss(self.losses):.4f}", "", "", ""]
+        return f"{title}\n\n{markdown_table(header, [*rows, last])}\n\n± one standard error, over {self.clusters}"
+
+    def _row(self, name: str, loss: float) -> list[str]:
+        found = self.figures.get(name)
+        if found is None:
+            return [f"{loss:.4f}", "", "", ""]
+        bits = f"{found.bits_per_byte:.4f} ± {found.bits_per_byte_stderr:.4f}"
+        return [
+            f"{loss:.4f} ± {found.stderr:.4f}",
+            f"{found.loss_by_document:.4f} ± {found.stderr_by_document:.4f}",
+            "unknown" if math.isnan(found.bits_per_byte) else bits,
+            f"{found.documents:,}",
+        ]
 
     def to_json(self) -> str:
         """What a file says of them."""
@@ -55,28 +78,46 @@ def measure_domains(
     device: Device,
     cross_document_attention: bool,
     remote: RemoteSettings,
-) -> DomainLosses:
+) -> DomainLosses | None:
     """Measure a model on the validation split of prepared data (``evaluate`` says what the arguments are).
+
+    Of several processes, each measures a part, and the first returns the whole.
 
     Raises:
         SourceError, DataError, EvaluationError: the model or the data cannot be read, or they do not fit.
     """
-    where = chosen_device(device)
-    text = open_validation_text(
-        data,
-        model,
-        sequences_per_domain=sequences_per_domain,
-        micro_batch=micro_batch,
-        cross_document_attention=cross_document_attention,
-        remote=remote,
-    )
+    where = own_device(chosen_device(device))
+    with processes_of_environment() as processes:
+        text = open_validation_text(
+            data,
+            model,
+            sequences_per_domain=sequences_per_domain,
+            micro_batch=micro_batch,
+            cross_document_attention=cross_document_attention,
+            remote=remote,
+            processes=processes,
+        )
+        losses = _measured(text, data, dtype, where, processes)
+    return losses if processes.first else None
+
+
+def _measured(
+    text: ValidationText, data: str, dtype: Precision, where: torch.device, processes: Processes
+) -> DomainLosses:
     network = read_model(text.model, dtype=getattr(torch, dtype)).to(where)  # type: ignore[arg-type]
+    documents = DocumentLosses(token_bytes(tokenizer_of(text.model)) if has_tokenizer(text.model) else None)
+    losses = measure_domain_losses(network, text.batches, text.domains, documents)
+    if processes.size > 1:
+        documents.take(processes.gather(documents.sums()))
+        losses = {name: documents.figures(number).loss for number, name in enumerate(text.domains)}
     return DomainLosses(
         model=text.model,
         data=data,
         tokenizer=text.tokenizer,
         parameters=network.num_parameters(),
-        losses=measure_domain_losses(network, text.batches, text.domains),
+        losses=losses,
+        figures={name: documents.figures(number) for number, name in enumerate(text.domains)},
+        clusters="documents" if text.knows_documents else "sequences",
     )
 
 

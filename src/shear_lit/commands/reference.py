@@ -37,8 +37,10 @@ def measure(
     device: Device = "auto",
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     remote: RemoteSettings = REMOTE,
-) -> MeasuredReferences:
+) -> MeasuredReferences | None:
     """Measure a model's losses by domain and write them as the references that `fit` reads.
+
+    Several processes that torchrun started share the text; the first one writes.
 
     Args:
         model: Local Hugging Face directory or hub name (organisation/model, or organisation/model@revision) of the
@@ -68,6 +70,8 @@ def measure(
         cross_document_attention=cross_document_attention,
         remote=remote,
     )
+    if measured is None:
+        return None
     undefined = [name for name, loss in measured.losses.items() if not math.isfinite(loss)]
     if undefined:
         raise EvaluationError(
@@ -80,6 +84,13 @@ def measure(
         tokenizer=measured.tokenizer,
         losses=dict(measured.losses),
         cross_document_attention=cross_document_attention,
+        errors=known_errors(measured),
     )
     write_references(path, references)
     return MeasuredReferences(output=str(path), measured=measured)
+
+
+def known_errors(measured: "DomainLosses") -> dict[str, float]:
+    """Standard errors of the losses by domain; none where one of them is not known."""
+    errors = {name: found.stderr for name, found in measured.figures.items()}
+    return errors if all(map(math.isfinite, errors.values())) else {}

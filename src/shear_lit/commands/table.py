@@ -18,6 +18,8 @@ class Command:
     """A word that follows its name."""
     places: tuple[str, ...] = ()
     """Keys whose values may also be given without them, before any flag."""
+    several: str = ""
+    """Key that takes all values that are given without one."""
     switches: tuple[str, ...] = ()
     """Keys that mean true where they stand alone."""
     words: Mapping[str, str] = field(default_factory=dict)
@@ -26,6 +28,8 @@ class Command:
     """Keys that had other names in earlier versions, and their names now."""
     variants: Mapping[str, "Command"] = field(default_factory=dict)
     """What it becomes when a key is given: another command, with keys of its own."""
+    actions: Mapping[str, "Command"] = field(default_factory=dict)
+    """What it becomes when another word follows its name."""
     trains: bool = False
     """Whether it is built by Lightning's command line, around a Trainer."""
 
@@ -102,9 +106,10 @@ COMMANDS: dict[str, Command] = {
     "reference": Command(
         place="shear_lit.commands.reference:measure",
         action="measure",
-        line="reference losses for the mixture: measured on a model",
+        line="reference losses for the mixture: measured on a model, or fitted to those of several sizes",
         words={"model.source": "model", **_MEASURED},
         renamed={"source": "model"},
+        actions={"fit": Command(place="shear_lit.commands.reference_fit:fit", action="fit")},
     ),
     "teach": Command(
         place="shear_lit.commands.teach:teach",
@@ -118,9 +123,23 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         place="shear_lit.commands.evaluate:evaluate",
-        line="domain losses of a Hugging Face directory",
+        line="domain losses of a Hugging Face directory; --suite: downstream tasks",
         words={"model.source": "model", **_MEASURED},
         renamed={"source": "model"},
+        variants={
+            "suite": Command(
+                place="shear_lit.commands.evaluate_suite:evaluate_suite",
+                words={"model.source": "model"},
+                renamed={"source": "model"},
+                switches=("dry_run",),
+            )
+        },
+    ),
+    "compare": Command(
+        place="shear_lit.commands.compare:compare",
+        line="several models in one table: sizes, speeds, losses, tasks, and how sure their differences are",
+        several="models",
+        words={"model.source": "models", **_MEASURED},
     ),
     "verify": Command(
         place="shear_lit.commands.verify:verify",

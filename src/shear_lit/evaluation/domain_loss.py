@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from shear_lit.data.serving.batch import DomainBatch, model_inputs
+from shear_lit.evaluation.document_loss import DocumentLosses
 from shear_lit.models.head import next_token_losses
 from shear_lit.theory.losses import IGNORED
 
@@ -52,11 +53,14 @@ class DomainLoss(Metric):
 
 @torch.inference_mode()
 def measure_domain_losses(
-    model: nn.Module, batches: Iterable[DomainBatch], domains: Sequence[str]
+    model: nn.Module,
+    batches: Iterable[DomainBatch],
+    domains: Sequence[str],
+    documents: DocumentLosses | None = None,
 ) -> dict[str, float]:
     """The losses of ``model``, by domain, in nats per token; its mode is left as it was.
 
-    They are means over the tokens that are predicted. A domain without tokens is nan.
+    They are means over the tokens that are predicted. A domain without tokens is nan. ``documents`` counts along.
     """
     training, device = model.training, next(model.parameters()).device
     metric = DomainLoss(len(domains)).to(device)
@@ -64,11 +68,14 @@ def measure_domain_losses(
     try:
         for batch in batches:
             here = {name: part.to(device) for name, part in batch.items() if isinstance(part, Tensor)}
-            metric.update(*next_token_losses(model, model_inputs(here)), here["domain"])
+            losses, targets = next_token_losses(model, model_inputs(here))
+            metric.update(losses, targets, here["domain"])
+            if documents is not None:
+                documents.update(losses, targets, here)
     finally:
         model.train(training)
-    losses = (metric.loss_sum / metric.token_count).tolist()
-    return dict(zip(domains, losses, strict=True))
+    means = (metric.loss_sum / metric.token_count).tolist()
+    return dict(zip(domains, means, strict=True))
 
 
 def mean_loss(losses: Mapping[str, float]) -> float:

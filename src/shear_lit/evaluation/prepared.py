@@ -8,6 +8,7 @@ from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
+from shear_lit.evaluation.suites.processes import ALONE, Processes
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config
@@ -31,6 +32,10 @@ class ValidationText:
     """Batches of ``tokens`` and ``domain``: the same ones, in the same order, as a run validates on."""
     tokenizer: str
     """Fingerprint of the tokenizer that made the tokens."""
+    knows_documents: bool
+    """Whether batches say which document a token is of."""
+    data: str
+    """Fingerprint of the prepared data."""
 
 
 def open_validation_text(
@@ -41,8 +46,11 @@ def open_validation_text(
     micro_batch: int,
     cross_document_attention: bool = True,
     remote: RemoteSettings = REMOTE,
+    processes: Processes = ALONE,
 ) -> ValidationText:
     """Open the validation split of prepared data for a model, of which only the config and tokenizer are read.
+
+    Several processes have batches of their own, which together are all.
 
     Raises:
         SourceError: the model cannot be used.
@@ -63,14 +71,20 @@ def open_validation_text(
     )
     if has_tokenizer(model):
         check_made_by(manifest, model)
+    loader = ValidationLoader(
+        store,
+        sequences=sequences_per_domain,
+        micro_batch=micro_batch,
+        documents_apart=not cross_document_attention,
+        rank=processes.rank,
+        world_size=processes.size,
+    )
+    loader.documents_numbered = True
     return ValidationText(
         model=model,
         domains=store.domains,
-        batches=ValidationLoader(
-            store,
-            sequences=sequences_per_domain,
-            micro_batch=micro_batch,
-            documents_apart=not cross_document_attention,
-        ),
+        batches=loader,
         tokenizer=manifest.tokenizer.fingerprint,
+        knows_documents=store.knows_documents,
+        data=manifest.fingerprint,
     )

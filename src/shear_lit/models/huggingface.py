@@ -46,18 +46,18 @@ _OF_ODD_VALUES = (TypeError, KeyError, AttributeError, IndexError, AssertionErro
 """What classes of transformers raise where a value of a config is none."""
 
 
-def read_config(source: str, *, also: Sequence[Path] = ()) -> PretrainedConfig:
+def read_config(source: str, *, also: Sequence[Path] = (), for_training: bool = True) -> PretrainedConfig:
     """The config of a model in a local directory or on the hub.
 
     What lies beside it in a local directory is looked at, too, as far as that can be without reading weights: so every
     command that reads a config refuses a model that none can use. ``also``: places outside the directory that its files
-    may be links into, for views that this program makes.
+    may be links into, for views that this program makes. ``for_training``: whether a config with dropout is refused.
 
     Raises:
         SourceError: there is no config, or the model is damaged, quantised, or none that can be trained.
     """
     directory = local_directory(source, (CONFIG,))
-    config = _config_in(directory, source, also)
+    config = _config_in(directory, source, also, for_training=for_training)
     if is_local(source):
         refuse_other_kinds(directory, source)
         if has_weights(directory):
@@ -65,7 +65,9 @@ def read_config(source: str, *, also: Sequence[Path] = ()) -> PretrainedConfig:
     return config
 
 
-def _config_in(directory: Path, source: str, also: Sequence[Path] = ()) -> PretrainedConfig:
+def _config_in(
+    directory: Path, source: str, also: Sequence[Path] = (), *, for_training: bool = True
+) -> PretrainedConfig:
     check_files(directory, source, also)
     if not (directory / CONFIG).exists():
         raise SourceError(
@@ -93,7 +95,7 @@ def _config_in(directory: Path, source: str, also: Sequence[Path] = ()) -> Pretr
     # A config may name one that is fetched from the hub and run.
     config._attn_implementation = None
     config.name_or_path = source
-    check_config(config, source)
+    check_config(config, source, for_training=for_training)
     return config
 
 
@@ -106,7 +108,12 @@ def config_of(entries: Mapping[str, Any]) -> PretrainedConfig:
 
 
 def read_model(
-    source: str, *, dtype: torch.dtype, attention: Attention = "sdpa", also: Sequence[Path] = ()
+    source: str,
+    *,
+    dtype: torch.dtype,
+    attention: Attention = "sdpa",
+    also: Sequence[Path] = (),
+    for_training: bool = True,
 ) -> PreTrainedModel:
     """The model in a local directory or on the hub, with every weight found there and none made up.
 
@@ -115,7 +122,7 @@ def read_model(
     Raises:
         SourceError: as ``read_config``; or there are no safetensors weights, or they do not fit the config.
     """
-    directory, config = _whole(source, also)
+    directory, config = _whole(source, also, for_training=for_training)
     try:
         # Lightning builds models in the context of the run's device, in which transformers reads with accelerate only.
         with torch.device("cpu"):
@@ -225,10 +232,12 @@ def check_sizes(tensors: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, ..
         raise ValueError(f"the tensors are not those of the config: {found}")
 
 
-def _whole(source: str, also: Sequence[Path] = ()) -> tuple[Path, PretrainedConfig]:
+def _whole(
+    source: str, also: Sequence[Path] = (), *, for_training: bool = True
+) -> tuple[Path, PretrainedConfig]:
     """The directory and the config of a model whose weights lie there and fit it, as far as headers tell."""
     directory = local_directory(source, _MODEL_FILES)
-    config = _config_in(directory, source, also)
+    config = _config_in(directory, source, also, for_training=for_training)
     check_weights(directory, config, source, also)
     return directory, config
 
@@ -246,17 +255,17 @@ def tensor_names(source: str) -> frozenset[str]:
     return frozenset(tensors_of(directory, source)) if has_weights(directory) else frozenset()
 
 
-def stored_dtype(source: str) -> str:
+def stored_dtype(source: str, *, for_training: bool = True) -> str:
     """What most numbers of a model's weights are stored in, as torch calls it, for a config that does not say it.
 
     Raises:
         SourceError: the model cannot be read.
     """
-    directory, _ = _whole(source)
+    directory, _ = _whole(source, for_training=for_training)
     return stored_type(tensors_of(directory, source))
 
 
-def source_fingerprint(source: str) -> str:
+def source_fingerprint(source: str, *, for_training: bool = True) -> str:
     """A hash that changes when the config or any tensor of a model does, without reading all of a large one.
 
     SHA-256 over the config's entries and, for every weight file, its size, its header (names, types and sizes) and
@@ -265,7 +274,7 @@ def source_fingerprint(source: str) -> str:
     Raises:
         SourceError: the model cannot be read.
     """
-    directory, config = _whole(source)
+    directory, config = _whole(source, for_training=for_training)
     entries = config.to_dict()
     for stale in ("_name_or_path", "transformers_version"):
         entries.pop(stale, None)

@@ -62,8 +62,10 @@ def check_entries(entries: Mapping[str, Any], source: str) -> None:
     check_values(entries, source)
 
 
-def check_config(config: PretrainedConfig, source: str) -> None:
+def check_config(config: PretrainedConfig, source: str, *, for_training: bool = True) -> None:
     """The same for all values, those that the config class fills in among them, and whether they go together.
+
+    A model that is only measured (``for_training=False``) may have dropout, which then has no effect: OPT's has.
 
     Raises:
         SourceError: a value cannot be one of a model, two of them do not go together, or there is dropout.
@@ -80,7 +82,8 @@ def check_config(config: PretrainedConfig, source: str) -> None:
             )
     _check_heads(entries, source)
     _check_token_ids(entries, source)
-    _refuse_dropout(config, entries, source)
+    if for_training:
+        _refuse_dropout(config, entries, source)
 
 
 def check_values(entries: Mapping[str, Any], source: str) -> None:

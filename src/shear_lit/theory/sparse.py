@@ -7,7 +7,7 @@ proportions among the others as they are.
 
 ``sampled`` draws tokens with the teacher's probabilities, each of which stands for an equal share. The divergence and
 its gradient are right on average over the draws, because both are linear in the shares. The paper draws independently;
-here one number places all draws of a row (deviation D22).
+here one number places all draws of a row (deviation D25).
 """
 
 import math

@@ -27,6 +27,7 @@ from shear_lit.training.run_log import MetricsFile, RunLog
 from shear_lit.training.run_start import check_all_see
 from shear_lit.training.signals import SIGNALS
 from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
+from shear_lit.training.suite_step import SuiteStep
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Boundary(Checkpoint):
         self._saved_step = 0
         self._device_seconds, self._skipped_steps = 0.0, list[int]()
         self._should_stop = False
+        self.suite_step: SuiteStep | None = None
+        """What asks downstream tasks; none where nobody wants them."""
 
     def between_steps(self) -> None:
         """Everything that may happen between two optimizer steps, in this order and no other."""
@@ -79,6 +82,7 @@ class Boundary(Checkpoint):
         if validated:
             self._move_mixture()
             self._write_gates_and_mixture()
+        self._ask_suite()
         if validated or self.log.due:
             self.log.report(validated=validated)
         if self._saves:
@@ -124,6 +128,14 @@ class Boundary(Checkpoint):
         finally:
             self.peers.rest()
         return True
+
+    def _ask_suite(self) -> None:
+        """Ask downstream tasks of the model as it would be cut now, where it is time for them."""
+        if self.suite_step is not None and not self.told and self.suite_step.is_due(self.trainer):
+            self.peers.rest()
+            figures = self.suite_step.ask(self.trainer, self.module)
+            for logger in self.trainer.loggers:
+                logger.log_metrics(figures, step=self._step)
 
     def _move_mixture(self) -> None:
         assert self.module.domain_losses is not None

@@ -20,6 +20,7 @@ from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.disk.names import split_revision
 from shear_lit.disk.writing import write_file
 from shear_lit.evaluation.calibration import CalibrationText
+from shear_lit.evaluation.document_loss import DocumentLosses
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.evaluation.repair_text import data_batches, repair_text
 from shear_lit.models.choices import Attention
@@ -148,6 +149,8 @@ class ShearingModule(L.LightningModule):
         self.domain_loss: DomainLoss | None = None
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
+        self.document_losses: DocumentLosses | None = None
+        """What a validation counts by document, where it is all that is done; this process's part."""
         self.gradient_norm: Tensor | None = None
         """Of the last optimizer step, before it was clipped; on the device."""
         self.skip_nonfinite = 0
@@ -420,7 +423,10 @@ class ShearingModule(L.LightningModule):
         return self._predicted[1]
 
     def on_validation_epoch_start(self) -> None:
-        """Put the gates in force as they are now."""
+        """Put the gates in force as they are now; outside of a run, count by document, too."""
+        if self.trainer.state.fn == "validate":
+            cast(ValidationLoader, self.trainer.val_dataloaders).documents_numbered = True
+            self.document_losses = DocumentLosses()
         if self.game is not None:
             self.game.stand(self.constraint())
 
@@ -430,6 +436,8 @@ class ShearingModule(L.LightningModule):
         found = next_token_losses(self.model, self._inputs(batch))
         losses, targets = (part.view_as(batch["tokens"]) for part in found)
         self.domain_loss.update(losses, targets, batch["domain"])
+        if self.document_losses is not None:
+            self.document_losses.update(losses, targets, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the losses per domain, the same on every rank."""

@@ -95,8 +95,12 @@ def add_to_mixture_log(trainer: L.Trainer, data: DomainData, losses: Mapping[str
     else:
         length = data.manifest.sequence_length
         log = MixtureLog(domains=data.domains, global_batch=data.global_batch, sequence_length=length)
+    references = None if losses is None else data.mixture.read_references()
     change = MixtureChange(
-        step=trainer.global_step, weights=data.weights, losses=None if losses is None else dict(losses)
+        step=trainer.global_step,
+        weights=data.weights,
+        losses=None if losses is None else dict(losses),
+        within_error=references.within_error(losses) if references is not None and losses is not None else (),
     )
     write_mixture_log(path, log.followed_by(change))
 

@@ -37,6 +37,14 @@ def test_log_reads_as_it_was_written_by_file_and_by_run(tmp_path):
     }
 
 
+def test_domains_within_the_error_of_their_reference_are_written_down(tmp_path):
+    doubtful = MixtureChange(
+        step=9, weights={"a": 0.5, "b": 0.5}, losses={"a": 2.5, "b": 0.1}, within_error=("b",)
+    )
+    write_mixture_log(tmp_path / "mixture.json", log(doubtful))
+    assert read_mixture_log(tmp_path).updates == (doubtful,)
+
+
 def test_loss_that_was_not_measured_is_null_on_disk(tmp_path):
     write_mixture_log(tmp_path / "mixture.json", log(change(0, 0.5, {"a": math.nan, "b": 1.0})))
     assert "NaN" not in (tmp_path / "mixture.json").read_text()

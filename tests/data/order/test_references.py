@@ -63,3 +63,15 @@ def test_losses_of_another_tokenizer_are_refused():
     References(losses={}).check_tokenizer(made_by("e" * 64), is_same)
     with pytest.raises(DataError, match="two tokenizers"):
         REFERENCES.check_tokenizer(made_by("e" * 64), is_same)
+
+
+def test_losses_within_the_error_of_their_reference_are_named():
+    references = References(losses={"a": 2.0, "b": 1.0}, errors={"a": 0.05, "b": 0.01})
+    assert references.within_error({"a": 2.09, "b": 1.03}) == ("a",)
+    assert References(losses={"a": 2.0}).within_error({"a": 2.0}) == ()
+
+
+def test_errors_are_of_all_domains_or_of_none(tmp_path):
+    write_references(tmp_path / "r.yaml", References(losses={"a": 2.0, "b": 1.0}, errors={"a": 0.05}))
+    with pytest.raises(DataError, match="one for each domain, or none"):
+        read_references(tmp_path / "r.yaml")

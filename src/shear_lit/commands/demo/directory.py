@@ -71,13 +71,16 @@ class DemoDirectory:
         """Measure the source's losses, and write them for the mixture."""
         sizes = self.numbers.evaluation_sequences, self.numbers.evaluation_micro_batch
         references = measure(str(source), str(self.data), str(self.references), *sizes, device="cpu")
+        assert references is not None, "there is one process"
         logger.info("%s", references)
         return references.measured
 
     def evaluate(self, model: Path) -> DomainLosses:
         """Measure a model's losses on the sequences on which the source's were measured."""
         sizes = self.numbers.evaluation_sequences, self.numbers.evaluation_micro_batch
-        return evaluate(str(model), str(self.data), *sizes, device="cpu")
+        losses = evaluate(str(model), str(self.data), *sizes, device="cpu")
+        assert losses is not None, "there is one process"
+        return losses
 
     def rank(self, source: Path, criterion: Criterion = "default") -> Path:
         """Order the source's units, and give the file of the scores."""

@@ -1,11 +1,12 @@
 """What the demo found, for people and for programs; every verdict is computed from the table."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from shear_lit.evaluation.domain_loss import mean_loss
+from shear_lit.evaluation.tables import markdown_table
 
 SOURCE_WEIGHTS = (
     "The source's weights are 4-bit ones, dequantised to float32: compare with this source, "
@@ -199,18 +200,3 @@ class DemoResult:
                 "```",
             ]
         )
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads well as it is, too: the first column to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cells[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)),
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
-    return "\n".join([line(header), rule, *map(line, rows)])

@@ -32,6 +32,8 @@ class MixtureChange:
     """Fraction of each domain; they sum to 1."""
     losses: dict[str, float] | None
     """Nats per token that the mixture followed, nan where none was measured; none for what a run begins with."""
+    within_error: tuple[str, ...] = ()
+    """Domains whose loss is no further from its reference than the reference's own 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,8 @@ def _entry(change: MixtureChange) -> dict[str, Any]:
     losses = change.losses
     if losses is not None:  # JSON knows no nan
         losses = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}  # type: ignore[misc]
-    return {"step": change.step, "weights": change.weights, "losses": losses}
+    doubtful = {"within_error": list(change.within_error)} if change.within_error else {}
+    return {"step": change.step, "weights": change.weights, "losses": losses, **doubtful}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,7 @@ class _Update:
     step: int
     weights: dict[str, float]
     losses: dict[str, float | None] | None = None
+    within_error: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,4 +155,4 @@ def _change_of(update: _Update, domains: set[str], *, bare: bool) -> MixtureChan
         raise ValueError(f"the losses of step {update.step} are not those of its domains")
     read = None if losses is None else {n: math.nan if v is None else float(v) for n, v in losses.items()}
     weights = {name: float(weight) for name, weight in update.weights.items()}
-    return MixtureChange(step=update.step, weights=weights, losses=read)
+    return MixtureChange(step=update.step, weights=weights, losses=read, within_error=update.within_error)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class References:
     """Fingerprint of the tokenizer of the text they were measured on; empty if it is not known."""
     cross_document_attention: bool | None = None
     """Whether attention crossed documents when they were measured; none if it is not known."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Standard errors of the losses, by domain; empty if they are not known."""
 
     def for_domains(self, domains: tuple[str, ...], where: str) -> list[float]:
         """The losses in the order of ``domains``, those of ``where``.
@@ -50,6 +52,13 @@ class References:
                     key=_KEY,
                 )
         return [float(self.losses[name]) for name in domains]
+
+    def within_error(self, losses: Mapping[str, float]) -> tuple[str, ...]:
+        """The domains of ``losses`` that are no further from their reference than its 95 % interval."""
+        known = [name for name in losses if name in self.errors]
+        return tuple(
+            name for name in known if abs(losses[name] - self.losses[name]) <= 1.96 * self.errors[name]
+        )
 
     def check_tokenizer(
         self, made_by: TokenizerRecord, is_same: Callable[[TokenizerRecord, str], bool]
@@ -119,6 +128,10 @@ def _references_of(path: str | Path, content: Any) -> References:
         raise _malformed(path, str(error)) from error
     if not found.losses or not all(is_domain_name(name) for name in found.losses):
         raise _malformed(path, f"`losses` is {shown(found.losses)}: nats per token by domain are expected")
+    if found.errors and found.errors.keys() != found.losses.keys():
+        raise _malformed(
+            path, f"`errors` is {shown(found.errors)}: one for each domain, or none, is expected"
+        )
     return replace(found, losses={name: float(loss) for name, loss in found.losses.items()})
 
 

@@ -88,6 +88,13 @@ class SequenceDocuments:
             begins[end] = end
         return place - np.maximum.accumulate(begins)
 
+    def numbers(self, sequence: int, length: int) -> NDArray[np.int64]:
+        """The number of each token's document in the chunk, from 1; 0 is the rest of one that began before it."""
+        first, last = int(self.firsts[sequence]), int(self.firsts[sequence + 1])
+        return first + np.searchsorted(self.starts[first:last], np.arange(length), side="right").astype(
+            np.int64
+        )
+
 
 class Chunks(Protocol):
     """Chunks by the folder of their domain and split (``wiki/prune``), wherever they lie."""

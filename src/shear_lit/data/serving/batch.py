@@ -23,6 +23,8 @@ class DomainBatch(TypedDict):
     """Index of the micro-batch within its global batch, over all ranks."""
     positions: NotRequired[Tensor]
     """Position of each token in its document, Int64[sequences, sequence_length]; there where documents are apart."""
+    document: NotRequired[Tensor]
+    """Number of each token's document in its domain, Int64[sequences, sequence_length]; there where it is asked for."""
     loss_mask: NotRequired[Tensor]
     """Whether each token is to be predicted, Bool[sequences, sequence_length]; there where some are not."""
     keys: NotRequired[list[tuple[int, int]]]

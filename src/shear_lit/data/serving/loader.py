@@ -239,6 +239,8 @@ class ValidationLoader:
             )
         self._store, self._micro, self.rank, self.world_size = store, micro_batch, rank, world_size
         self._documents_apart = documents_apart
+        self.documents_numbered = False
+        """Whether each batch says which document of its domain a token is of, where that is known."""
         if documents_apart:
             store.check_documents()
         self._keys: list[Key] = [
@@ -266,7 +268,8 @@ class ValidationLoader:
         """Yield this rank's batches."""
         for index in range(self.rank, len(self) * self.world_size, self.world_size):
             keys = self._keys[index * self._micro : (index + 1) * self._micro]
-            batch = self._store.read(keys, documents_apart=self._documents_apart)
+            numbered = self.documents_numbered and self._store.knows_documents
+            batch = self._store.read(keys, documents_apart=self._documents_apart, documents_numbered=numbered)
             batch["micro_batch"] = index
             yield batch
 

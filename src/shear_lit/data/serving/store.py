@@ -77,7 +77,7 @@ class SequenceStore(Dataset[DomainBatch]):
         Raises:
             DataError: the data was prepared by a version that did not write it down, or has nothing that tells it.
         """
-        if all(chunk.documents is not None for record in self._splits for chunk in record.chunks):
+        if self.knows_documents:
             return
         earlier = (
             "was prepared by an earlier version, which did not write down where documents begin. "
@@ -99,9 +99,18 @@ class SequenceStore(Dataset[DomainBatch]):
     def __getitems__(self, keys: Sequence[Key]) -> DomainBatch:
         return self.read(keys)
 
-    def read(self, keys: Sequence[Key], *, documents_apart: bool = False) -> DomainBatch:
+    @property
+    def knows_documents(self) -> bool:
+        """Whether it is written down where all documents begin."""
+        return all(chunk.documents is not None for record in self._splits for chunk in record.chunks)
+
+    def read(
+        self, keys: Sequence[Key], *, documents_apart: bool = False, documents_numbered: bool = False
+    ) -> DomainBatch:
         """Read the sequences of one micro-batch; where documents are apart, with the position of each token in its.
 
+        ``documents_numbered``: with the number of each token's document in its domain's split; one that goes on in
+        the next chunk has two.
         A batch has a ``loss_mask`` where one of its sequences is of a split with padding or with masked tokens.
         """
         tokens = np.empty((len(keys), self.sequence_length), dtype=np.int64)
@@ -115,6 +124,11 @@ class SequenceStore(Dataset[DomainBatch]):
         if documents_apart:
             positions = [self._bounds(p).positions(p.row, self.sequence_length) for p in places]
             batch["positions"] = torch.from_numpy(np.stack(positions))
+        if documents_numbered:
+            numbers = [
+                (p.number << 32) + self._bounds(p).numbers(p.row, self.sequence_length) for p in places
+            ]
+            batch["document"] = torch.from_numpy(np.stack(numbers))
         if any(self._masked[place.domain] for place in places):
             batch["loss_mask"] = torch.from_numpy(np.stack([self._loss_mask(place) for place in places]))
         return batch
