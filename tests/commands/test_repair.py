@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from shear_lit.commands import exporting as command
+from shear_lit.commands import repairing
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
@@ -80,6 +81,16 @@ def test_mistakes_are_named_before_weights_are_read(toy, tmp_path, scores, monke
         export(**{"gates": scores, "output": str(tmp_path / "out"), "target": TARGET, **given})
     assert all(word in str(found.value) for word in words), found.value
     assert not list(tmp_path.glob("out*"))
+
+
+def test_repair_that_takes_more_memory_than_there_is_is_refused_before_weights_are_read(
+    toy, tmp_path, scores, monkeypatch
+):
+    monkeypatch.setattr(repairing, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(command, "read_model", lambda *args, **options: pytest.fail("weights were read"))
+    with pytest.raises(DataError, match=r"GB on cpu, where 0\.0 GB are free\. Use fewer") as found:
+        export(gates=scores, output=str(tmp_path / "out"), target=TARGET, repair=str(toy.data))
+    assert found.value.key == "repair_tokens" and not (tmp_path / "out").exists()
 
 
 def test_too_little_text_for_the_widest_weight_is_refused():

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from shear_lit.data.order.mixture_log import read_mixture_log
-from shear_lit.training import boundary, module
+from shear_lit.training import boundary, module, starting
 from tests.training.forks import run
 from tests.training.runs import fit
 from tests.training.stops import same
@@ -57,7 +57,7 @@ def ordering_after_the_validation():
     def late(self):
         move(self)
         if self.trainer.global_step == 0:
-            self.module.order_gates(self.module.pruning)
+            starting.order_gates(self.module, self.module.pruning)
 
     boundary.Boundary._move_mixture = late
 

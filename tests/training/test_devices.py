@@ -6,6 +6,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from shear_lit.training import starting
 from shear_lit.training.module import ShearingModule
 from tests.training.forks import run
 from tests.training.runs import fit
@@ -61,14 +62,14 @@ def test_validate_makes_no_inference_tensors(toy, tmp_path):
 
 def keep_importance():
     """Keep what gates are ordered by."""
-    measured = ShearingModule._measured_importance
+    measured = starting.measured_importance
 
-    def kept(self, sequences):
-        importance = measured(self, sequences)
-        self.seen = {axis.value: values.clone() for axis, values in importance.items()}
+    def kept(module, pruning):
+        importance = measured(module, pruning)
+        module.seen = {axis.value: values.clone() for axis, values in importance.items()}
         return importance
 
-    ShearingModule._measured_importance = kept
+    starting.measured_importance = kept
 
 
 def flash_attention():

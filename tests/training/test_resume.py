@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from shear_lit.commands.export import export
-from shear_lit.training import boundary, checkpoints
+from shear_lit.training import boundary, checkpoints, starting
 from tests.training.compare import distances, same_order
 from tests.training.forks import run, start
 from tests.training.runs import fit
@@ -75,7 +75,7 @@ def ordering_at_every_start():
     def ordered(self):
         if not hasattr(self, "ordered"):
             self.ordered = True
-            self.module.order_gates(self.module.pruning)
+            starting.order_gates(self.module, self.module.pruning)
         begin(self)
 
     boundary.Boundary.between_steps = ordered

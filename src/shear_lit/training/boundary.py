@@ -26,6 +26,7 @@ from shear_lit.training.run_directory import (
 from shear_lit.training.run_log import MetricsFile, RunLog
 from shear_lit.training.run_start import check_all_see
 from shear_lit.training.signals import SIGNALS
+from shear_lit.training.starting import order_gates, repair_stage, stage_to_repair
 from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
 from shear_lit.training.suite_step import SuiteStep
 
@@ -111,13 +112,13 @@ class Boundary(Checkpoint):
     def _order_gates(self) -> None:
         pruning = self.module.pruning
         if pruning is not None and pruning.ranked and self._step == 0 and not self.told:
-            self.module.order_gates(pruning)
+            order_gates(self.module, pruning)
 
     def _repair_stage(self) -> None:
         """Repair the cut of a stage of the fall that has just begun; a run that is to stop does so when it goes on."""
-        if not self.told and self.module.stage_to_repair:
+        if not self.told and (stage := stage_to_repair(self.module)):
             self.log.check()  # a repair is no training time, and of a loss that is not finite there is none
-            self.module.repair_stage()
+            repair_stage(self.module, stage)
 
     def _validate(self) -> bool:
         """Validate, and say whether it came to its end."""

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
 
 import lightning as L
@@ -18,11 +17,8 @@ from shear_lit.data.serving.batch import DomainBatch, model_inputs
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.disk.names import split_revision
-from shear_lit.disk.writing import write_file
-from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.document_loss import DocumentLosses
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
-from shear_lit.evaluation.repair_text import data_batches, repair_text
 from shear_lit.models.choices import Attention
 from shear_lit.models.family import Family
 from shear_lit.models.head import next_token_losses
@@ -32,7 +28,6 @@ from shear_lit.models.huggingface import (
     run_blocks_again,
     source_fingerprint,
     stored_dtype,
-    without_flash_attention,
 )
 from shear_lit.models.registry import family_of, written_config
 from shear_lit.models.source_files import REVISION, pinned
@@ -40,17 +35,11 @@ from shear_lit.pruning.attach import AttachedGates, attach
 from shear_lit.pruning.constraints import LAGRANGIAN, GateValues, SizeConstraint
 from shear_lit.pruning.game import Game, Schedule
 from shear_lit.pruning.gates import Gates, Multipliers
-from shear_lit.pruning.settings import Pruning, RepairSettings
+from shear_lit.pruning.settings import Pruning
 from shear_lit.pruning.stages import stage_shapes
-from shear_lit.pruning.starts import initial_log_alpha
 from shear_lit.ranges import CountFrom0, as_plain_numbers
 from shear_lit.ranking.criteria import criteria_by_axis, named
-from shear_lit.ranking.importance import Importance
-from shear_lit.ranking.magnitude import whole
-from shear_lit.ranking.measuring import measure
 from shear_lit.ranking.scores import read_scores
-from shear_lit.reporting.model_card import RepairFacts
-from shear_lit.reporting.repair_page import REPAIR_PAGE, repair_page
 from shear_lit.theory.losses import Weights
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
@@ -64,7 +53,6 @@ from shear_lit.training.optimizer import (
     build_optimizer,
     build_schedule,
 )
-from shear_lit.training.repairing import repair_in_place, source_tensors
 from shear_lit.training.strategies import shard
 
 _log = logging.getLogger(__name__)
@@ -160,7 +148,8 @@ class ShearingModule(L.LightningModule):
         self._restored_step = 0
         self._predicted: tuple[int, Tensor] | None = None
         self._ordered_by: str | None = None
-        self._repaired: dict[str, Any] | None = None
+        self.repaired: dict[str, Any] | None = None
+        """What was done to repair the cut that the gates started from, or that of the last stage (`RepairFacts`)."""
         self._taught: dict[str, Any] | None = None
 
     def _read_source(self, source: str) -> None:
@@ -218,7 +207,7 @@ class ShearingModule(L.LightningModule):
         if self.pruning is not None and self.pruning.ranked:
             scores = self.pruning.initial_scores
             self._ordered_by = (
-                named(self._criteria(self.pruning), self.pruning.ranking)
+                named(self.criteria(self.pruning), self.pruning.ranking)
                 if scores is None
                 else read_scores(scores).origin.criterion
             )
@@ -265,107 +254,18 @@ class ShearingModule(L.LightningModule):
         schedule = cast(LambdaLR, self.lr_schedulers())
         apply_settings(self.optimizer_settings, self.trainer.optimizers[0], schedule)
 
-    def order_gates(self, pruning: Pruning) -> None:
-        """Start the gates by the importance of their units: that of a file, or measured on training text."""
-        assert self.gates is not None
-        if pruning.initial_scores is None:
-            importance = self._measured_importance(pruning)
-        else:
-            importance = read_scores(pruning.initial_scores).importance
-        self.gates.start_from(initial_log_alpha(importance, pruning))
-        if pruning.repair is not None and pruning.starts_at_a_cut:
-            self._repair(pruning.repair, pruning.shape, stage=0)
-
-    @property
-    def stage_to_repair(self) -> int:
-        """The stage of the fall that has begun and of which the cut is not repaired yet; 0 where there is none."""
-        if self.pruning is None or self.pruning.repair is None or not self.stages:
-            return 0
-        begun = self._schedule.stage(self.step)
-        return begun if begun > (self._repaired or {}).get("stages", 0) else 0
-
-    def repair_stage(self) -> None:
-        """Refit the cut of the stage that has begun, towards the source as it was read when the run began."""
-        assert self.pruning is not None and self.pruning.repair is not None
-        stage = self.stage_to_repair
-        source = source_tensors(self.source, self.source_fingerprint)
-        self._repair(self.pruning.repair, self.stages[stage - 1], stage=stage, source=source)
-
-    def _repair(
-        self,
-        repair: RepairSettings,
-        shape: ModelShape,
-        *,
-        stage: int,
-        source: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Refit the cut of the gates to ``shape`` in the weights of the whole model, which may be the source itself."""
-        assert self.gates is not None and self.attached is not None and self.model is not None
-        log_alpha = {axis: whole(rows).detach().cpu() for axis, rows in self.gates.log_alpha().items()}
-        values = self.constraint().standing(log_alpha, shape)
-        batches = data_batches(repair, self.data.manifest, self.data.split)
-        text = repair_text(repair, self.data.manifest, self._training_sample(**batches), self.device)
-        found = repair_in_place(
-            self.model,
-            self.source_config,
-            {axis: (gates != 0).float() for axis, gates in values.items()},
-            text,
-            parts=repair.parts,
-            device=self.device,
-            reduce=self._sum_over_ranks,
-            source=source,
-        )
-        read = torch.tensor([text.data.tokens, text.data.sequences])
-        tokens, sequences = self._sum_over_ranks(read).tolist()
-        facts = RepairFacts(
-            tokens=int(tokens),
-            sequences=int(sequences),
-            generated_tokens=text.generated_tokens,
-            data_fingerprint=self.data.manifest.fingerprint,
-            parts=repair.parts,
-            weights=len(found),
-            refitted=sum(item.refitted for item in found),
-            stages=stage,
-        )
-        self._repaired = asdict(facts)
-        if self.trainer.is_global_zero:
-            name = f"repair-stage={stage}.md" if stage else REPAIR_PAGE
-            write_file(Path(self.trainer.default_root_dir) / name, repair_page(found, facts))
-
-    def _measured_importance(self, pruning: Pruning) -> Importance:
-        """The importance of all units, all gates open, the same on every rank.
-
-        It is that of float32 whatever ``trainer.precision`` says; under FSDP2 with bf16-mixed, where weights are
-        gathered in bfloat16 for all passes, that of bfloat16, which differs from it by rounding.
-        """
-        assert self.attached is not None and self.model is not None
-        text = CalibrationText(
-            self._training_sample(sequences=pruning.calibration_sequences, micro_batch=1), self.device
-        )
-        with without_flash_attention(self.model), torch.autocast(self.device.type, enabled=False):
-            found = measure(
-                self.model,
-                self.family,
-                text,
-                self._criteria(pruning),
-                set_gates=self.attached.set,
-                device=self.device,
-                reduce=self._sum_over_ranks,
-                seed=self.seed,
-            )
-        self.zero_grad()
-        return found.importance
-
-    def _training_sample(self, **sizes: int) -> ValidationLoader:
+    def training_sample(self, **sizes: int) -> ValidationLoader:
+        """This process's part of a sample of each domain's training text."""
         ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
         return self.data.training_sample(**ranks, **sizes)
 
-    def _criteria(self, pruning: Pruning) -> dict[Axis, str]:
+    def criteria(self, pruning: Pruning) -> dict[Axis, str]:
         """What orders the units of each gated axis."""
         criteria = criteria_by_axis(pruning.ranking, key="model.pruning.ranking")
         return {axis: criteria[axis] for axis in self.axes}
 
-    def _sum_over_ranks(self, total: Tensor) -> Tensor:
+    def sum_over_ranks(self, total: Tensor) -> Tensor:
+        """A sum over all processes of what this one has."""
         if self.trainer.world_size == 1:
             return total
         return cast(Tensor, self.trainer.strategy.reduce(total.to(self.device), reduce_op="sum")).to(
@@ -376,8 +276,8 @@ class ShearingModule(L.LightningModule):
         """The objective under sampled gates, plus the penalty of their expected sizes."""
         if self.game is None:
             return self._objective(batch, {})
-        apart = self._schedule.pruning.objective != "same"
-        state = self.game.draw(self._schedule, self.trainer.global_step, batch["micro_batch"], apart=apart)
+        apart = self.schedule.pruning.objective != "same"
+        state = self.game.draw(self.schedule, self.trainer.global_step, batch["micro_batch"], apart=apart)
         output = self._objective(batch, state.values)
         output["expected_sizes"] = self.game.expected_sizes(state)
         penalty = self.game.penalty(state, self.scheduled_sparsity())
@@ -417,7 +317,7 @@ class ShearingModule(L.LightningModule):
         if "predicted" not in batch:
             return batch["tokens"][:, 1:].numel()
         if self._predicted is None or self._predicted[0] != self.trainer.global_step:
-            total = self._sum_over_ranks(torch.tensor(batch["predicted"], device=self.device))
+            total = self.sum_over_ranks(torch.tensor(batch["predicted"], device=self.device))
             parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
             self._predicted = self.trainer.global_step, total.clamp(min=1).float() / parts
         return self._predicted[1]
@@ -488,7 +388,7 @@ class ShearingModule(L.LightningModule):
         """Know the last validation's losses again, which the next checkpoint repeats."""
         facts = CheckpointFacts.from_entry(checkpoint[ENTRY], "the one that is resumed")
         self._restored_step, losses = facts.step, facts.losses
-        self._repaired = facts.repair
+        self.repaired = facts.repair
         names = self.data.domains
         if losses.keys() == set(names):
             self.domain_losses = torch.tensor([losses[name] for name in names], dtype=torch.float64)
@@ -505,7 +405,7 @@ class ShearingModule(L.LightningModule):
             constraint=self.constraint(),
             keep_layer_period=self.pruning is not None and self.pruning.keep_layer_period,
             ordered_by=self._ordered_by,
-            repair=self._repaired,
+            repair=self.repaired,
             teacher=self._taught,
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
@@ -534,17 +434,18 @@ class ShearingModule(L.LightningModule):
         return cast(int, self.trainer.global_step) or self._restored_step
 
     @property
-    def _schedule(self) -> Schedule:
+    def schedule(self) -> Schedule:
+        """What is asked of the sizes at each step of stage 1."""
         assert self.pruning is not None
         return Schedule(self.pruning, self.family.shape, self.axes, self.trainer.max_steps, self.stages)
 
     def scheduled_sparsity(self) -> dict[Axis, float]:
         """The sparsity that is asked of every gated axis at the current optimizer step."""
-        return self._schedule.sparsity(self.step)
+        return self.schedule.sparsity(self.step)
 
     def constraint(self) -> SizeConstraint:
         """How sizes are held at the current optimizer step."""
-        return LAGRANGIAN if self.pruning is None else self._schedule.constraint(self.step)
+        return LAGRANGIAN if self.pruning is None else self.schedule.constraint(self.step)
 
     def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         return model_inputs(batch, in_one_row=self.attention == "flash_attention_2")
