@@ -1,5 +1,7 @@
 """One objective of a global batch, also beside a teacher: against whole logits, and for any way of dealing it out."""
 
+import json
+
 import pytest
 import torch
 from torch.nn import functional
@@ -7,7 +9,7 @@ from torch.nn import functional
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
 from shear_lit.data.serving.batch import model_inputs
-from shear_lit.reporting.recipe import read_recipe
+from shear_lit.reporting.recipe import RECIPE, read_recipe
 from shear_lit.theory import losses
 from shear_lit.theory.losses import Weights
 from shear_lit.theory.shape import ModelShape
@@ -199,3 +201,12 @@ def test_source_of_an_export_teaches_what_was_cut_from_it(toy, tmp_path):
 def test_settings_of_a_teacher_become_weights():
     found = Distillation(weight=2.0, language_weight=0.5, temperature=3.0, objective="reverse_kl").weights
     assert found == Weights(language=0.5, divergence=2.0, temperature=3.0, kind="reverse_kl")
+
+
+def test_source_below_the_home_directory_says_what_it_was_pruned_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pruned").mkdir()
+    (tmp_path / "pruned" / RECIPE).write_text(json.dumps({"source": "whole", "source_fingerprint": "a" * 64}))
+    settings = Distillation()
+    assert settings.teacher_of("~/pruned", pruning=False) == "whole"
+    assert settings.teacher_fingerprint("~/pruned", pruning=False) == "a" * 64

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from shear_lit.disk.names import is_sha256
+from shear_lit.disk.names import expanded, is_sha256
 from shear_lit.models.choices import Attention
 from shear_lit.models.head import head_computing
 from shear_lit.models.huggingface import read_model, source_fingerprint
@@ -87,7 +86,7 @@ class Distillation:
         """
         if self.teacher != SOURCE or pruning:
             return source if self.teacher == SOURCE else self.teacher
-        recipe = read_recipe(Path(source))
+        recipe = read_recipe(expanded(source))
         found = None if recipe is None else recipe.get("source")
         if not isinstance(found, str):
             raise RunError(
@@ -100,7 +99,7 @@ class Distillation:
     def teacher_fingerprint(self, source: str, *, pruning: bool) -> str:
         """Of the model to learn from, which need not be there where the recipe of ``source`` knows it."""
         if self.teacher == SOURCE and not pruning:
-            found = (read_recipe(Path(source)) or {}).get("source_fingerprint")
+            found = (read_recipe(expanded(source)) or {}).get("source_fingerprint")
             if isinstance(found, str) and is_sha256(found):
                 return found
         return source_fingerprint(self.teacher_of(source, pruning=pruning))
