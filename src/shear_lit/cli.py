@@ -92,7 +92,8 @@ def _run(name: str, command: Command, flags: list[str]) -> None:
             command.load()(name, command, flags) if command.trains else run_function(name, command, flags)
         )
     if result is not None and str(result):
-        print(result)
+        drawn = getattr(result, "on_terminal", None) if sys.stdout.isatty() else None
+        print(result if drawn is None else drawn())
     if getattr(result, "exit_code", 0):  # the command found something wrong, or was stopped
         raise SystemExit(result.exit_code)
 
