@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -53,6 +54,10 @@ class Comparison:
 
     def differences(self) -> dict[tuple[str, str], dict[str, Difference]]:
         """By the names of a model and of the one that it is compared with, and by what is compared."""
+        return self._differences
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str], dict[str, Difference]]:
         if self.against == ALL:
             pairs = list(combinations(self.models, 2))
         else:
