@@ -38,9 +38,10 @@ class DomainFigures:
     """Documents, or parts of them, that they are of."""
 
     def __str__(self) -> str:
+        bits = f"; {self.bits_per_byte:.4f} ± {self.bits_per_byte_stderr:.4f} bits per byte"
         return (
             f"± {self.stderr:.4f} over {self.documents:,} documents; by document {self.loss_by_document:.4f} ± "
-            f"{self.stderr_by_document:.4f}"
+            f"{self.stderr_by_document:.4f}{'' if math.isnan(self.bits_per_byte) else bits}"
         )
 
 
