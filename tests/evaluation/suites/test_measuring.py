@@ -265,3 +265,16 @@ def test_time_left_follows_the_questions_that_are_left_not_the_rows(asked, tmp_p
     ]
     assert said == [measuring._time(float(seconds)) for seconds in left]
     assert said[-1] == "about 0 s left"
+
+
+def test_any_of_several_answers_counts_and_examples_show_the_first(asked, tmp_path):
+    rows = [{"question": f"q{n}", "answer": [f"first {n}", f"Second {n}."]} for n in range(3)]
+    (tmp_path / "open.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "open.yaml").write_text("task: open\nkind: generation\ndata: open.jsonl\nshots: 1\n")
+    (resolved,) = resolve(read_suite(str(tmp_path / "open.yaml")))
+    task = asking.load_task(resolved, "open")
+    for answer, counts in (("first 0", 1), ("second 0", 1), ("first 1", 0)):
+        assert task.process_results(task.eval_docs[0], [answer])["exact_match"] == counts
+    task.build_all_requests()
+    prompt = task.instances[0].args[0]
+    assert prompt.endswith("Question: q0\nAnswer:") and "Answer: first " in prompt and "[" not in prompt

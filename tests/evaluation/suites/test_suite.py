@@ -188,6 +188,27 @@ def test_file_of_a_suite_that_is_wrong_gets_one_line(asked, tmp_path, lines, wor
     refusal(tmp_path, lines, words)
 
 
+def test_line_separators_inside_a_question_end_no_row(tmp_path):
+    row = {"text": "one two\u2028three\x85four"}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\r\n", newline="")
+    (tmp_path / "task.yaml").write_text("task: a\nkind: cloze\ndata: texts.jsonl\n")
+    assert read_suite(str(tmp_path / "task.yaml")).tasks[0].name == "a"
+
+
+def test_answers_are_everywhere_of_one_kind(tmp_path):
+    for answers, more, words in (
+        (["a", ["b"]], "", "question 2: `answer` is text, or everywhere a list of texts"),
+        ([["a"], "b"], "", "question 2: `answer` is text, or everywhere a list of texts"),
+        ([["a"], []], "", "question 2"),
+        ([["a"], ["b"]], "pattern: x\n", "pattern is for answers that are one text"),
+    ):
+        rows = [{"question": "q", "answer": answer} for answer in answers]
+        (tmp_path / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        (tmp_path / "task.yaml").write_text(f"task: a\nkind: generation\ndata: data.jsonl\n{more}")
+        with pytest.raises(SuiteError, match=re.escape(words)):
+            read_suite(str(tmp_path / "task.yaml"))
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
