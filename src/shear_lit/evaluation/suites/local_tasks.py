@@ -271,7 +271,8 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _check_rows(path: Path, kind: str) -> None:
-    number, kind_of = 0, str
+    kind_of: type = str
+    number = 0
     for number, row in enumerate(_rows(path), start=1):
         if number == 1 and isinstance(row, dict) and isinstance(row.get("answer"), list):
             kind_of = list
