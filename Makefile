@@ -10,7 +10,8 @@
 # make repair repairs a cut of every form of every family, also of models that it trains for a minute each first.
 # make distil compares learning from a cache of a teacher, and from its streams, with what they stand for, in every family
 # and on every strategy, and runs every switch of a fall of sizes on one process and on two, resumed at each stage.
-# make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured.
+# make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured; looks
+# the shipped suites up in the harness's whole registry; and lets two processes share a text.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -67,6 +68,7 @@ distil: .venv/installed-test
 
 scores: .venv/installed-test
 	$(BIN)/python -m tests.evaluation.suites.killed --kills 12 --work runs/scores
+	$(BIN)/python -m tests.evaluation.suites.whole_registry --work runs/scores-registry
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches

@@ -10,7 +10,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from shear_lit.commands.failures import DEBUG, INTERRUPTED, UsageError, failure_of
 from shear_lit.commands.table import COMMANDS, Command
@@ -92,7 +92,8 @@ def _run(name: str, command: Command, flags: list[str]) -> None:
             command.load()(name, command, flags) if command.trains else run_function(name, command, flags)
         )
     if result is not None and str(result):
-        print(result)
+        drawn = getattr(result, "on_terminal", None) if sys.stdout.isatty() else None
+        print(result if drawn is None else drawn())
     if getattr(result, "exit_code", 0):  # the command found something wrong, or was stopped
         raise SystemExit(result.exit_code)
 
@@ -141,11 +142,30 @@ def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def _chosen(command: Command, flags: list[str]) -> Command:
-    """The command itself, or what the word behind its name or one of the given keys makes of it."""
+    """The command itself, or what the word behind its name or a key, given or in a file, makes of it."""
     if flags and flags[0] in command.actions:
         return command.actions[flags[0]]
+    if not command.variants:
+        return command
     given = {re.split(r"[.=]", flag, maxsplit=1)[0].replace("-", "_").lstrip("_") for flag in flags}
+    given |= _keys_of_files(flags)
     return next((variant for key, variant in command.variants.items() if key in given), command)
+
+
+def _keys_of_files(flags: Sequence[str]) -> set[str]:
+    """The keys that files of ``--config`` set; of one that cannot be read, the command says what is wrong."""
+    from shear_lit.disk.names import expanded
+    from shear_lit.disk.reading import read_yaml
+
+    named = [flag.partition("=")[2] for flag in flags if flag.startswith("--config=")]
+    named += [value for flag, value in itertools.pairwise(flags) if flag == "--config"]
+    found: set[str] = set()
+    for name in named:
+        with suppress(OSError, ValueError):
+            content = read_yaml(expanded(name))
+            entries = content.items() if isinstance(content, dict) else ()
+            found |= {str(key) for key, value in entries if value is not None}
+    return found
 
 
 def _flags(command: Command, flags: list[str]) -> list[str]:

@@ -515,6 +515,8 @@ CASES: tuple[Case, ...] = (
         ("{toy}/mha-untied --data={toy}/none", "data=", "no directory"),
         ("{toy}/mha-untied --output={toy}/law.jsonl", "output=", "law.jsonl"),
         ("{toy}/mha-untied --suite=quik --speed=false", "suite='quik'", "Did you mean quick"),
+        ("{toy}/mha-untied --against=nobody", "against='nobody'", "or all for each with each"),
+        ("{toy}/mha-untied --data={toy}/law.jsonl", "data=", "takes at most 64"),
     ),
     *_cases(
         FITTED,

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from shear_lit import cli
+from shear_lit.commands.compare import compare
 from shear_lit.commands.demo import command as demo_command
 from shear_lit.commands.demo import run as command
 from shear_lit.commands.demo import stages
@@ -32,6 +33,9 @@ from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.export import export
 from shear_lit.data.tokens.tokenizer import tokenizer_of
+from shear_lit.evaluation.compared import ComparedModel
+from shear_lit.evaluation.comparison import Comparison
+from shear_lit.evaluation.model_size import ModelSize
 from shear_lit.models.huggingface import read_config
 from shear_lit.models.llama import llama
 from shear_lit.models.writing import WEIGHT_SUFFIXES
@@ -151,8 +155,8 @@ def test_runs_are_commands_that_a_user_can_type(done):
 def test_steps_are_numbered_and_timed(done):
     result, _, _, records = done
     numbered = [record.split("]")[0] for record in records if record.startswith("[") and "took" not in record]
-    assert numbered == [f"[{step}/11" for step in range(1, 12)]
-    assert len(result.seconds) == 11 and all(seconds >= 0 for seconds in result.seconds.values())
+    assert numbered == [f"[{step}/12" for step in range(1, 13)]
+    assert len(result.seconds) == 12 and all(seconds >= 0 for seconds in result.seconds.values())
 
 
 def test_models_have_exactly_the_target_shape_and_are_loaded_by_transformers(done):
@@ -243,6 +247,38 @@ def test_report_shows_every_model_verdict_and_path(done):
         assert part in report, part
 
 
+def test_models_are_compared_at_the_end_by_what_was_measured_before(done):
+    """The figures are those of ``compare``, which is given the same sequences."""
+    result, output, *_ = done
+    found = {model.name: model for model in result.comparison.models}
+    assert list(found) == [SOURCE, CUT, CONTINUED, RANDOM]
+    assert all(
+        found[name].losses[domain].loss == pytest.approx(by_name(result)[name].losses[domain], rel=1e-12)
+        for name in found
+        for domain in DOMAINS
+    )
+    assert found[SOURCE].device_seconds == 0 and found[CONTINUED].device_seconds > 0
+    assert found[CONTINUED].tokens == by_name(result)[CONTINUED].training_tokens
+    again = compare(
+        [by_name(result)[name].directory for name in found],
+        data=str(output / "data"),
+        sequences_per_domain=3,
+        micro_batch=4,
+        speed=False,
+        device="cpu",
+        cache=str(output.parent / "kept"),
+    )
+    mine, theirs = (list(each.differences().values()) for each in (result.comparison, again))
+    assert [{what: str(each) for what, each in rows.items()} for rows in mine] == [
+        {what: str(each) for what, each in rows.items()} for rows in theirs
+    ]
+    report = (output / "report.md").read_text()
+    for table in result.comparison.tables():
+        assert table.in_markdown(3) in report
+    stored = json.loads((output / "results.json").read_text())["comparison"]
+    assert [row["name"] for row in stored["models"]] == list(found)
+
+
 def test_results_for_programs_hold_the_same_numbers(done):
     result, output, *_ = done
     found = json.loads((output / "results.json").read_text())
@@ -271,6 +307,11 @@ def test_curves_of_all_runs_lie_under_the_output(done):
     }
 
 
+SIZE = ModelSize(
+    parameters=1000, without_embeddings=900, flops_per_token=1900, weight_bytes=4000, cache_bytes=10
+)
+
+
 def result_with(*mean_losses):
     models = tuple(
         MeasuredModel(
@@ -292,6 +333,7 @@ def result_with(*mean_losses):
         sequence_length=8,
         prompt="Once",
         new_tokens=4,
+        comparison=Comparison(models=(ComparedModel(name=SOURCE, model="runs/source", size=SIZE),)),
         warnings=("hidden: far from its target",),
         seconds={"all": 1.0},
     )

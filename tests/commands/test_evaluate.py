@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from shear_lit import cli
 from shear_lit.commands import measuring as command
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import measure
@@ -23,6 +24,7 @@ from shear_lit.disk.writing import OutputError
 from shear_lit.evaluation.prepared import EvaluationError
 from shear_lit.models.text_check import TextError
 from tests import tiny
+from tests.evaluation.suites.questions import write_questions
 
 
 def prepared(source, directory, *, sequence_length=12):
@@ -134,3 +136,22 @@ def test_tokenizer_that_cannot_be_loaded_is_said_in_one_line(source, data):
     (Path(source) / "tokenizer.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"^model\.source=.* has no tokenizer that can be loaded"):
         evaluate(str(source), str(data))
+
+
+@pytest.mark.parametrize("flags", [["--config=mine.yaml"], ["--config", "mine.yaml"]])
+def test_file_that_names_a_suite_asks_it(tmp_path, monkeypatch, capsys, flags):
+    pytest.importorskip("lm_eval", reason="the harness asks the questions: pip install shear-lit[eval]")
+    write_questions(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("suite: last-word.yaml\ndry_run: true\n")
+    cli.main(["evaluate", *flags])
+    assert "# last-word" in (said := capsys.readouterr().out) and "yes" in said
+
+
+@pytest.mark.parametrize("content", ["suite: null\nmodel: m\ndata: d\n", "[", "- suite\n"])
+def test_file_that_names_none_is_one_of_losses(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.setattr("shear_lit.commands.evaluate_suite.evaluate_suite", lambda **_: pytest.fail("asked"))
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", f"--config={tmp_path / 'mine.yaml'}"])
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1

@@ -389,11 +389,15 @@ def test_card_of_a_learned_cut_says_how_long_its_gates_learned(tmp_path, trained
     export(str(path), str(tmp_path / "ordered"))
     said = "learned from the order of mean squared gradients of gates for 7 steps"
     assert said in (tmp_path / "ordered" / "README.md").read_text()
+    assert "device-hours" not in (tmp_path / "ordered" / "README.md").read_text()
+    content["callbacks"] = {"Boundary": {"device_seconds": 5400.0}}
     del content["shear_lit"]["pruning"]["ordered_by"]  # as in the paper, or as an earlier version wrote it
     torch.save(content, path)
     export(str(path), str(tmp_path / "out"))
     card = (tmp_path / "out" / "README.md").read_text()
     assert "with learned gates" in card and "chosen by gates that learned for 7 steps on 1,234 tokens" in card
+    assert "in 1.50 device-hours" in card
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["device_seconds"] == 5400.0
     second = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     known = tiny.facts(second.config, tmp_path / "out", target=None)
     again = tiny.write_checkpoint(tmp_path / "second.ckpt", tiny.checkpoint(second, known, {}))

@@ -19,8 +19,10 @@ from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.token_bytes import token_bytes
 from shear_lit.data.tokens.tokenizer import load_tokenizer
 from shear_lit.evaluation.document_loss import DocumentLosses, ratio
+from shear_lit.evaluation.domain_loss import measure_domain_losses
+from shear_lit.evaluation.prepared import open_validation_text
+from shear_lit.evaluation.suites.processes import Processes
 from shear_lit.theory.losses import IGNORED
-from tests.training.forks import run
 
 
 def counted(documents, losses, targets=None, domain=(0,), bytes_of_token=None):
@@ -151,18 +153,27 @@ def test_losses_of_evaluate_are_those_of_ten_lines_of_transformers(toy):
 
 
 def evaluated(model, data):
+    """What one of several processes finds."""
     os.environ["RANK"] = os.environ["LOCAL_RANK"]
     found = evaluate(model, data, sequences_per_domain=5, micro_batch=2)
     return None if found is None else {name: asdict(each) for name, each in found.figures.items()}
 
 
-def test_two_processes_measure_what_one_measures(toy, tmp_path):
-    paths = dict(model=str(toy.source()), data=str(toy.data))
-    first, second = run(evaluated, tmp_path / "log", processes=2, **paths)
-    alone = evaluate(**paths, sequences_per_domain=5, micro_batch=2)
-    assert second is None
-    for name, figures in alone.figures.items():
-        assert first[name] == pytest.approx(asdict(figures), rel=1e-9, nan_ok=True)
+def test_two_processes_measure_what_one_measures(toy):
+    """Their parts, one after the other, put together; two processes of gloo do it in ``make scores``."""
+    model, data = str(toy.source()), str(toy.data)
+    network, parts = AutoModelForCausalLM.from_pretrained(model), []
+    for rank in range(2):
+        text = open_validation_text(
+            data, model, sequences_per_domain=5, micro_batch=2, processes=Processes(rank=rank, size=2)
+        )
+        documents = DocumentLosses(token_bytes(load_tokenizer(model)))
+        measure_domain_losses(network, text.batches, text.domains, documents)
+        parts.append(documents.sums())
+    assert all(parts) and parts[0].keys() != parts[1].keys()
+    documents.take(parts)
+    for number, figures in enumerate(evaluate(model, data, 5, 2).figures.values()):
+        assert asdict(documents.figures(number)) == pytest.approx(asdict(figures), rel=1e-9, nan_ok=True)
 
 
 def test_losses_of_validate_are_those_of_evaluate_also_by_document(toy, tmp_path, capfd):
@@ -171,10 +182,11 @@ def test_losses_of_validate_are_those_of_evaluate_also_by_document(toy, tmp_path
     said = capfd.readouterr().out
     for name, figures in evaluate(str(toy.source()), str(toy.data), 5, 2).figures.items():
         (line,) = re.findall(rf"^{name} .*$", said, re.MULTILINE)
-        loss, error, documents, own, own_error = map(float, re.findall(r"\d+\.?\d*", line))
+        loss, error, documents, own, own_error, *bits = map(float, re.findall(r"\d+\.?\d*", line))
         assert documents == figures.documents
         found = [figures.loss, figures.stderr, figures.loss_by_document, figures.stderr_by_document]
-        assert [loss, error, own, own_error] == pytest.approx(found, abs=1e-4)
+        found += [figures.bits_per_byte, figures.bits_per_byte_stderr]
+        assert [loss, error, own, own_error, *bits] == pytest.approx(found, abs=1e-4)
 
 
 def test_numbers_of_documents_follow_where_they_begin():

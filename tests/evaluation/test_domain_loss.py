@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from shear_lit.evaluation.document_loss import ratio
 from shear_lit.evaluation.domain_loss import DomainLoss, mean_loss, measure_domain_losses
 from shear_lit.theory.losses import IGNORED, Head, next_tokens, token_losses
 from tests import tiny
@@ -88,6 +90,25 @@ def test_domain_that_is_not_finite_leaves_the_others_alone():
     assert math.isnan(losses[0]) and math.isfinite(losses[1])
 
 
+def test_errors_are_those_of_the_ratio_over_sequences():
+    """Sequences of different lengths, over two updates; a domain of one sequence has no error."""
+    logits, tokens = batch()
+    predicted = torch.rand(6, 9, generator=torch.Generator().manual_seed(1)) < 0.6
+    domain = torch.tensor([0, 1, 0, 0, -1, 0])
+    metric = DomainLoss(2)
+    for rows in (slice(0, 3), slice(3, 6)):
+        update(metric, logits[rows], tokens[rows], domain[rows], predicted[rows])
+    metric.compute()
+    sums, sizes = [], []
+    for row in (0, 2, 3, 5):
+        counted = predicted[row, 1:]
+        losses = cross_entropy(logits[row, :-1][counted].double(), tokens[row, 1:][counted], reduction="none")
+        sums.append(float(losses.sum()))
+        sizes.append(float(counted.sum()))
+    assert float(metric.errors[0]) == pytest.approx(ratio(np.array(sums), np.array(sizes))[1], rel=1e-5)
+    assert math.isnan(metric.errors[1])
+
+
 def test_ranks_merge_by_their_sums():
     """Two processes, each with part of the batches, then reduced as declared, are one process with all."""
     logits, tokens = batch()
@@ -97,7 +118,7 @@ def test_ranks_merge_by_their_sums():
         update(rank, logits[rows], tokens[rows], domain[rows])
     whole = DomainLoss(2)
     update(whole, logits, tokens, domain)
-    for state in ("loss_sum", "token_count"):
+    for state in ("loss_sum", "token_count", "products"):
         reduce = whole._reductions[state]
         merged = reduce(torch.stack([getattr(rank, state) for rank in ranks]))
         torch.testing.assert_close(merged, getattr(whole, state), rtol=1e-15, atol=0)

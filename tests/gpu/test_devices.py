@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from shear_lit.commands.compare import compare
 from shear_lit.commands.export import export
 from shear_lit.commands.rank import rank
 from shear_lit.theory.shape import ModelShape
@@ -113,3 +114,12 @@ def test_cut_is_repaired_on_cuda_as_on_the_cpu(toy, tmp_path):
             logits[device] = model(tokens).logits
     scale = float(logits["cpu"].abs().max())
     torch.testing.assert_close(logits["cuda"], logits["cpu"], rtol=0, atol=TINY_RATIO * scale)
+
+
+def test_peak_of_a_comparison_is_that_of_one_model_with_its_cache(toy, tmp_path):
+    """Both models are on the device at once; of each, its weights and what its own passes took are counted."""
+    models = [str(toy.source()), str(toy.source("mha-untied"))]
+    found = compare(models, device="cuda", cache=str(tmp_path))
+    for model in found.models:
+        assert model.speeds.peak_bytes > model.size.weight_bytes
+    assert "peak while it is timed" in str(found)

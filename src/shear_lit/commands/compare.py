@@ -15,6 +15,7 @@ def compare(
     models: list[str],
     data: str | list[str] | None = None,
     suite: str | None = None,
+    against: str | None = None,
     output: str | None = None,
     sequences_per_domain: Count = 32,
     micro_batch: Count = 4,
@@ -25,20 +26,21 @@ def compare(
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     cache: str | None = None,
 ) -> "Comparison":
-    """Compare models with the first one: sizes, speeds, losses by domain, bits per byte, downstream tasks.
+    """Compare models: sizes, memory, speeds, losses by domain, bits per byte, downstream tasks, what training took.
 
     Differences stand with 95 % intervals, by paired bootstrap over the documents and questions that both were given.
     Losses and tasks that were measured before are not measured again.
 
     Args:
-        models: Local Hugging Face directories, hub names, or runs that have an export in `hf`. The first is what the
-            others are compared with: their source.
+        models: Local Hugging Face directories, hub names, or runs that have an export in `hf`. The source first.
         data: Directory that `shear-lit prepare` wrote, or a list of them: each model is measured on the first whose
-            tokenizer it has.
+            tokenizer it has. Or files of text, each a domain, which every model cuts into tokens of its own: their
+            bits per byte can be compared whatever the tokenizers.
         suite: Downstream tasks, as `shear-lit evaluate --suite` takes them.
+        against: The model that the others are compared with; `all`: each with each; null: the first.
         output: Folder to write compare.md and compare.json into, besides printing.
-        sequences_per_domain: Sequences of each domain to measure losses on.
-        micro_batch: Sequences of one forward pass.
+        sequences_per_domain: Sequences of each domain to measure losses on; of files, documents.
+        micro_batch: Sequences of one forward pass; documents of files go one by one.
         questions: At most so many questions of each task; null: what the suite says, or all.
         speed: Whether to time reading and writing, at 1 and 8 sequences; all models are in memory for it.
         dtype: What to compute in; `source`: what the weights are stored in.
@@ -54,6 +56,7 @@ def compare(
     wishes = Wishes(
         data=(data,) if isinstance(data, str) else tuple(data or ()),
         suite=suite,
+        against=against,
         sequences=int(sequences_per_domain),
         micro_batch=int(micro_batch),
         questions=questions,

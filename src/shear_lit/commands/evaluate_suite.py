@@ -29,8 +29,8 @@ def evaluate_suite(
     were measured before are not measured again. Exit code 3: a task could not be asked; it is named, the rest was.
 
     Args:
-        suite: sheared-llama, open-llm-leaderboard-v1, quick, or a YAML file: one task (`task`, `kind`, `data`), the
-            harness's own YAML without code, or a list of `tasks`.
+        suite: sheared-llama, open-llm-leaderboard-v1, quick, offline, or a YAML file: one task (`task`, `kind`,
+            `data`), the harness's own YAML without code, or a list of `tasks`.
         model: Local Hugging Face directory or hub name (organisation/model, or organisation/model@revision).
         output: Folder to write into: results.json in the harness's own layout, results.md, every question with its
             answer, and scalars for TensorBoard.

@@ -379,6 +379,7 @@ def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str)
         tokens=facts.tokens,
         domains=facts.domains,
         losses=facts.losses,
+        device_seconds=facts.device_seconds,
         gated_difference=cut.difference,
         gates=GATES,
         clients=clients.lines(cut.config),

@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from shear_lit.data.serving.remote import RemoteSettings
 from shear_lit.data.tokens.token_bytes import token_bytes
@@ -43,6 +45,12 @@ class DomainLosses:
     """The same with standard errors, by document, and in bits per byte, by domain."""
     clusters: str = "documents"
     """What standard errors are over: ``documents``, or ``sequences`` where it is not known where documents begin."""
+    documents: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Loss, tokens and bytes of every document, by domain; in no file."""
+    text: str = ""
+    """Fingerprint of the prepared data."""
+    dtype: str = "float32"
+    """What was computed in."""
 
     def __str__(self) -> str:
         title = f"{self.model} ({self.parameters:,} parameters) on {self.data}"
@@ -65,7 +73,7 @@ class DomainLosses:
 
     def to_json(self) -> str:
         """What a file says of them."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(asdict(replace(self, documents={})), indent=1) + "\n"
 
 
 def measure_domains(
@@ -118,6 +126,9 @@ def _measured(
         losses=losses,
         figures={name: documents.figures(number) for number, name in enumerate(text.domains)},
         clusters="documents" if text.knows_documents else "sequences",
+        documents={name: documents.by_document(number) for number, name in enumerate(text.domains)},
+        text=text.data,
+        dtype=dtype,
     )
 
 

@@ -26,8 +26,8 @@ from shear_lit.models.choices import Device
 from shear_lit.models.memory import stored_parameters
 from shear_lit.models.source_files import pinned
 
-QUICK = "quick"
-"""The shipped suite whose questions come in a package."""
+PACKAGED = ("quick", "offline")
+"""The shipped suites whose questions come in a package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def suite_named(name: str) -> Suite:
         SuiteError, HarnessError: there is no such suite, or no harness.
     """
     check_harness()
-    return read_suite(name, questions_in=fetch_questions(default_cache()) if name == QUICK else None)
+    return read_suite(name, questions_in=fetch_questions(default_cache()) if name in PACKAGED else None)
 
 
 def score_suite(

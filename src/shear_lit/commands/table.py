@@ -137,7 +137,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         place="shear_lit.commands.compare:compare",
-        line="several models in one table: sizes, speeds, losses, tasks, and how sure their differences are",
+        line="several models in one table: sizes, speeds, losses, tasks, cost, and how sure their differences are",
         several="models",
         words={"model.source": "models", **_MEASURED},
     ),

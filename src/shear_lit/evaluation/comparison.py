@@ -2,198 +2,193 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import combinations
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from shear_lit.evaluation.compared import ComparedModel, differences_of
 from shear_lit.evaluation.document_loss import DomainFigures
-from shear_lit.evaluation.model_size import ModelSize
-from shear_lit.evaluation.paired import Difference, Units, paired_difference
+from shear_lit.evaluation.model_size import CACHED_TOKENS
+from shear_lit.evaluation.paired import Difference
 from shear_lit.evaluation.suites.results import SuiteScores
-from shear_lit.evaluation.tables import markdown_table
+from shear_lit.evaluation.tables import Table, drawn
 
 FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedModel:
-    """One row."""
-
-    name: str
-    """What it is called in the tables."""
-    model: str
-    """Directory of the model, or ``organisation/model@commit``."""
-    size: ModelSize
-    """What it is made of."""
-    losses: Mapping[str, DomainFigures] = field(default_factory=dict)
-    """By domain."""
-    documents: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Loss, tokens and bytes of every document, by domain."""
-    text: str = ""
-    """Fingerprint of the data that losses were measured on."""
-    scores: SuiteScores | None = None
-    """Downstream tasks."""
-    speeds: Mapping[str, float] = field(default_factory=dict)
-    """Tokens per second."""
-    tokens: int = 0
-    """Tokens that it and what it was made from were trained on here."""
+ALL = "all"
+"""Every model is compared with every other."""
+_TITLE = "Comparison"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Models, the first of which the others are compared with."""
+    """Models, and with which of them the others are compared."""
 
     models: tuple[ComparedModel, ...]
     """In the order in which they were named."""
+    against: str = ""
+    """The name of the model that the others are compared with; empty: the first; ``ALL``: each with each."""
 
     def __str__(self) -> str:
-        parts = ["# Comparison", self._size_table()]
-        if any(model.losses for model in self.models):
-            parts += [
-                "## Losses",
-                self._loss_table(bits=False),
-                "## Bits per byte",
-                self._loss_table(bits=True),
-            ]
-        if any(model.scores for model in self.models):
-            parts += ["## Downstream tasks", self._score_table()]
-        if differences := self.differences():
-            parts += [f"## Differences from {self.models[0].name}", self._difference_table(differences)]
-        return "\n\n".join(parts)
+        return "\n\n".join([f"# {_TITLE}", *(table.in_markdown() for table in self.tables())])
 
-    def differences(self) -> dict[str, dict[str, Difference]]:
-        """By model and by what is compared: the losses by domain and their mean, each task and their average."""
-        first, *others = self.models
-        return {model.name: found for model in others if (found := _differences(first, model))}
+    def on_terminal(self, *, width: int | None = None) -> str:
+        """The same, drawn for a terminal."""
+        return drawn(self.tables(), width=width)
+
+    def tables(self) -> list[Table]:
+        """Sizes, losses, tasks and differences, as far as there are any."""
+        found = [self._size_table()]
+        if any(model.losses for model in self.models):
+            found += [self._loss_table(bits=False), self._loss_table(bits=True)]
+        if any(model.scores for model in self.models):
+            found.append(self._score_table())
+        differences = self.differences()
+        return [*found, _difference_table(differences)] if differences else found
+
+    @property
+    def base(self) -> ComparedModel:
+        """The model that retention refers to: the one that the others are compared with, or the first."""
+        return next((model for model in self.models if model.name == self.against), self.models[0])
+
+    def differences(self) -> dict[tuple[str, str], dict[str, Difference]]:
+        """By the names of a model and of the one that it is compared with, and by what is compared."""
+        return self._differences
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str], dict[str, Difference]]:
+        if self.against == ALL:
+            pairs = list(combinations(self.models, 2))
+        else:
+            pairs = [(self.base, model) for model in self.models if model is not self.base]
+        found = {(other.name, first.name): differences_of(first, other) for first, other in pairs}
+        return {names: each for names, each in found.items() if each}
 
     def retention(self, model: ComparedModel) -> float:
-        """The average of a model's tasks as a fraction of the first one's; nan where one has none."""
-        own, first = model.scores, self.models[0].scores
-        return own.average / first.average if own and first else math.nan
+        """The average of a model's tasks as a fraction of the base's; nan where one has none."""
+        own, base = model.scores, self.base.scores
+        return own.average / base.average if own and base else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        differences = [
+            {"model": model, "against": against, "of": what, **asdict(each), "holds_zero": each.holds_zero}
+            for (model, against), rows in self.differences().items()
+            for what, each in rows.items()
+        ]
+        models = [self._entry(model) for model in self.models]
+        whole = {"format": FORMAT, "models": models, "base": self.base.name, "differences": differences}
+        return dict(_without_nan(whole))
 
     def to_json(self) -> str:
-        """All of it, for programs."""
-        models = []
-        for model in self.models:
-            entries = {
-                "name": model.name,
-                "model": model.model,
-                **asdict(model.size),
-                "speeds": dict(model.speeds),
-            }
-            entries |= {
-                "tokens": model.tokens,
-                "losses": {name: asdict(f) for name, f in model.losses.items()},
-            }
-            if model.scores is not None:
-                entries |= {
-                    "scores": model.scores.to_dict()["results"],
-                    "average": _finite(model.scores.average),
-                }
-                entries["retention"] = _finite(self.retention(model))
-            models.append(entries)
-        found = {
-            name: {what: asdict(each) for what, each in rows.items()}
-            for name, rows in self.differences().items()
+        """The same, as text."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def _entry(self, model: ComparedModel) -> dict[str, Any]:
+        speeds = model.speeds
+        entries = {
+            **{"name": model.name, "model": model.model, **asdict(model.size)},
+            "speeds": dict(speeds.tokens_per_second) if speeds else {},
+            "peak_bytes": speeds.peak_bytes if speeds else None,
+            **{"tokens": model.tokens, "device_seconds": model.device_seconds},
+            "losses": {name: asdict(figures) for name, figures in model.losses.items()},
         }
-        whole = {"format": FORMAT, "models": models, "differences_from_first": found}
-        return json.dumps(_without_nan(whole), indent=1) + "\n"
+        if model.scores is not None:
+            entries["scores"] = model.scores.to_dict()["results"]
+            entries |= {"average": model.scores.average, "retention": self.retention(model)}
+        return entries
 
-    def _size_table(self) -> str:
-        kinds = list(self.models[0].speeds)
-        rows = [
-            [
-                *(model.name, f"{model.size.parameters:,}", f"{model.size.without_embeddings:,}"),
-                *(f"{model.size.flops_per_token / 1e6:,.0f}", f"{model.size.weight_bytes / 1e6:,.0f}"),
-                *(f"{model.speeds[kind]:,.1f}" for kind in kinds),
-                f"{model.tokens:,}",
+    def _size_table(self) -> Table:
+        """Figures below each other and models beside each other: there are more figures than models."""
+        figures = {
+            "parameters": [f"{model.size.parameters:,}" for model in self.models],
+            "without embeddings": [f"{model.size.without_embeddings:,}" for model in self.models],
+            "MFLOPs per token": [f"{model.size.flops_per_token / 1e6:,.0f}" for model in self.models],
+            "weights, MB": [_megabytes(model.size.weight_bytes) for model in self.models],
+            f"KV cache of {CACHED_TOKENS:,} tokens, MB": [
+                _megabytes(model.size.cache_bytes) for model in self.models
+            ],
+        }
+        measured = [model.speeds for model in self.models if model.speeds]
+        if any(speeds.peak_bytes is not None for speeds in measured):
+            figures["peak while it is timed, MB"] = [
+                _megabytes(model.speeds.peak_bytes if model.speeds else None) for model in self.models
             ]
+        for kind in measured[0].tokens_per_second if measured else ():
+            figures[f"{kind}, tokens/s"] = [
+                f"{model.speeds.tokens_per_second[kind]:,.1f}" if model.speeds else "-"
+                for model in self.models
+            ]
+        figures["trained here on, tokens"] = [f"{model.tokens:,}" for model in self.models]
+        figures["trained here for, device-hours"] = [
+            "unknown" if math.isnan(model.device_seconds) else f"{model.device_seconds / 3600:,.2f}"
             for model in self.models
         ]
-        heads = ["model", "parameters", "without embeddings", "MFLOPs per token", "MB of weights"]
-        return markdown_table([*heads, *(f"{kind} tokens/s" for kind in kinds), "trained on"], rows)
+        rows = tuple((what, *cells) for what, cells in figures.items())
+        return Table(title="Sizes", header=("", *(model.name for model in self.models)), rows=rows)
 
-    def _loss_table(self, *, bits: bool) -> str:
+    def _loss_table(self, *, bits: bool) -> Table:
         domains = list(dict.fromkeys(name for model in self.models for name in model.losses))
-        rows = [
-            [model.name, *(_loss(model.losses.get(name), bits=bits) for name in domains)]
+        rows = tuple(
+            (
+                model.name,
+                *(_loss(model.losses.get(name), bits=bits) for name in domains),
+                _number(_mean([_value(each, bits=bits) for each in model.losses.values()])),
+            )
             for model in self.models
-        ]
-        for row, model in zip(rows, self.models, strict=True):
-            row.append(_number(_mean([_value(each, bits=bits) for each in model.losses.values()])))
-        return markdown_table(["model", *domains, "mean"], rows)
+        )
+        title, note = ("Bits per byte", "") if bits else ("Losses", "Nats per token, ± one standard error.")
+        return Table(title=title, header=("model", *domains, "mean"), rows=rows, note=note)
 
-    def _score_table(self) -> str:
+    def _score_table(self) -> Table:
         named = next(model.scores for model in self.models if model.scores)
         tasks = [outcome.resolved.task.name for outcome in named.outcomes]
-        rows = []
-        for model in self.models:
-            found = {o.resolved.task.name: o for o in model.scores.outcomes} if model.scores else {}
-            cells = [
-                f"{100 * found[t].value:.2f} ± {100 * found[t].stderr:.2f}"
-                if t in found and not found[t].problem
-                else "-"
-                for t in tasks
-            ]
-            average = model.scores.average if model.scores else math.nan
-            rows.append([model.name, *cells, _percent(average), _percent(self.retention(model))])
+        rows = [
+            (
+                *(model.name, f"{model.size.parameters:,}", *_task_cells(model.scores, tasks)),
+                *(_average(model.scores), _percent(self.retention(model))),
+            )
+            for model in self.models
+        ]
         for row in named.published.rows if named.published else ():
             cells = [_published(row.tasks.get(task)) for task in tasks]
-            rows.append([f"{row.model} (published)", *cells, _published(row.average), ""])
-        source = f"\n\nPublished: {named.published.source}" if named.published else ""
-        return markdown_table(["model", *tasks, "average %", "retention %"], rows) + source
-
-    def _difference_table(self, differences: Mapping[str, Mapping[str, Difference]]) -> str:
-        rows = [
-            [name, what, str(each)] for name, found in differences.items() for what, each in found.items()
+            rows.append((f"{row.model} (published)", row.size, *cells, _published(row.average), ""))
+        notes = [
+            f"In percent, ± one standard error. Retention: the average as a share of {self.base.name}'s."
         ]
-        said = (
-            "95 % intervals by paired bootstrap over documents or questions; `0 inside`: nothing tells which is ahead. "
-            "Losses: lower is better; tasks: higher is."
-        )
-        return f"{markdown_table(['model', 'of', 'difference'], rows)}\n\n{said}"
+        notes += [f"Published: {named.published.source}"] if named.published else []
+        header = ("model", "parameters", *tasks, "average", "retention")
+        return Table(title="Downstream tasks", header=header, rows=tuple(rows), note="\n\n".join(notes))
 
 
-def _differences(first: ComparedModel, other: ComparedModel) -> dict[str, Difference]:
-    found = {}
-    if first.text and first.text == other.text:
-        groups = {
-            name: _document_units(first.documents[name], other.documents[name]) for name in first.documents
-        }
-        groups = {name: group for name, group in groups.items() if group.sizes.sum() > 0}
-        found = {f"loss, {name}": paired_difference([group]) for name, group in groups.items()}
-        if groups:
-            found["loss, mean"] = paired_difference(list(groups.values()))
-    if first.scores and other.scores:
-        found |= _task_differences(first.scores, other.scores)
-    return found
+def _difference_table(differences: dict[tuple[str, str], dict[str, Difference]]) -> Table:
+    note = (
+        "95 % intervals by paired bootstrap over documents or questions; `0 inside`: nothing tells which is ahead. "
+        "Losses and bits per byte: lower is better; tasks: higher is."
+    )
+    rows = tuple(
+        (model, against, what, str(each))
+        for (model, against), found in differences.items()
+        for what, each in found.items()
+    )
+    return Table(title="Differences", header=("model", "against", "in", "difference"), rows=rows, note=note)
 
 
-def _document_units(first: NDArray[np.float64], other: NDArray[np.float64]) -> Units:
-    return Units(differences=other[:, 0] - first[:, 0], sizes=first[:, 1])
+def _task_cells(scores: SuiteScores | None, tasks: Sequence[str]) -> list[str]:
+    found = {each.resolved.task.name: each for each in scores.outcomes} if scores else {}
+    return [
+        f"{100 * found[task].value:.2f} ± {100 * found[task].stderr:.2f}"
+        if task in found and not found[task].problem
+        else "-"
+        for task in tasks
+    ]
 
 
-def _task_differences(first: SuiteScores, other: SuiteScores) -> dict[str, Difference]:
-    """By task; a group is all of its questions, as its figure weighs them."""
-    pairs = {
-        mine.resolved.task.name: _question_units(mine.question_values, theirs.question_values)
-        for mine, theirs in zip(first.outcomes, other.outcomes, strict=True)
-        if not mine.problem and not theirs.problem
-    }
-    pairs = {name: units for name, units in pairs.items() if len(units.sizes)}
-    found = {f"task, {name}": paired_difference([units]) for name, units in pairs.items()}
-    averaged = [pairs[name] for name in first.suite.average if name in pairs]
-    if averaged and len(averaged) == len(first.suite.average):
-        found["tasks, average"] = paired_difference(averaged)
-    return found
-
-
-def _question_units(first: NDArray[np.float64], other: NDArray[np.float64]) -> Units:
-    count = len(first) if len(first) == len(other) else 0
-    return Units(differences=other[:count] - first[:count], sizes=np.ones(count))
+def _average(scores: SuiteScores | None) -> str:
+    if scores is None or math.isnan(scores.average):
+        return "-"
+    return f"{100 * scores.average:.2f} ± {100 * scores.average_stderr:.2f}"
 
 
 def _value(figures: DomainFigures, *, bits: bool) -> float:
@@ -217,15 +212,15 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:,.1f}"
 
 
 def _published(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _without_nan(value: Any) -> Any:

@@ -38,9 +38,10 @@ class DomainFigures:
     """Documents, or parts of them, that they are of."""
 
     def __str__(self) -> str:
+        bits = f"; {self.bits_per_byte:.4f} ± {self.bits_per_byte_stderr:.4f} bits per byte"
         return (
             f"± {self.stderr:.4f} over {self.documents:,} documents; by document {self.loss_by_document:.4f} ± "
-            f"{self.stderr_by_document:.4f}"
+            f"{self.stderr_by_document:.4f}{'' if math.isnan(self.bits_per_byte) else bits}"
         )
 
 
@@ -50,6 +51,7 @@ class DocumentLosses:
     def __init__(self, bytes_of_token: NDArray[np.int64] | None = None) -> None:
         """Count; ``bytes_of_token`` tells what the tokens stand for."""
         self._bytes = None if bytes_of_token is None else torch.from_numpy(bytes_of_token)
+        self._knows_bytes = bytes_of_token is not None
         self._sums: dict[tuple[int, int], Array] = {}
 
     def update(
@@ -88,6 +90,13 @@ class DocumentLosses:
             for key, row in part.items():
                 self._sums[key] = self._sums[key] + row if key in self._sums else row
 
+    def know_bytes(self, domain: int, sizes: Float64[np.ndarray, "documents"]) -> None:
+        """Take the bytes of each document of a domain, in the order of their numbers, from whoever knows the text."""
+        keys = sorted(key for key in self._sums if key[0] == domain)
+        for key, size in zip(keys, sizes, strict=True):
+            self._sums[key] = np.array([*self._sums[key][:2], size])
+        self._knows_bytes = True
+
     def by_document(self, domain: int) -> Float64[np.ndarray, "documents 3"]:
         """Loss, tokens and bytes of each document of a domain, in the order of their numbers."""
         rows = [self._sums[key] for key in sorted(self._sums) if key[0] == domain]
@@ -96,8 +105,7 @@ class DocumentLosses:
     def figures(self, domain: int) -> DomainFigures:
         """What was measured of a domain."""
         loss, tokens, size = self.by_document(domain).T
-        known = self._bytes is not None
-        bits, bits_stderr = ratio(loss / math.log(2), size) if known else (math.nan, math.nan)
+        bits, bits_stderr = ratio(loss / math.log(2), size) if self._knows_bytes else (math.nan, math.nan)
         mean, stderr = ratio(loss, tokens)
         own, own_stderr = ratio(loss / tokens, np.ones_like(tokens))
         return DomainFigures(

@@ -24,12 +24,17 @@ class DomainLoss(Metric):
     higher_is_better = False
     loss_sum: Tensor
     token_count: Tensor
+    products: Tensor
+    """By domain, over sequences: their number, and the sums of loss x loss, loss x tokens and tokens x tokens."""
+    errors: Tensor
+    """The standard errors of the means that ``compute`` found last, over sequences; nan with fewer than two."""
 
     def __init__(self, domains: int) -> None:
         """Measure ``domains`` domains, numbered from 0."""
         super().__init__()
         for state in ("loss_sum", "token_count"):
             self.add_state(state, torch.zeros(domains, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("products", torch.zeros(4, domains, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -43,12 +48,21 @@ class DomainLoss(Metric):
         # A comparison instead of a scatter: the same sums in the same order on every device, and no wait for one.
         member = domain[:, None] == torch.arange(len(self.loss_sum), device=domain.device)
         # Not in place: after a reset in inference mode the sums could not be changed outside of it.
+        sizes = counted.sum(1)[:, None].double()
         self.loss_sum = self.loss_sum + torch.where(member, sums, 0.0).sum(0)
-        self.token_count = self.token_count + (member * counted.sum(1)[:, None]).sum(0)
+        self.token_count = self.token_count + (member * sizes).sum(0)
+        products = torch.stack([(sizes > 0).double(), sums * sums, sums * sizes, sizes * sizes])
+        self.products = self.products + torch.where(member, products, 0.0).sum(1)
 
     def compute(self) -> Float64[Tensor, "domains"]:
-        """The mean loss of each domain; nan for a domain without tokens."""
-        return self.loss_sum / self.token_count
+        """The mean loss of each domain, nan for a domain without tokens; ``errors`` are known then, too."""
+        means = self.loss_sum / self.token_count
+        count, squares, mixed, sizes = self.products
+        # That of the ratio of two means, to first order, as ``document_loss.ratio`` has it.
+        left = (squares - 2 * means * mixed + means**2 * sizes).clamp(min=0)
+        self.errors = (left * count / (count - 1)).sqrt() / self.token_count
+        self.errors[count < 2] = torch.nan
+        return means
 
 
 @torch.inference_mode()

@@ -136,6 +136,8 @@ class ModelFacts:
     """What the run knows of its domains."""
     losses: Mapping[str, float]
     """Validation losses by domain, in nats per token."""
+    device_seconds: float | None = None
+    """Seconds that the run kept its devices, all together; None where it is not known."""
     gated_difference: float | None
     """Largest difference of gated and carved logits, relative to the largest; None where nothing was cut."""
     gates: str
@@ -246,7 +248,8 @@ def _training(facts: ModelFacts) -> str:
     if facts.step == 0:
         return "training: none, its weights are those of the source"
     domains = ", ".join(facts.domains) or "domains that were not recorded"
-    return f"training: {facts.step:,} steps on {facts.tokens:,} tokens of {domains}"
+    cost = "" if facts.device_seconds is None else f", in {facts.device_seconds / 3600:,.2f} device-hours"
+    return f"training: {facts.step:,} steps on {facts.tokens:,} tokens of {domains}{cost}"
 
 
 def _earlier(recipe: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ FORMAT = 2
 """What is written; format 1 did not say how units were chosen."""
 _LATER = {"repair": RepairFacts, "repaired_at_start": RepairFacts, "teacher": TeacherFacts}
 """Facts that recipes of earlier versions lack."""
+_COST = "device_seconds"
+"""Likewise, and a number."""
 _ELSEWHERE = ("earlier", "clients")
 """Facts that are found anew: the recipes of the source stand whole, and what programs read changes with them."""
 
@@ -78,7 +80,13 @@ def facts_of(
         KeyError, TypeError: it lacks others.
         ShapeError: a shape in it is none.
     """
-    stored = {field.name for field in fields(ModelFacts)} - {*_ELSEWHERE, "selection", "gates", *_LATER}
+    stored = {field.name for field in fields(ModelFacts)} - {
+        *_ELSEWHERE,
+        "selection",
+        "gates",
+        _COST,
+        *_LATER,
+    }
     entries = {name: recipe[name] for name in stored}
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
     lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
@@ -88,6 +96,7 @@ def facts_of(
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
         **later,
+        device_seconds=recipe.get(_COST),
         gates=gates,
         clients=clients,
     )

@@ -146,7 +146,8 @@ class Boundary(Checkpoint):
         if self.module.gates is not None:
             write_gates(self.trainer, self.module)
         if self.trainer.is_global_zero:
-            add_to_mixture_log(self.trainer, self.module.data, self.module.named_losses)
+            losses, errors = self.module.named_losses, self.module.named_errors
+            add_to_mixture_log(self.trainer, self.module.data, losses, errors)
 
     def _save(self) -> None:
         trainer = self.trainer

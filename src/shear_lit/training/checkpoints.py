@@ -4,7 +4,7 @@ A checkpoint is a file (``step=NNNNNN.ckpt``) or a directory of shards (``step=N
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ ENTRY = "shear_lit"
 """The key under which a checkpoint keeps its facts."""
 FORMAT = 1
 """The version of the facts that this package writes."""
+BOUNDARY = "Boundary"
+"""The key under which Lightning keeps what the callback of that name knows."""
 
 _MODEL, _GATES, _STATE = "model.", "gates.", "state_dict."
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -62,6 +64,8 @@ class CheckpointFacts:
     """What the run knows of its domains, by name."""
     losses: dict[str, float] = field(default_factory=dict)
     """The last validation losses by domain, in nats per token."""
+    device_seconds: float | None = None
+    """Seconds that the run has kept its devices, all together; none where the checkpoint does not say."""
 
     def to_entry(self) -> dict[str, Any]:
         """The value of ``checkpoint["shear_lit"]``."""
@@ -78,6 +82,7 @@ class CheckpointFacts:
                 "repair",
                 "domains",
                 "teacher",
+                "device_seconds",
             )
         }
         pruning: dict[str, Any] | None = None
@@ -221,7 +226,15 @@ def _facts(checkpoint: Mapping[str, Any], path: Path) -> CheckpointFacts:
             f"Name a checkpoint of a `fit` run.",
             key="checkpoint",
         )
-    return CheckpointFacts.from_entry(checkpoint[ENTRY], path)
+    found = CheckpointFacts.from_entry(checkpoint[ENTRY], path)
+    return replace(found, device_seconds=_device_seconds(checkpoint.get("callbacks")))
+
+
+def _device_seconds(callbacks: Any) -> float | None:
+    """What the boundary of the run has kept of its cost; checkpoints of earlier versions know nothing of it."""
+    kept = callbacks.get(BOUNDARY) if isinstance(callbacks, Mapping) else None
+    seconds = kept.get("device_seconds") if isinstance(kept, Mapping) else None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _state(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

@@ -16,10 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from shear_lit.data.serving.batch import DomainBatch, model_inputs
 from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.tokens.token_bytes import token_bytes
+from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.disk.names import split_revision
 from shear_lit.evaluation.document_loss import DocumentLosses
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
 from shear_lit.models.choices import Attention
+from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.family import Family
 from shear_lit.models.head import next_token_losses
 from shear_lit.models.huggingface import (
@@ -138,6 +141,7 @@ class ShearingModule(L.LightningModule):
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
         self.document_losses: DocumentLosses | None = None
+        self._domain_errors: torch.Tensor | None = None
         """What a validation counts by document, where it is all that is done; this process's part."""
         self.gradient_norm: Tensor | None = None
         """Of the last optimizer step, before it was clipped; on the device."""
@@ -326,7 +330,8 @@ class ShearingModule(L.LightningModule):
         """Put the gates in force as they are now; outside of a run, count by document, too."""
         if self.trainer.state.fn == "validate":
             cast(ValidationLoader, self.trainer.val_dataloaders).documents_numbered = True
-            self.document_losses = DocumentLosses()
+            known = has_tokenizer(self.source)
+            self.document_losses = DocumentLosses(token_bytes(tokenizer_of(self.source)) if known else None)
         if self.game is not None:
             self.game.stand(self.constraint())
 
@@ -343,6 +348,7 @@ class ShearingModule(L.LightningModule):
         """Keep the losses per domain, the same on every rank."""
         assert self.domain_loss is not None
         self.domain_losses = self.domain_loss.compute().cpu()
+        self._domain_errors = self.domain_loss.errors.cpu()
         self.domain_loss.reset()
         # For callbacks that watch a number (EarlyStopping); RunLog writes them to the loggers.
         self.log_dict(reported(self.data.domains, self.domain_losses.tolist()), logger=False)
@@ -427,6 +433,13 @@ class ShearingModule(L.LightningModule):
         if self.domain_losses is None:
             return {}
         return dict(zip(self.data.domains, self.domain_losses.tolist(), strict=True))
+
+    @property
+    def named_errors(self) -> dict[str, float]:
+        """Their standard errors, over sequences; empty before the first validation of this process."""
+        if self._domain_errors is None:
+            return {}
+        return dict(zip(self.data.domains, self._domain_errors.tolist(), strict=True))
 
     @property
     def step(self) -> int:

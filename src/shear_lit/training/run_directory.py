@@ -87,8 +87,13 @@ def begin_mixture_log(trainer: L.Trainer, data: DomainData) -> None:
     _log.info("%s goes back to step %d; what followed is kept in %s", path, known.updates[-1].step, kept)
 
 
-def add_to_mixture_log(trainer: L.Trainer, data: DomainData, losses: Mapping[str, float] | None) -> None:
-    """Write the present mixture, and the losses that it followed."""
+def add_to_mixture_log(
+    trainer: L.Trainer,
+    data: DomainData,
+    losses: Mapping[str, float] | None,
+    errors: Mapping[str, float] | None = None,
+) -> None:
+    """Write the present mixture, and the losses that it followed, whose standard errors are known or not."""
     path = Path(trainer.default_root_dir) / MIXTURE_LOG
     if path.exists():
         log = read_mixture_log(path, "trainer.default_root_dir")
@@ -96,11 +101,14 @@ def add_to_mixture_log(trainer: L.Trainer, data: DomainData, losses: Mapping[str
         length = data.manifest.sequence_length
         log = MixtureLog(domains=data.domains, global_batch=data.global_batch, sequence_length=length)
     references = None if losses is None else data.mixture.read_references()
+    within: tuple[str, ...] = ()
+    if losses is not None and references is not None:
+        within = references.within_error(losses, errors or {})
     change = MixtureChange(
         step=trainer.global_step,
         weights=data.weights,
         losses=None if losses is None else dict(losses),
-        within_error=references.within_error(losses) if references is not None and losses is not None else (),
+        within_error=within,
     )
     write_mixture_log(path, log.followed_by(change))
 

@@ -1,5 +1,7 @@
 """Reference losses on disk."""
 
+import math
+
 import pytest
 import yaml
 
@@ -67,8 +69,11 @@ def test_losses_of_another_tokenizer_are_refused():
 
 def test_losses_within_the_error_of_their_reference_are_named():
     references = References(losses={"a": 2.0, "b": 1.0}, errors={"a": 0.05, "b": 0.01})
-    assert references.within_error({"a": 2.09, "b": 1.03}) == ("a",)
-    assert References(losses={"a": 2.0}).within_error({"a": 2.0}) == ()
+    assert references.within_error({"a": 2.09, "b": 1.03}, {}) == ("a",)
+    assert References(losses={"a": 2.0}).within_error({"a": 2.0}, {}) == ()
+    # 1.96 * sqrt(0.05^2 + 0.12^2) = 0.2548; an error that is not a number adds nothing.
+    assert references.within_error({"a": 2.25, "b": 1.03}, {"a": 0.12, "b": math.nan}) == ("a",)
+    assert references.within_error({"a": 2.26}, {"a": 0.12}) == ()
 
 
 def test_errors_are_of_all_domains_or_of_none(tmp_path):

@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,3 +234,47 @@ def test_task_whose_questions_cannot_be_reached_is_named_and_the_rest_is_asked(
     outcomes = measuring.measure_suite(resolved, subject, measuring.KeptResults(tmp_path), questions=1)
     assert [bool(each.problem) for each in outcomes] == [name == "choices" for name in LINES]
     assert "no route to the hub" in outcomes[0].problem
+
+
+def test_time_left_follows_the_questions_that_are_left_not_the_rows(asked, tmp_path, monkeypatch, caplog):
+    """Ten seconds a question; what was found before takes none and counts nowhere."""
+    suite = resolve(read_suite(str(asked / "suite.yaml")))
+    counts = {each.task.name: len(asking.load_task(each, each.task.name).eval_docs) for each in suite}
+    assert len(set(counts.values())) > 1
+    clock = [0.0]
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def ask(model, leaf, loaded, *, questions):
+        clock[0] += 10 * counts[leaf]
+        return {"results": {leaf: {"sample_len": counts[leaf]}}, "samples": {leaf: []}}
+
+    monkeypatch.setattr(measuring, "ask_task", ask)
+    subject = measuring.Subject(name="m", fingerprint="f", dtype="float32", open=lambda: None)
+    kept = measuring.KeptResults(tmp_path)
+    measuring.measure_suite(suite[1:2], subject, kept, questions=None)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        measuring.measure_suite(suite, subject, kept, questions=None)
+    names = list(counts)
+    left = [
+        10 * sum(counts[name] for name in names[place + 1 :] if name != names[1])
+        for place in range(len(names))
+    ]
+    said = [
+        record.getMessage().rpartition("; ")[2] for record in caplog.records if "questions)" in record.message
+    ]
+    assert said == [measuring._time(float(seconds)) for seconds in left]
+    assert said[-1] == "about 0 s left"
+
+
+def test_any_of_several_answers_counts_and_examples_show_the_first(asked, tmp_path):
+    rows = [{"question": f"q{n}", "answer": [f"first {n}", f"Second {n}."]} for n in range(3)]
+    (tmp_path / "open.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "open.yaml").write_text("task: open\nkind: generation\ndata: open.jsonl\nshots: 1\n")
+    (resolved,) = resolve(read_suite(str(tmp_path / "open.yaml")))
+    task = asking.load_task(resolved, "open")
+    for answer, counts in (("first 0", 1), ("second 0", 1), ("first 1", 0)):
+        assert task.process_results(task.eval_docs[0], [answer])["exact_match"] == counts
+    task.build_all_requests()
+    prompt = task.instances[0].args[0]
+    assert prompt.endswith("Question: q0\nAnswer:") and "Answer: first " in prompt and "[" not in prompt

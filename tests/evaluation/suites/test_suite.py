@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,21 @@ from shear_lit.evaluation.suites.published import published_table
 from shear_lit.evaluation.suites.registry import resolve
 from shear_lit.evaluation.suites.results import SuiteScores, check_results_folder
 from shear_lit.evaluation.suites.suite import read_suite, shipped_suites
+from tests.evaluation.suites.harness_folders import SUITES, partial_registry
 from tests.evaluation.suites.questions import LINES
 
 PAGE = Path(__file__).parents[3] / "docs" / "scores.md"
-OFFLINE = ("sheared-llama", "open-llm-leaderboard-v1")
 
 
-@pytest.mark.parametrize("name", OFFLINE)
+@pytest.fixture(autouse=True)
+def part_of_the_registry(monkeypatch):
+    """The harness's own files, of the folders that are needed; ``make scores`` looks through all of them."""
+    if find_spec("lm_eval") is not None:
+        part = partial_registry()
+        monkeypatch.setattr("shear_lit.evaluation.suites.registry.registry", lambda: part)
+
+
+@pytest.mark.parametrize("name", SUITES)
 def test_shipped_suite_resolves_in_the_registry_of_the_harness_and_stands_on_the_page(name):
     pytest.importorskip("lm_eval", reason="the harness has the registry: pip install shear-lit[eval]")
     page = PAGE.read_text()
@@ -177,6 +186,27 @@ def test_file_of_a_suite_that_is_wrong_gets_one_line(asked, tmp_path, lines, wor
     for name in ("choices.jsonl", "texts.jsonl"):
         shutil.copy(asked / name, tmp_path)
     refusal(tmp_path, lines, words)
+
+
+def test_line_separators_inside_a_question_end_no_row(tmp_path):
+    row = {"text": "one two\u2028three\x85four"}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\r\n", newline="")
+    (tmp_path / "task.yaml").write_text("task: a\nkind: cloze\ndata: texts.jsonl\n")
+    assert read_suite(str(tmp_path / "task.yaml")).tasks[0].name == "a"
+
+
+def test_answers_are_everywhere_of_one_kind(tmp_path):
+    for answers, more, words in (
+        (["a", ["b"]], "", "question 2: `answer` is text, or everywhere a list of texts"),
+        ([["a"], "b"], "", "question 2: `answer` is text, or everywhere a list of texts"),
+        ([["a"], []], "", "question 2"),
+        ([["a"], ["b"]], "pattern: x\n", "pattern is for answers that are one text"),
+    ):
+        rows = [{"question": "q", "answer": answer} for answer in answers]
+        (tmp_path / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        (tmp_path / "task.yaml").write_text(f"task: a\nkind: generation\ndata: data.jsonl\n{more}")
+        with pytest.raises(SuiteError, match=re.escape(words)):
+            read_suite(str(tmp_path / "task.yaml"))
 
 
 @pytest.mark.parametrize(

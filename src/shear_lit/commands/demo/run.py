@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from shear_lit.commands.comparing import compared
 from shear_lit.commands.demo.directory import REPORT, RESULTS, DemoDirectory, check_output
 from shear_lit.commands.demo.generation import compare_generation
 from shear_lit.commands.demo.numbers import DEMO, FAST
@@ -15,12 +16,13 @@ from shear_lit.commands.demo.table import DemoResult, MeasuredModel
 from shear_lit.commands.demo.texts import fetch_texts
 from shear_lit.commands.measuring import DomainLosses
 from shear_lit.disk.writing import write_file
+from shear_lit.evaluation.comparison import Comparison
 
 SOURCE, CUT, REPAIRED = "source", "cut", "cut + repair"
 CONTINUED, RANDOM = "cut + repair + training", "random cut, the same"
 """What the table calls its models."""
 
-_STEPS = 11
+_STEPS = 12
 
 
 def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
@@ -64,7 +66,10 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
     }
     with step("Measuring the losses of the new models"):
         losses = {name: place.evaluate(path) for name, path in models.items() if name != SOURCE}
-    measured = _written(place, step, models, {SOURCE: references, **losses})
+    losses = {SOURCE: references, **losses}
+    measured = _written(place, step, models, losses)
+    with step("Comparing the models, with the errors of what sets them apart"):
+        comparison = Comparison(models=tuple(compared(name, losses[name]) for name in models))
     repaired = MeasuredModel(
         name=REPAIRED,
         directory=None,
@@ -89,6 +94,7 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
         sequence_length=numbers.sequence_length,
         prompt=numbers.prompt,
         new_tokens=numbers.new_tokens,
+        comparison=comparison,
         warnings=cut.warnings,
         seconds=step.seconds,
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shear_lit.evaluation.comparison import Comparison
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.evaluation.tables import markdown_table
 
@@ -86,6 +87,8 @@ class DemoResult:
     """What the samples continue."""
     new_tokens: int
     """Tokens of one timed generation."""
+    comparison: Comparison
+    """Those that lie on disk side by side, with the errors of what sets them apart."""
     warnings: tuple[str, ...]
     """What the export of the pruned model found odd."""
     seconds: Mapping[str, float]
@@ -113,6 +116,7 @@ class DemoResult:
                 {**asdict(model), "mean_loss": model.mean_loss, "tokens_per_second": model.tokens_per_second}
                 for model in self.models
             ],
+            "comparison": self.comparison.to_dict(),
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "source_weights": SOURCE_WEIGHTS,
             "total_seconds": sum(self.seconds.values()),
@@ -143,6 +147,9 @@ class DemoResult:
                         *(f"- WARNING: {warning}" for warning in self.warnings),
                     ]
                 ),
+                "## The models compared",
+                "From the losses measured above, as `shear-lit compare` shows it; device-hours are of training.",
+                *(table.in_markdown(3) for table in self.comparison.tables()),
                 f'## What each writes after "{self.prompt}"',
                 "\n".join(
                     f"- {model.name}: {' '.join(model.sample.split())}"
@@ -191,6 +198,8 @@ class DemoResult:
                 f"- this page: {self.output}/report.md; for programs: {self.output}/results.json",
                 "- the next command: "
                 f"`python -m shear_lit evaluate --model={continued.directory} --data={self.output}/data`",
+                "- the comparison again, with speeds: `python -m shear_lit compare "
+                f"{' '.join(model.directory for model in self.models if model.directory)} --data={self.output}/data`",
                 "- to use the model, with transformers alone:",
                 "",
                 "```python",

@@ -53,11 +53,19 @@ class References:
                 )
         return [float(self.losses[name]) for name in domains]
 
-    def within_error(self, losses: Mapping[str, float]) -> tuple[str, ...]:
-        """The domains of ``losses`` that are no further from their reference than its 95 % interval."""
+    def within_error(self, losses: Mapping[str, float], errors: Mapping[str, float]) -> tuple[str, ...]:
+        """The domains whose distance to their reference has a 95 % interval that holds 0.
+
+        ``errors`` are the standard errors of ``losses``. Both count: reference and validation are of other documents.
+        One that is not a number is not known, and that of the reference counts alone.
+        """
         known = [name for name in losses if name in self.errors]
+        squares = {name: 0.0 if math.isnan(error) else error**2 for name, error in errors.items()}
         return tuple(
-            name for name in known if abs(losses[name] - self.losses[name]) <= 1.96 * self.errors[name]
+            name
+            for name in known
+            if abs(losses[name] - self.losses[name])
+            <= 1.96 * math.sqrt(self.errors[name] ** 2 + squares.get(name, 0.0))
         )
 
     def check_tokenizer(

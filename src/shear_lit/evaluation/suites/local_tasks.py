@@ -144,14 +144,24 @@ def _cloze(lines: _Lines, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _generation(lines: _Lines, row: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer is written greedily; with a pattern, both sides are compared by what its first group finds."""
+    """An answer is written greedily; with a pattern, both sides are compared by what its first group finds.
+
+    Where a question has several answers, any of them counts, and examples show the first.
+    """
+    several = isinstance(row["answer"], list)
     config: dict[str, Any] = {
         "output_type": "generate_until",
         "doc_to_text": ("{{passage}}\n" if "passage" in row else "") + _QUESTION,
-        "doc_to_target": "{{answer}}",
+        "doc_to_target": "answer" if several else "{{answer}}",
+        **({"fewshot_config": {"doc_to_target": "{{answer[0]}}"}} if several else {}),
         "generation_kwargs": {"until": ["\n"], "do_sample": False, "temperature": 0.0},
         "metric_list": [{**_EXACT, "ignore_punctuation": True}],
     }
+    if several and lines.pattern is not None:
+        raise SuiteError(
+            f"{lines.task}: pattern is for answers that are one text, and those here are lists. Remove it.",
+            key=_KEY,
+        )
     if lines.pattern is None:
         steps: list[dict[str, Any]] = [{"function": "remove_whitespace"}]
         config["filter_list"] = [{"name": "whole", "filter": [*steps, {"function": "take_first"}]}]
@@ -252,7 +262,8 @@ def _rows(path: Path) -> Iterator[Any]:
         if path.suffix == ".json":
             yield from json.loads(content)
             return
-        yield from (json.loads(line) for line in content.splitlines() if line.strip())
+        # At line ends only: other signs that end a line for Python may stand inside a text.
+        yield from (json.loads(line) for line in content.split("\n") if line.strip())
     except Exception as error:  # pyarrow has errors of its own
         raise SuiteError(
             f"{str(path)!r} cannot be read ({one_line(error)}). Correct the file.", key=_KEY
@@ -260,17 +271,20 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _check_rows(path: Path, kind: str) -> None:
+    kind_of: type = str
     number = 0
     for number, row in enumerate(_rows(path), start=1):
-        wrong = _wrong(row, kind) if isinstance(row, dict) else "it is no group of keys"
+        if number == 1 and isinstance(row, dict) and isinstance(row.get("answer"), list):
+            kind_of = list
+        wrong = _wrong(row, kind, kind_of) if isinstance(row, dict) else "it is no group of keys"
         if wrong:
             raise SuiteError(f"{str(path)!r}, question {number}: {wrong}. Correct the file.", key=_KEY)
     if number == 0:
         raise SuiteError(f"{str(path)!r} has no question. Name a file that has some.", key=_KEY)
 
 
-def _wrong(row: Mapping[str, Any], kind: str) -> str:
-    """What is wrong with a row; empty where nothing is."""
+def _wrong(row: Mapping[str, Any], kind: str, kind_of: type) -> str:
+    """What is wrong with a row; empty where nothing is. ``kind_of``: the type of the first row's answer."""
     if kind == "cloze":
         text = row.get("text")
         return (
@@ -281,8 +295,16 @@ def _wrong(row: Mapping[str, Any], kind: str) -> str:
     if not isinstance(row.get("question"), str) or "answer" not in row:
         return "`question` and `answer` are expected"
     if kind == "generation":
-        return "" if isinstance(row["answer"], str) else "`answer` is text"
+        return "" if _is_answer(row["answer"], kind_of) else "`answer` is text, or everywhere a list of texts"
     return _wrong_choice(row.get("choices"), row["answer"])
+
+
+def _is_answer(answer: object, kind_of: type) -> bool:
+    if not isinstance(answer, kind_of):
+        return False
+    return isinstance(answer, str) or (
+        isinstance(answer, list) and bool(answer) and all(isinstance(each, str) for each in answer)
+    )
 
 
 def _wrong_choice(choices: object, answer: object) -> str:

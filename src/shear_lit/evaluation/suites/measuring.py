@@ -111,12 +111,28 @@ def measure_suite(
     ``questions``: at most so many of each single task; none: all of them.
     """
     asking = _Asking(subject, kept, questions, processes)
+    waiting = [asking.prepared(each) for each in resolved]
     outcomes = []
-    for number, each in enumerate(resolved, start=1):
+    for number, each in enumerate(waiting, start=1):
         began = time.monotonic()
         outcomes.append(outcome := asking.outcome(each))
-        asking.log(outcome, number, len(resolved), time.monotonic() - began)
+        left = asking.time_left([later for later in waiting[number:] if not later.problem])
+        asking.log(outcome, f"{number} of {len(waiting)}", time.monotonic() - began, left)
     return outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """A task whose questions are there, or why they are not."""
+
+    resolved: Resolved
+    problem: str
+    loaded: dict[str, Any]
+    """The harness's task, by single task."""
+    kept: dict[str, dict[str, Any]]
+    """What was found before, by single task."""
+    unasked: int
+    """Questions that have to be asked."""
 
 
 class _Asking:
@@ -127,37 +143,69 @@ class _Asking:
     ) -> None:
         self.subject, self.kept, self.questions, self.processes = subject, kept, questions, processes
         self.model: Any = None
-        self.began = time.monotonic()
+        self.asked, self.seconds = 0, 0.0
+        """Questions that were asked here, and how long they took."""
 
-    def outcome(self, resolved: Resolved) -> Outcome:
-        results: dict[str, dict[str, Any]] = {}
-        problem = resolved.problem
+    def prepared(self, resolved: Resolved) -> _Waiting:
+        """Load a task, and what was found of it before: what is left to ask is known before anything is asked."""
+        problem, loaded = resolved.problem, dict[str, Any]()
         for leaf in () if problem else resolved.leaves:
-            found, problem = self._asked(resolved, leaf)
-            if found is None:
+            loaded[leaf], problem = self._loaded(resolved, leaf)
+            if problem:
                 break
-            results[leaf] = found
-        return Outcome(resolved=resolved, results={} if problem else results, problem=problem)
-
-    def _asked(self, resolved: Resolved, leaf: str) -> tuple[dict[str, Any] | None, str]:
-        loaded, problem = self._loaded(resolved, leaf)
         if problem:
-            return None, problem
-        measured = Measured(
+            return _Waiting(resolved=resolved, problem=problem, loaded={}, kept={}, unasked=0)
+        known = {leaf: self._known(resolved, leaf, task) for leaf, task in loaded.items()}
+        kept = {leaf: found for leaf, found in known.items() if found is not None}
+        unasked = sum(self._count(task) for leaf, task in loaded.items() if leaf not in kept)
+        return _Waiting(resolved=resolved, problem="", loaded=loaded, kept=kept, unasked=unasked)
+
+    def outcome(self, waiting: _Waiting) -> Outcome:
+        """Ask what was not found before."""
+        began, results = time.monotonic(), dict(waiting.kept)
+        for leaf, loaded in waiting.loaded.items():
+            if leaf not in results:
+                results[leaf] = self._asked(waiting.resolved, leaf, loaded)
+        if waiting.unasked:
+            self.asked += waiting.unasked
+            self.seconds += time.monotonic() - began
+        ordered = {leaf: results[leaf] for leaf in waiting.loaded}
+        return Outcome(resolved=waiting.resolved, results=ordered, problem=waiting.problem)
+
+    def time_left(self, waiting: Sequence[_Waiting]) -> float | None:
+        """Seconds that the questions which are left may take, each as long as those before; none before the first."""
+        left = sum(each.unasked for each in waiting)
+        if not left:
+            return 0.0
+        return self.seconds / self.asked * left if self.asked else None
+
+    def _count(self, loaded: Any) -> int:
+        """The questions of a single task that are asked."""
+        found = len(loaded.eval_docs)
+        return found if self.questions is None else min(found, self.questions)
+
+    def _measured(self, resolved: Resolved, leaf: str, loaded: Any) -> Measured:
+        return Measured(
             model=self.subject.fingerprint,
             dtype=self.subject.dtype,
             task=leaf,
             asked=asked_fingerprint(resolved.task, loaded),
             questions=self.questions,
         )
-        found = self.processes.from_first(self.kept.read(measured) if self.processes.first else None)
-        if found is None:
-            if self.model is None:
-                self.model = self.subject.open()
-            found = ask_task(self.model, leaf, loaded, questions=self.questions)
-            if self.processes.first:
-                self.kept.write(measured, found)
-        return found, ""
+
+    def _known(self, resolved: Resolved, leaf: str, loaded: Any) -> dict[str, Any] | None:
+        kept = self.kept.read(self._measured(resolved, leaf, loaded)) if self.processes.first else None
+        found: dict[str, Any] | None = self.processes.from_first(kept)
+        return found
+
+    def _asked(self, resolved: Resolved, leaf: str, loaded: Any) -> dict[str, Any]:
+        measured = self._measured(resolved, leaf, loaded)
+        if self.model is None:
+            self.model = self.subject.open()
+        found = ask_task(self.model, leaf, loaded, questions=self.questions)
+        if self.processes.first:
+            self.kept.write(measured, found)
+        return found
 
     def _loaded(self, resolved: Resolved, leaf: str) -> tuple[Any, str]:
         """A task with its questions, and why there are none; the first process fetches them for all."""
@@ -175,24 +223,18 @@ class _Asking:
         ) as error:  # the network, the hub and the libraries that read have errors of their own
             return None, f"its questions cannot be reached ({one_line(error)})"
 
-    def log(self, outcome: Outcome, number: int, count: int, seconds: float) -> None:
+    def log(self, outcome: Outcome, place: str, seconds: float, left: float | None) -> None:
         """Say what was found, and how long the rest may take."""
         if not self.processes.first:
             return
-        left = (time.monotonic() - self.began) / number * (count - number)
         said = (
             outcome.problem or f"{outcome.value:.4f} ± {outcome.stderr:.4f} ({outcome.questions:,} questions)"
         )
-        _log.info(
-            "%d of %d, %s: %s, %.0f s; %s left",
-            number,
-            count,
-            outcome.resolved.task.name,
-            said,
-            seconds,
-            _time(left),
-        )
+        name = outcome.resolved.task.name
+        _log.info("%s, %s: %s, %.0f s; %s", place, name, said, seconds, _time(left))
 
 
-def _time(seconds: float) -> str:
-    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "time left unknown"
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"

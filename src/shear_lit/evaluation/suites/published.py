@@ -15,6 +15,8 @@ class PublishedRow:
 
     model: str
     """What it is called there."""
+    size: str = ""
+    """Its parameters, as published."""
     average: float | None = None
     """The suite's one number, where it is published."""
     tasks: dict[str, float] = field(default_factory=dict)
