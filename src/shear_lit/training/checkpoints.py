@@ -64,8 +64,11 @@ class CheckpointFacts:
     """What the run knows of its domains, by name."""
     losses: dict[str, float] = field(default_factory=dict)
     """The last validation losses by domain, in nats per token."""
-    device_seconds: float | None = None
-    """Seconds that the run has kept its devices, all together; none where the checkpoint does not say."""
+    device_seconds: float | None = field(default=None, compare=False)
+    """Seconds that the run has kept its devices, all together; none where the checkpoint does not say.
+
+    Two runs are the same whatever time they took.
+    """
 
     def to_entry(self) -> dict[str, Any]:
         """The value of ``checkpoint["shear_lit"]``."""
