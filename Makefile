@@ -11,6 +11,7 @@
 # make distil compares learning from a cache of a teacher, and from its streams, with what they stand for, in every family
 # and on every strategy, and runs every switch of a fall of sizes on one process and on two, resumed at each stage.
 # make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured.
+# make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -25,7 +26,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients distil doors launches repair runs scores text tokens gpu
+.PHONY: demo test lint nightly clients distil doors launches repair runs scores text tokens gpu looks
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -38,7 +39,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair distil scores
+nightly: clients doors runs launches text repair distil scores looks
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -67,6 +68,14 @@ distil: .venv/installed-test
 
 scores: .venv/installed-test
 	$(BIN)/python -m tests.evaluation.suites.killed --kills 12 --work runs/scores
+
+looks: .venv/installed-test .looks/installed
+	$(BIN)/python -m tests.reporting.looks --work runs/looks --node .looks
+
+.looks/installed:
+	mkdir -p .looks
+	npm install --silent --prefix .looks @sparticuz/chromium@147 puppeteer-core@24 axe-core@4
+	touch $@
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches

@@ -31,7 +31,7 @@ from shear_lit.training.launcher import end_with_launcher
 from shear_lit.training.lightning_loops import NEVER, leave_signals_alone
 from shear_lit.training.module import ShearingModule, TrainingSettings
 from shear_lit.training.run_checkpoints import step_of
-from shear_lit.training.run_directory import PROVENANCE
+from shear_lit.training.run_files import CONFIG, METRICS, PROVENANCE
 from shear_lit.training.run_log import MetricsFile
 from shear_lit.training.run_start import checkpoint_to_start_from, marked, nothing_left
 from shear_lit.training.shipped import check_name_of_logger, keep_in_run, listed, open_loggers
@@ -114,7 +114,7 @@ class RunConfig(SaveConfigCallback):
             self._resolve_target(pl_module)
             self._resolve_revision(pl_module)
             content = self.parser.dump(self.config, skip_none=False)
-            write_file(free_path(Path(trainer.default_root_dir) / "config.yaml"), content)
+            write_file(free_path(Path(trainer.default_root_dir) / CONFIG), content)
 
     def _resolve_target(self, module: Any) -> None:
         """Write the shape that was found for a target which is none, so that a resumed run finds the same."""
@@ -258,7 +258,7 @@ class ShearingCLI(LightningCLI):
             step = -1 if given["ckpt_path"] is None else step_of(Path(given["ckpt_path"]))
             shown: dict[str, Any] = {} if step < 0 else {"purge_step": step + 1}
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="", **shown)
-            kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
+            kwargs["logger"] = [tensorboard, MetricsFile(root / METRICS)]
         callbacks, wants_bar = listed(asked.callbacks), asked.enable_progress_bar
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         shows_bar = (has_bar or sys.stderr.isatty()) if wants_bar is None else wants_bar
