@@ -44,11 +44,8 @@ _PACKAGES = (
 )
 
 
-def write_gates(trainer: L.Trainer, module: ShearingModule) -> None:
-    """Write the gates, readable without shear_lit; gathered on every rank, which all must ask, and written on one."""
-    log_alpha = whole_gates(module)
-    if not trainer.is_global_zero:
-        return
+def write_gates(trainer: L.Trainer, module: ShearingModule, log_alpha: Mapping[Axis, torch.Tensor]) -> None:
+    """Write the gates, which are those of ``whole_gates``, readable without shear_lit; one process does."""
     origin = Origin(
         source=module.source,
         source_fingerprint=module.source_fingerprint,

@@ -7,11 +7,15 @@ import base64
 import struct
 import zlib
 
+import torch
 from torch import Tensor
 
 from shear_lit.reporting.run_page.markup import text
 
-_INK = (38, 112, 196)
+INK = (38, 112, 196)
+"""What is kept, in red, green and blue."""
+_GROUPS = 64
+"""Groups of units in a row of a picture, at most."""
 WIDTH = 360
 _LEFT, _TOP, _BOTTOM = 34, 4, 30
 
@@ -48,6 +52,13 @@ def cells_picture(name: str, rows: Tensor, *, unit: str, said: list[str]) -> str
     )
 
 
+def grouped(rows: Tensor) -> Tensor:
+    """Means of neighbouring units, as many as a picture shows in a row."""
+    if rows.shape[1] <= _GROUPS:
+        return rows
+    return torch.stack([part.mean(1) for part in rows.tensor_split(_GROUPS, dim=1)], dim=1)
+
+
 def _png(rows: Tensor) -> str:
     """A picture of one pixel a cell, as an address that holds it."""
     levels = (rows.double().clamp(0, 1) * 255).round().to(dtype=rows.new_empty(0).byte().dtype)
@@ -57,7 +68,7 @@ def _png(rows: Tensor) -> str:
         [
             b"\x89PNG\r\n\x1a\n",
             _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-            _chunk(b"PLTE", bytes(_INK) * 256),
+            _chunk(b"PLTE", bytes(INK) * 256),
             _chunk(b"tRNS", bytes(range(256))),
             _chunk(b"IDAT", zlib.compress(lines, 9)),
             _chunk(b"IEND", b""),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shear_lit.reporting.run_page.cells import cells_picture
+from shear_lit.reporting.run_page.cells import cells_picture, grouped
 from shear_lit.reporting.run_page.facts import RunFacts, Snapshot
 from shear_lit.reporting.run_page.lines import Line, line_chart
 from shear_lit.reporting.run_page.markup import axis_words, figure, figures, grid, section, text
@@ -13,8 +13,6 @@ from shear_lit.reporting.run_page.scales import Range
 from shear_lit.reporting.run_page.shape_drawing import shape_drawing
 from shear_lit.theory.shape import Axis, ModelShape
 
-_GROUPS = 64
-"""Groups of feed-forward units in a row of a picture."""
 _UNITS = {
     Axis.KV_HEADS: "KV heads",
     Axis.QUERY_HEADS: "query heads",
@@ -120,7 +118,7 @@ def _snapshot(shot: Snapshot, axis: Axis) -> str:
         for block, row in enumerate(rows)
     ]
     title = f"{_UNITS[axis]}, step {shot.step:,}"
-    return figure(cells_picture(title, _grouped(rows), unit=_UNITS[axis], said=said), text(title))
+    return figure(cells_picture(title, grouped(rows), unit=_UNITS[axis], said=said), text(title))
 
 
 def _kept(source: ModelShape, run: RunFacts, axis: Axis) -> str:
@@ -135,15 +133,7 @@ def _kept(source: ModelShape, run: RunFacts, axis: Axis) -> str:
         for block, row in enumerate(rows)
     ]
     title = f"{_UNITS[axis]} that stay"
-    return figure(cells_picture(title, _grouped(rows), unit=_UNITS[axis], said=said), text(title))
-
-
-def _grouped(rows: Tensor) -> Tensor:
-    """Means of neighbouring units, at most ``_GROUPS`` of them in a row."""
-    columns = rows.shape[1]
-    if columns <= _GROUPS:
-        return rows
-    return torch.stack([part.mean(1) for part in rows.tensor_split(_GROUPS, dim=1)], dim=1)
+    return figure(cells_picture(title, grouped(rows), unit=_UNITS[axis], said=said), text(title))
 
 
 def _figures(run: RunFacts) -> str:

@@ -68,8 +68,8 @@ print-color-adjust:exact;-webkit-print-color-adjust:exact}
 main{max-width:76rem;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;overflow-wrap:anywhere}h2{font-size:1.25rem;margin:2rem 0 .5rem}
 p{max-width:70ch;overflow-wrap:anywhere}
-.grid{display:grid;gap:1rem 1.5rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr))}
-.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,280px),1fr))}
+.grid{display:grid;gap:1rem 1.5rem;margin-top:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr))}
+.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr))}
 figure{margin:0;min-width:0}figcaption{font-size:.9rem;font-weight:600;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto}
 svg text{fill:var(--soft);font-size:11px;font-family:system-ui,sans-serif}
