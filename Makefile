@@ -70,6 +70,7 @@ scores: .venv/installed-test
 	$(BIN)/python -m tests.evaluation.suites.killed --kills 12 --work runs/scores
 
 looks: .venv/installed-test .looks/installed
+	SHEAR_LIT_LOOKS=all $(BIN)/python -m pytest tests/commands/test_look.py
 	$(BIN)/python -m tests.reporting.looks --work runs/looks --node .looks
 
 .looks/installed:

@@ -181,6 +181,35 @@ def test_console_has_a_line_per_report(whole):
     lines = [line for line in said.splitlines() if line.startswith("step ")]
     assert [line.split(":")[0] for line in lines] == [f"step {step} of 12" for step in range(2, 13, 2)]
     assert all("loss 5." in line and "tokens/s" in line and "hidden" in line for line in lines)
+    assert all(line.endswith(" left") for line in lines[:-1]) and not lines[-1].endswith(" left")
+
+
+MASKED = """
+prunes MODEL
+  layers 3 to 2, hidden 32 to 24, query heads 8 to 2, kv heads 2 to 1, intermediate 48 to 32
+  12 steps of 192 tokens, 3 domains
+step 2 of 12: REPORT
+validation at step 4
+  domain                          loss   reference      change  next share
+  code                          N.NNNN      N.NNNN                   NN.N%
+  law                           N.NNNN      N.NNNN                   NN.N%
+  wiki                          N.NNNN      N.NNNN                    N.N%
+step 4 of 12: REPORT
+step 6 of 12: REPORT
+"""
+
+
+def test_transcript_of_a_pipe_is_the_stored_one(whole):
+    """Numbers, times and paths are masked."""
+    folder, _ = whole("prune")
+    said = (folder.parent / "log" / "0.log").read_text()
+    said = re.sub(r"(?m)^(step \d+ of \d+: ).*", r"\1REPORT", said)
+    said = re.sub(r"\b\d\.\d{4}\b", "N.NNNN", re.sub(r"\d(?=\d?\.\d%)|\d(?=\.\d%)|\d(?=%)", "N", said))
+    said = re.sub(r"(?m)^prunes .*", "prunes MODEL", said)
+    assert MASKED.strip() in said
+    assert said.count("validation at step") == 3 and said.count("+N.NNNN") + said.count("-N.NNNN") == 6
+    assert f"shear-lit report {folder}" in said
+    assert f"shear-lit export --checkpoint {folder}/checkpoints/step=000012.ckpt --output MODEL" in said
     for noise in (
         "max_cache_size",
         "POSIX",
@@ -200,6 +229,7 @@ def test_bar_shows_the_last_report_where_there_is_one(toy, tmp_path):
     said = (tmp_path / "log" / "0.log").read_text().replace("\r", "\n").splitlines()
     assert re.search(r"4/4 .*step.*loss 5\.\d+, tokens/s", [line for line in said if "4/4" in line][-1])
     assert not any(line.startswith("step ") for line in said)
+    assert "validation at step 4" in said  # on a line of its own, not behind the bar
 
 
 def test_validation_of_a_checkpoint_gives_the_losses_of_its_run(toy, tmp_path, whole):

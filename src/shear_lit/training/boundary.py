@@ -11,9 +11,12 @@ from shear_lit.data.serving.loader import accumulation_of
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.ranges import Count, KeptCount
+from shear_lit.reporting.run_lines import beginning
 from shear_lit.training.agreement import Agreement
+from shear_lit.training.console import say
 from shear_lit.training.errors import RunError
 from shear_lit.training.lightning_loops import is_child, set_micro_batches_done, validate
+from shear_lit.training.metrics_file import MetricsFile
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.peers import Peers
 from shear_lit.training.pictures import Pictures
@@ -25,7 +28,7 @@ from shear_lit.training.run_directory import (
     write_gates,
     write_provenance,
 )
-from shear_lit.training.run_log import MetricsFile, RunLog
+from shear_lit.training.run_log import RunLog
 from shear_lit.training.run_start import check_all_see
 from shear_lit.training.signals import SIGNALS
 from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
@@ -197,6 +200,8 @@ class Boundary(Checkpoint):
             begin_mixture_log(trainer, self.module.data)
             write_provenance(trainer, self.module)
             self.pictures.begin()
+        if self._step == 0:
+            self._say_what_begins()
         self.between_steps()
         if self._step == 0 and self.module.data.updated_at_step < 0:
             self.log.report_mixture()  # which a validation before the first step reports otherwise
@@ -246,6 +251,18 @@ class Boundary(Checkpoint):
         for axis in expected_units(whole_gates(module), module.pruning.shape, module.constraint()):
             if axis.off_target and trainer.is_global_zero:
                 _log.warning("WARNING: %s", axis)
+
+    def _say_what_begins(self) -> None:
+        data, pruning = self.module.data, self.module.pruning
+        said = beginning(
+            self.module.source,
+            None if pruning is None else self.module.family.shape,
+            None if pruning is None else pruning.shape,
+            steps=self.trainer.max_steps,
+            step_tokens=data.global_batch * data.manifest.sequence_length,
+            domains=len(data.domains),
+        )
+        say(self.trainer, said)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

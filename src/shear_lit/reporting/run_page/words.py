@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from shear_lit.reporting.durations import duration
 from shear_lit.reporting.run_page.facts import RunFacts
 from shear_lit.reporting.run_page.markup import axis_words, figures, number, section, table, text
 from shear_lit.reporting.run_page.training_sections import mean_loss
@@ -111,7 +112,7 @@ def _what(run: RunFacts) -> str:
 def _how_far(run: RunFacts) -> str:
     tokens, seconds = (run.series.get(f"run/{name}", ()) for name in ("tokens", "device_seconds"))
     amount = f" on {number(tokens[-1][1])} tokens" if tokens else ""
-    time = f", in {_duration(seconds[-1][1])} of its devices" if seconds else ""
+    time = f", in {duration(seconds[-1][1])} of its devices" if seconds else ""
     domains = (
         f" of {len(run.domains)} domain{'s' * (len(run.domains) != 1)}" if run.domains and tokens else ""
     )
@@ -170,11 +171,3 @@ def _origin(run: RunFacts) -> Iterator[tuple[str, str]]:
             yield name, str(value)
     for package, version in facts.get("packages", {}).items():
         yield package, str(version)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
