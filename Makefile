@@ -12,6 +12,7 @@
 # and on every strategy, and runs every switch of a fall of sizes on one process and on two, resumed at each stage.
 # make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured; looks
 # the shipped suites up in the harness's whole registry; and lets two processes share a text.
+# make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -26,7 +27,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients distil doors launches repair runs scores text tokens gpu
+.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks text tokens gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -39,7 +40,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair distil scores
+nightly: clients doors runs launches text repair distil scores looks
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -69,6 +70,15 @@ distil: .venv/installed-test
 scores: .venv/installed-test
 	$(BIN)/python -m tests.evaluation.suites.killed --kills 12 --work runs/scores
 	$(BIN)/python -m tests.evaluation.suites.whole_registry --work runs/scores-registry
+
+looks: .venv/installed-test .looks/installed
+	SHEAR_LIT_LOOKS=all $(BIN)/python -m pytest tests/commands/test_look.py
+	$(BIN)/python -m tests.reporting.looks --work runs/looks --node .looks
+
+.looks/installed:
+	mkdir -p .looks
+	npm install --silent --prefix .looks @sparticuz/chromium@147 puppeteer-core@24 axe-core@4
+	touch $@
 
 launches: .venv/installed-test
 	$(BIN)/python -m tests.training.launches

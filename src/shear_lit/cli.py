@@ -45,11 +45,29 @@ def usage() -> str:
     )
 
 
+def first_run() -> str:
+    """The path of a first run, in ten lines."""
+    return "\n".join(
+        [
+            "A first run, from text to a smaller model (`shear-lit --help` lists all commands):",
+            "",
+            "  shear-lit demo                                        all of it, small, with nothing to configure",
+            "  shear-lit prepare --config TEXT.yaml                  text to packed tokens (configs/data/)",
+            "  shear-lit reference measure --model M --data D ...    losses that the mixture of domains aims at",
+            "  shear-lit fit --config PRUNE.yaml                     prune (configs/prune/); `look RUN` shows it",
+            "  shear-lit export --checkpoint C --output PRUNED       cut it: an ordinary Hugging Face directory",
+            "  shear-lit fit --config PRETRAIN.yaml                  continue its training (configs/pretrain/)",
+            "  shear-lit compare M PRUNED --data D                   what it is worth, beside its source",
+        ]
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; whatever ends it becomes a line and an exit code (``commands.failures``)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments:
-        arguments = ["--help"]
+        print(first_run())
+        return
     name, command = arguments[0], COMMANDS.get(arguments[0])
     if command is not None:
         command = _chosen(command, arguments[1:])

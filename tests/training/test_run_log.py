@@ -1,14 +1,20 @@
 """What a run reports, and that it stops where a loss is not finite."""
 
 import csv
+import io
 import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
+from shear_lit.reporting.pictures import gates_picture
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
+from shear_lit.theory.shape import Axis
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_log import RunLog
 from tests.toy import DOMAINS, LENGTH
@@ -23,11 +29,15 @@ AXES = tuple(SOURCE)
 
 
 @pytest.fixture(scope="module")
-def events(whole):
+def everything(whole):
     folder, _ = whole("prune")
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    return accumulator.Reload()
+
+
+@pytest.fixture(scope="module")
+def events(everything):
+    return {tag: everything.Scalars(tag) for tag in everything.Tags()["scalars"]}
 
 
 def values(events, tag):
@@ -44,10 +54,49 @@ def test_tensorboard_shows_the_whole_run(events):
     names += [f"learning_rate/{group}" for group in ("weights", "gates", "multipliers")]
     names += ["gradient/norm", "speed/seconds_waiting_for_data", "memory/peak_gib"]
     names += ["run/tokens", "run/device_seconds"]
+    names += [f"final/loss/validation/{name}" for name in (*DOMAINS, "mean")]
     assert set(names) == set(events)
     assert list(values(events, "loss/language")) == [2, 4, 6, 8, 10, 12]
     assert list(values(events, "loss/validation/code")) == [4, 8, 12]
     assert all(speed > 0 for speed in values(events, "speed/tokens_per_second").values())
+
+
+def pixels_of(everything, tag):
+    return [
+        (event.step, torch.from_numpy(np.array(Image.open(io.BytesIO(event.encoded_image_string)))))
+        for event in everything.Images(tag)
+    ]
+
+
+def test_tensorboard_shows_pictures_of_what_the_files_hold(everything, whole):
+    folder, _ = whole("prune")
+    tags = {f"gates/{axis}" for axis in AXES} | {"shape/expected", "mixture/so_far"}
+    assert set(everything.Tags()["images"]) == tags
+    for step, pixels in pixels_of(everything, "gates/intermediate"):
+        stored = load_file(folder / "gates" / f"step={step:06d}.safetensors")["probability.intermediate"]
+        expected = gates_picture(Axis.INTERMEDIATE, stored)
+        assert torch.equal(pixels, expected)
+        assert not torch.equal(pixels, gates_picture(Axis.INTERMEDIATE, stored / 2))
+    assert [step for step, _ in pixels_of(everything, "mixture/so_far")] == [4, 8, 12]
+
+
+def test_tensorboard_begins_with_the_run_and_has_its_settings(everything, events, whole):
+    folder, _ = whole("prune")
+    plugins = everything.summary_metadata
+    layout = layout_pb2.Layout.FromString(
+        everything.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    )
+    cards = {chart.title: list(chart.multiline.tag) for page in layout.category for chart in page.chart}
+    shown = [
+        tag for tag in events if any(re.fullmatch(each, tag) for card in cards.values() for each in card)
+    ]
+    assert {f"size/{axis}/{what}" for axis in AXES for what in ("expected", "target")} < set(shown)
+    assert all(any(re.fullmatch(each, tag) for tag in events for each in card) for card in cards.values())
+    text = everything.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text == f"```yaml\n{(folder / 'config.yaml').read_text()}\n```"
+    assert "_hparams_/session_start_info" in plugins
+    last = values(events, "loss/validation/mean")[12]
+    assert values(events, "final/loss/validation/mean") == {12: last}
 
 
 def test_reported_loss_is_the_mean_of_its_steps(events, whole):
@@ -119,8 +168,9 @@ def test_reported_tokens_are_those_that_were_drawn(events, whole):
 def test_metrics_file_has_what_tensorboard_has(events, whole):
     with (whole("prune")[0] / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["name"] for row in rows} == set(events)
-    for tag, shown in events.items():
+    reported = {tag: shown for tag, shown in events.items() if not tag.startswith("final/")}
+    assert {row["name"] for row in rows} == set(reported)
+    for tag, shown in reported.items():
         written = {int(row["step"]): float(row["value"]) for row in rows if row["name"] == tag}
         assert written == pytest.approx({event.step: event.value for event in shown}, rel=1e-6)
 
@@ -131,6 +181,35 @@ def test_console_has_a_line_per_report(whole):
     lines = [line for line in said.splitlines() if line.startswith("step ")]
     assert [line.split(":")[0] for line in lines] == [f"step {step} of 12" for step in range(2, 13, 2)]
     assert all("loss 5." in line and "tokens/s" in line and "hidden" in line for line in lines)
+    assert all(line.endswith(" left") for line in lines[:-1]) and not lines[-1].endswith(" left")
+
+
+MASKED = """
+prunes MODEL
+  layers 3 to 2, hidden 32 to 24, query heads 8 to 2, kv heads 2 to 1, intermediate 48 to 32
+  12 steps of 192 tokens, 3 domains
+step 2 of 12: REPORT
+validation at step 4
+  domain                          loss   reference      change  next share
+  code                          N.NNNN      N.NNNN                   NN.N%
+  law                           N.NNNN      N.NNNN                   NN.N%
+  wiki                          N.NNNN      N.NNNN                    N.N%
+step 4 of 12: REPORT
+step 6 of 12: REPORT
+"""
+
+
+def test_transcript_of_a_pipe_is_the_stored_one(whole):
+    """Numbers, times and paths are masked."""
+    folder, _ = whole("prune")
+    said = (folder.parent / "log" / "0.log").read_text()
+    said = re.sub(r"(?m)^(step \d+ of \d+: ).*", r"\1REPORT", said)
+    said = re.sub(r"\b\d\.\d{4}\b", "N.NNNN", re.sub(r"\d(?=\d?\.\d%)|\d(?=\.\d%)|\d(?=%)", "N", said))
+    said = re.sub(r"(?m)^prunes .*", "prunes MODEL", said)
+    assert MASKED.strip() in said
+    assert said.count("validation at step") == 3 and said.count("+N.NNNN") + said.count("-N.NNNN") == 6
+    assert f"shear-lit report {folder}" in said
+    assert f"shear-lit export --checkpoint {folder}/checkpoints/step=000012.ckpt --output MODEL" in said
     for noise in (
         "max_cache_size",
         "POSIX",
@@ -150,6 +229,7 @@ def test_bar_shows_the_last_report_where_there_is_one(toy, tmp_path):
     said = (tmp_path / "log" / "0.log").read_text().replace("\r", "\n").splitlines()
     assert re.search(r"4/4 .*step.*loss 5\.\d+, tokens/s", [line for line in said if "4/4" in line][-1])
     assert not any(line.startswith("step ") for line in said)
+    assert "validation at step 4" in said  # on a line of its own, not behind the bar
 
 
 def test_validation_of_a_checkpoint_gives_the_losses_of_its_run(toy, tmp_path, whole):

@@ -146,18 +146,23 @@ def test_wandb_works_offline(toy, tmp_path):
         "--trainer.logger.offline=true",
         f"--trainer.logger.save_dir={tmp_path}",
     ]
-    started(toy, tmp_path, "--trainer.max_steps=4", *flags)
+    started(toy, tmp_path, "--trainer.max_steps=4", *flags, stage="prune")
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    pictures = [path.name for path in tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png")]
+    assert {name.partition("_")[0] for name in pictures} > {"hidden", "layers", "expected", "so"}
 
 
 def test_mlflow_works_with_a_database(toy, tmp_path):
     pytest.importorskip("mlflow")
     flags = ["--trainer.logger=MLFlowLogger", f"--trainer.logger.tracking_uri=sqlite:///{tmp_path}/runs.db"]
-    started(toy, tmp_path, "--trainer.max_steps=4", *flags)
+    flags.append(f"--trainer.logger.artifact_location={tmp_path}/artifacts")
+    started(toy, tmp_path, "--trainer.max_steps=4", *flags, stage="prune")
     database = sqlite3.connect(tmp_path / "runs.db")
     steps = database.execute("select step from metrics where key = 'loss/language' order by step").fetchall()
     database.close()
     assert steps == [(2,), (4,)]
+    assert list(tmp_path.glob("artifacts/*/artifacts/images/gates-hidden*step+4*.png"))
+    assert list(tmp_path.glob("artifacts/*/artifacts/config.yaml"))
 
 
 # detect_anomaly

@@ -1,6 +1,7 @@
 """``shear-lit fit`` and ``validate``: a LightningCLI with fixed classes, checked before any weight is read."""
 
 import logging
+import shlex
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.evaluation.suites.processes import Processes
 from shear_lit.mistakes import Mistake
+from shear_lit.reporting.run_lines import ending
 from shear_lit.training.anomaly import anomalies_named
 from shear_lit.training.boundary import Boundary
 from shear_lit.training.checks import check_run
@@ -29,10 +31,10 @@ from shear_lit.training.console import StepBar
 from shear_lit.training.errors import RunError
 from shear_lit.training.launcher import end_with_launcher
 from shear_lit.training.lightning_loops import NEVER, leave_signals_alone
+from shear_lit.training.metrics_file import MetricsFile
 from shear_lit.training.module import ShearingModule, TrainingSettings
-from shear_lit.training.run_checkpoints import step_of
-from shear_lit.training.run_directory import PROVENANCE
-from shear_lit.training.run_log import MetricsFile
+from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
+from shear_lit.training.run_files import CONFIG, METRICS, PROVENANCE
 from shear_lit.training.run_start import checkpoint_to_start_from, marked, nothing_left
 from shear_lit.training.shipped import check_name_of_logger, keep_in_run, listed, open_loggers
 from shear_lit.training.stopping import Stopped, stopped_by
@@ -114,7 +116,7 @@ class RunConfig(SaveConfigCallback):
             self._resolve_target(pl_module)
             self._resolve_revision(pl_module)
             content = self.parser.dump(self.config, skip_none=False)
-            write_file(free_path(Path(trainer.default_root_dir) / "config.yaml"), content)
+            write_file(free_path(Path(trainer.default_root_dir) / CONFIG), content)
 
     def _resolve_target(self, module: Any) -> None:
         """Write the shape that was found for a target which is none, so that a resumed run finds the same."""
@@ -258,7 +260,7 @@ class ShearingCLI(LightningCLI):
             step = -1 if given["ckpt_path"] is None else step_of(Path(given["ckpt_path"]))
             shown: dict[str, Any] = {} if step < 0 else {"purge_step": step + 1}
             tensorboard = TensorBoardLogger(save_dir=root, name="", version="", **shown)
-            kwargs["logger"] = [tensorboard, MetricsFile(root / "metrics.csv")]
+            kwargs["logger"] = [tensorboard, MetricsFile(root / METRICS)]
         callbacks, wants_bar = listed(asked.callbacks), asked.enable_progress_bar
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         shows_bar = (has_bar or sys.stderr.isatty()) if wants_bar is None else wants_bar
@@ -293,8 +295,16 @@ class ShearingCLI(LightningCLI):
             open_loggers(self.trainer.loggers)
 
     def after_fit(self) -> None:
-        """Say by which signal the run was stopped, if it was."""
-        self.found = stopped_by(self.trainer)
+        """Say by which signal the run was stopped, or what may follow one that has ended."""
+        self.found = stopped_by(self.trainer) or self._next_commands()
+
+    def _next_commands(self) -> str:
+        trainer = self.trainer
+        saved = complete_checkpoints(trainer.default_root_dir)
+        if not trainer.is_global_zero or not saved:
+            return ""
+        prunes = self.model.pruning is not None
+        return ending(shlex.quote(trainer.default_root_dir), shlex.quote(str(saved[-1])), prunes=prunes)
 
     def before_validate(self) -> None:
         """Check the run."""

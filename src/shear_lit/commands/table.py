@@ -165,6 +165,16 @@ COMMANDS: dict[str, Command] = {
         places=("directory", "other"),
         words={"gates": "directory"},
     ),
+    "report": Command(
+        place="shear_lit.commands.report:report",
+        line="a run, or two beside each other, as a page to open in a browser",
+        places=("run", "other"),
+    ),
+    "look": Command(
+        place="shear_lit.commands.look:look",
+        line="the same page in a browser, written anew while the run goes on",
+        places=("run", "other"),
+    ),
     "demo": Command(
         place="shear_lit.commands.demo.command:demo",
         line="all of it, small, on a real model and real text, with nothing to configure",

@@ -101,7 +101,15 @@ def read_yaml(path: str | os.PathLike[str], *, limit: int = SMALL_FILE_BYTES) ->
         OSError: as ``read_small``.
         ValueError: it is no YAML, has a key twice, or stands for too much: aliases let a few lines be gigabytes.
     """
-    content = read_small(path, limit=limit).decode("utf-8")
+    return parse_yaml(read_small(path, limit=limit).decode("utf-8"))
+
+
+def parse_yaml(content: str) -> Any:
+    """What YAML says, in plain types.
+
+    Raises:
+        ValueError: as ``read_yaml``.
+    """
     try:
         found = yaml.load(content, Loader=_PlainLoader)
     except yaml.YAMLError as error:

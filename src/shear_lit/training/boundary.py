@@ -8,13 +8,18 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.constants import default_pg_timeout
 
 from shear_lit.data.serving.loader import accumulation_of
+from shear_lit.evaluation.domain_loss import reported
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.ranges import Count, KeptCount
+from shear_lit.reporting.run_lines import beginning
 from shear_lit.training.agreement import Agreement
+from shear_lit.training.console import say
 from shear_lit.training.errors import RunError
 from shear_lit.training.lightning_loops import is_child, set_micro_batches_done, validate
+from shear_lit.training.metrics_file import MetricsFile
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.peers import Peers
+from shear_lit.training.pictures import Pictures
 from shear_lit.training.run_checkpoints import free_checkpoint, remove_all_but, remove_half_written
 from shear_lit.training.run_directory import (
     add_to_mixture_log,
@@ -23,7 +28,7 @@ from shear_lit.training.run_directory import (
     write_gates,
     write_provenance,
 )
-from shear_lit.training.run_log import MetricsFile, RunLog
+from shear_lit.training.run_log import RunLog
 from shear_lit.training.run_start import check_all_see
 from shear_lit.training.signals import SIGNALS
 from shear_lit.training.starting import order_gates, repair_stage, stage_to_repair
@@ -46,6 +51,7 @@ class Boundary(Checkpoint):
     trainer: L.Trainer
     module: ShearingModule
     log: RunLog
+    pictures: Pictures
 
     def __init__(self, every_steps: Count = 50, keep: KeptCount = 2) -> None:
         """Say how often a run is saved.
@@ -143,11 +149,13 @@ class Boundary(Checkpoint):
         self.module.data.update_mixture(self.module.domain_losses)
 
     def _write_gates_and_mixture(self) -> None:
-        if self.module.gates is not None:
-            write_gates(self.trainer, self.module)
+        log_alpha = None if self.module.gates is None else whole_gates(self.module)
         if self.trainer.is_global_zero:
+            if log_alpha is not None:
+                write_gates(self.trainer, self.module, log_alpha)
             losses, errors = self.module.named_losses, self.module.named_errors
             add_to_mixture_log(self.trainer, self.module.data, losses, errors)
+            self.pictures.show(log_alpha)
 
     def _save(self) -> None:
         trainer = self.trainer
@@ -183,7 +191,7 @@ class Boundary(Checkpoint):
         """
         self.trainer, self.module = trainer, cast(ShearingModule, pl_module)
         self.log = RunLog(trainer, self.module, device_seconds=self._device_seconds)
-        self._agreement = Agreement(trainer.world_size)
+        self.pictures, self._agreement = Pictures(trainer, self.module), Agreement(trainer.world_size)
         self._saved_step, self.module.skipped_steps = self._step, self._skipped_steps
         set_micro_batches_done(trainer, self.module.data.micro_batches_done)
         if trainer.is_global_zero:
@@ -193,6 +201,9 @@ class Boundary(Checkpoint):
                     logger.go_back_to(self._step)
             begin_mixture_log(trainer, self.module.data)
             write_provenance(trainer, self.module)
+            self.pictures.begin()
+        if self._step == 0:
+            self._say_what_begins()
         self.between_steps()
         if self._step == 0 and self.module.data.updated_at_step < 0:
             self.log.report_mixture()  # which a validation before the first step reports otherwise
@@ -233,13 +244,27 @@ class Boundary(Checkpoint):
                 raise _Told
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warn of every axis that is further from its target than an export would take in silence."""
+        """Show the final losses, and warn of every axis that is too far from its target for an export in silence."""
         module = cast(ShearingModule, pl_module)
+        if trainer.is_global_zero and not self.told and module.domain_losses is not None:
+            self.pictures.end(reported(module.data.domains, module.domain_losses.tolist()))
         if module.gates is None or module.pruning is None or self.told:
             return
         for axis in expected_units(whole_gates(module), module.pruning.shape, module.constraint()):
             if axis.off_target and trainer.is_global_zero:
                 _log.warning("WARNING: %s", axis)
+
+    def _say_what_begins(self) -> None:
+        data, pruning = self.module.data, self.module.pruning
+        said = beginning(
+            self.module.source,
+            None if pruning is None else self.module.family.shape,
+            None if pruning is None else pruning.shape,
+            steps=self.trainer.max_steps,
+            step_tokens=data.global_batch * data.manifest.sequence_length,
+            domains=len(data.domains),
+        )
+        say(self.trainer, said)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -8,6 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from shear_lit.reporting.run_lines import time_left
+
 _log = logging.getLogger(__name__)
 
 
@@ -67,13 +69,22 @@ class StepBar(ProgressBar):
             self._bar = None
 
 
-def show(trainer: L.Trainer, numbers: Mapping[str, float]) -> None:
-    """Tell a person of a report: in the run's own bar if it is shown, otherwise in a line."""
+def show(trainer: L.Trainer, numbers: Mapping[str, float], *, seconds_left: float | None) -> None:
+    """Tell a person of a report: in the run's own bar if it is shown, otherwise in a line with the time left."""
     bar = trainer.progress_bar_callback
     if isinstance(bar, StepBar):
         bar.show(numbers)
-    elif trainer.is_global_zero:
-        line = f"step {trainer.global_step} of {trainer.max_steps}: {_summary(numbers)}"
+    else:
+        left = "" if seconds_left is None else f", {time_left(seconds_left)}"
+        say(trainer, f"step {trainer.global_step} of {trainer.max_steps}: {_summary(numbers)}{left}")
+
+
+def say(trainer: L.Trainer, text: str) -> None:
+    """Tell a person something in lines of their own, above the bar where there is one; one process speaks for all."""
+    bar = trainer.progress_bar_callback
+    if not trainer.is_global_zero:
+        return
+    for line in text.splitlines():
         _log.info("%s", line) if bar is None else bar.print(line)
 
 

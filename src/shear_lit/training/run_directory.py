@@ -29,9 +29,8 @@ from shear_lit.pruning.artefact import gates_file
 from shear_lit.ranking.scores import LEARNED, Origin
 from shear_lit.theory.shape import Axis
 from shear_lit.training.module import ShearingModule
+from shear_lit.training.run_files import GATES_FOLDER, PROVENANCE
 
-PROVENANCE = "provenance.json"
-"""What a run writes when it begins."""
 _log = logging.getLogger(__name__)
 _PACKAGES = (
     "shear-lit",
@@ -45,11 +44,8 @@ _PACKAGES = (
 )
 
 
-def write_gates(trainer: L.Trainer, module: ShearingModule) -> None:
-    """Write the gates, readable without shear_lit; gathered on every rank, which all must ask, and written on one."""
-    log_alpha = whole_gates(module)
-    if not trainer.is_global_zero:
-        return
+def write_gates(trainer: L.Trainer, module: ShearingModule, log_alpha: Mapping[Axis, torch.Tensor]) -> None:
+    """Write the gates, which are those of ``whole_gates``, readable without shear_lit; one process does."""
     origin = Origin(
         source=module.source,
         source_fingerprint=module.source_fingerprint,
@@ -58,7 +54,7 @@ def write_gates(trainer: L.Trainer, module: ShearingModule) -> None:
         data_fingerprint=module.data.manifest.fingerprint,
     )
     content = gates_file(log_alpha, origin, constraint=module.constraint())
-    path = Path(trainer.default_root_dir) / "gates" / f"step={trainer.global_step:06d}.safetensors"
+    path = Path(trainer.default_root_dir) / GATES_FOLDER / f"step={trainer.global_step:06d}.safetensors"
     write_file(path, content)
 
 

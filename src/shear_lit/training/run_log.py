@@ -4,26 +4,21 @@ Steps leave their numbers on the device. They are read, averaged over ranks and 
 ``trainer.log_every_n_steps`` optimizer steps, so that a step waits for nothing.
 """
 
-import csv
-import io
 import logging
 import math
 import resource
 import time
-from argparse import Namespace
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
 
 from shear_lit.data.serving.batch import DomainBatch
-from shear_lit.disk.writing import free_path, write_file
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.mistakes import Mistake
-from shear_lit.training.console import show
+from shear_lit.reporting.run_lines import validation_table
+from shear_lit.training.console import say, show
 from shear_lit.training.module import ShearingModule, StepOutput
 from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
 
@@ -51,6 +46,7 @@ class RunLog:
         self._rows: list[list[float]] = []
         self._read_norms: list[float] = []
         self._earlier_device_seconds, self._began = device_seconds, time.monotonic()
+        self._first_step, self._losses = trainer.global_step, dict[str, float]()
         self._since = self._idle_since = self._began
         self._seconds = self._waited = 0.0
         self._stands_still = False
@@ -135,8 +131,27 @@ class RunLog:
         """Write what was read since the last report and, after a validation, what that found."""
         steps = self._of_steps() if self._rows else {}
         self._write(steps | (self._of_validation() if validated else {}))
+        if validated:
+            self._say_validation()
         if steps:
-            show(self._trainer, steps)
+            show(self._trainer, steps, seconds_left=self._seconds_left())
+
+    def _say_validation(self) -> None:
+        """Say the losses of the validation, and the mixture that follows; the next time, what changed as well."""
+        data, losses = self._data, self._module.named_losses
+        given = [] if data.references is None else data.references.tolist()
+        references = dict(zip(data.domains, given, strict=True)) if given else {}
+        step = self._trainer.global_step
+        say(self._trainer, validation_table(step, losses, references, data.weights, self._losses))
+        self._losses = dict(losses)
+
+    def _seconds_left(self) -> float | None:
+        """The time that the steps to come take, if they take as long as those of this start did; None at the end."""
+        taken, left = (
+            self._trainer.global_step - self._first_step,
+            self._trainer.max_steps - self._trainer.global_step,
+        )
+        return (time.monotonic() - self._began) / taken * left if taken > 0 and left > 0 else None
 
     def report_mixture(self) -> None:
         """Write the mixture that the run begins with."""
@@ -228,58 +243,6 @@ class RunLog:
             f"Resume from it with --ckpt_path and a lower model.optimizer.weights_learning_rate, let single steps "
             f"pass without an update with training.skip_nonfinite, or look at the data of those domains."
         )
-
-
-class MetricsFile(Logger):
-    """Appends every number to one CSV file (step, name, value), which a resumed run goes on with."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self._path.name
-
-    @property
-    def version(self) -> str:
-        """There is one file per run."""
-        return ""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Path:
-        """The file."""
-        return self._path
-
-    def go_back_to(self, step: int) -> None:
-        """Keep the rows up to ``step``, with which a run is resumed; what followed it is kept in a numbered file."""
-        if not self._path.exists():
-            return
-        with self._path.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-        known = [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
-        if known != rows:
-            self._path.replace(free_path(self._path))
-            text = io.StringIO(newline="")
-            csv.writer(text).writerows([header, *known])
-            write_file(self._path, text.getvalue())
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append ``metrics``."""
-        fresh = not self._path.exists()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(("step", "name", "value"))
-            writer.writerows((step, name, repr(value)) for name, value in metrics.items())
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The resolved config lies beside the file."""
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -83,6 +84,18 @@ def check_unmarked(directory: Path) -> None:
         f"({MARK}) that is not renewed for {TAKEN_OVER_AFTER_SECONDS:.0f} s is taken over.",
         key="trainer.default_root_dir",
     )
+
+
+def is_marked(directory: Path) -> bool:
+    """Whether a run writes in a directory, as far as can be told without writing there."""
+    holder, own = _read(directory / MARK), _this_process()
+    if holder is None:
+        return False
+    if all(holder.get(key) == own[key] for key in ("host", "processes_of")):
+        return _is_alive(holder.get("process"))
+    with suppress(FileNotFoundError):  # released meanwhile
+        return time.time() - (directory / MARK).stat().st_mtime < TAKEN_OVER_AFTER_SECONDS
+    return False
 
 
 def token_in(directory: Path) -> str | None:

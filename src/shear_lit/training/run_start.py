@@ -12,7 +12,7 @@ import lightning as L
 from shear_lit.disk.writing import check_folder, free_path
 from shear_lit.training.errors import RunError
 from shear_lit.training.run_checkpoints import complete_checkpoints, latest_checkpoint
-from shear_lit.training.run_directory import PROVENANCE
+from shear_lit.training.run_files import CONFIG, METRICS, PROVENANCE
 from shear_lit.training.run_mark import MARK, RunMark, check_unmarked, token_in
 
 AUTO, LAST = "auto", "last"
@@ -36,7 +36,7 @@ _OF_A_START = (
     "mlruns",
 )
 _MAY_STAY = (MARK, f"{MARK}.partial", f"{_KEPT_ASIDE}*")
-_BEFORE_IT_BEGINS = ("config.yaml", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
+_BEFORE_IT_BEGINS = (CONFIG, "hparams.yaml", METRICS, "events.out.tfevents.*")
 _log = logging.getLogger(__name__)
 
 

@@ -121,7 +121,7 @@ LOGGERS: dict[str, Shipped] = {
     "MLFlowLogger": Shipped(
         _WORKS,
         "With `tracking_uri: sqlite:///runs.db` or a server's address; mlflow refuses folders of files from 3.13 on. "
-        "Needs the package mlflow.",
+        "Pictures lie in `artifact_location`, by default in `mlruns` beside you. Needs the package mlflow.",
     ),
     "TensorBoardLogger": Shipped(_WORKS, "What a run has by itself, in its own directory."),
     "WandbLogger": Shipped(

@@ -21,10 +21,9 @@ from shear_lit.models.choices import Criterion
 from shear_lit.theory.shape import ModelShape
 from shear_lit.training.checkpoints import CheckpointFacts, read_facts
 from shear_lit.training.run_checkpoints import latest_checkpoint
+from shear_lit.training.run_files import METRICS
 
 logger = logging.getLogger(__name__)
-
-REPORT, RESULTS = "report.md", "results.json"
 
 
 def check_output(directory: Path, needed_bytes: int) -> None:
@@ -108,7 +107,7 @@ class DemoDirectory:
     def first_losses(self, run: str) -> dict[str, float]:
         """The losses by domain that a run found before its first step."""
         prefix, losses = "loss/validation/", {}
-        with (self.path / run / "metrics.csv").open() as file:
+        with (self.path / run / METRICS).open() as file:
             for row in csv.DictReader(file):
                 name = row["name"].removeprefix(prefix)
                 if row["step"] == "0" and row["name"].startswith(prefix) and name != "mean":

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from shear_lit.commands.comparing import compared
-from shear_lit.commands.demo.directory import REPORT, RESULTS, DemoDirectory, check_output
+from shear_lit.commands.demo.directory import DemoDirectory, check_output
 from shear_lit.commands.demo.generation import compare_generation
+from shear_lit.commands.demo.names import REPORT, RESULTS
 from shear_lit.commands.demo.numbers import DEMO, FAST
 from shear_lit.commands.demo.source import fetch_source
 from shear_lit.commands.demo.stages import control_steps

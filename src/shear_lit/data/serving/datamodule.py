@@ -1,6 +1,5 @@
 """The LightningDataModule: a prepared directory, and a mixture that follows the losses."""
 
-import logging
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -24,7 +23,6 @@ from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import is_same
 from shear_lit.ranges import Count, CountFrom0
 
-_log = logging.getLogger(__name__)
 _NEVER = -1
 
 
@@ -272,8 +270,6 @@ class DomainData(LightningDataModule):
         moving = MovingMixture(self.mixture, self.domains, self.references)
         self._loader.set_weights(moving.moved(state.weights, losses))
         self._updated_at = state.batch
-        shown = ", ".join(f"{name} {weight:.4f}" for name, weight in self.weights.items())
-        _log.info("mixture from step %d on: %s", state.batch, shown)
         return self.weights
 
     def _start_weights(self) -> list[float]:

@@ -1,0 +1,10 @@
+"""Names of the files in a run's directory that several commands know."""
+
+CONFIG = "config.yaml"
+"""The resolved config."""
+METRICS = "metrics.csv"
+"""Every number that the run reported: step, name, value."""
+PROVENANCE = "provenance.json"
+"""What the run is made of, written when it begins."""
+GATES_FOLDER = "gates"
+"""The folder of its gates, ``step=NNNNNN.safetensors`` each."""
