@@ -52,7 +52,9 @@ def test_source_writes_the_fraction_that_is_asked_for_behind_the_text(toy, sourc
     assert text.data.tokens == text.data.planned * manifest.sequence_length
     assert all(int(passage.inputs["input_ids"].max()) < manifest.tokenizer.vocabulary for passage in own)
     assert text.generated_sequences > TOGETHER  # more than are generated at once
-    assert len({tuple(row) for row in rows_of(own).values()}) == text.generated_sequences
+    begun = [row[0] for row in rows_of(own).values()]
+    rest = len(begun) - TOGETHER
+    assert begun[TOGETHER:] != begun[:rest]  # those that are generated later are others
 
 
 def test_processes_share_what_one_reads_and_generates(toy, source):
