@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from shear_lit.models.generation import generated
 from tests.toy_families import ONE_OF_EACH, model_of
@@ -32,3 +33,20 @@ def test_another_seed_gives_other_text_and_no_token_is_beyond_the_vocabulary():
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert set(one.unique().tolist()) == set(range(7))
+
+
+def test_settings_that_the_source_comes_with_change_nothing():
+    """Those of a published model sharpen what it says, and end it: it would not write all that it knows."""
+    model = model_of(ONE_OF_EACH[0], dtype=torch.float32).eval()
+    plain = generated(model, 8, length=9, vocabulary=40, seed=3, device=CPU)
+    own = GenerationConfig(
+        do_sample=True,
+        temperature=0.05,
+        top_p=0.3,
+        repetition_penalty=1.9,
+        eos_token_id=5,
+        forced_eos_token_id=5,
+    )
+    model.generation_config = own
+    assert torch.equal(generated(model, 8, length=9, vocabulary=40, seed=3, device=CPU), plain)
+    assert model.generation_config is own

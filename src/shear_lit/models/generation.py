@@ -28,10 +28,14 @@ def generated(
         pad_token_id=0,
         suppress_tokens=[*range(vocabulary, model.config.vocab_size)] or None,
     )
-    model.to(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        first = torch.randint(vocabulary, (rows, 1)).to(device)
-        tokens = model.generate(first, attention_mask=torch.ones_like(first), generation_config=settings)
-    model.cpu()
+    own = model.generation_config
+    # What `settings` leave open would be taken from it: published models come with a temperature and an end.
+    model.to(device).generation_config = GenerationConfig()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            first = torch.randint(vocabulary, (rows, 1)).to(device)
+            tokens = model.generate(first, attention_mask=torch.ones_like(first), generation_config=settings)
+    finally:
+        model.cpu().generation_config = own
     return cast(Tensor, tokens.cpu())
