@@ -96,7 +96,8 @@ def add_to_mixture_log(
     else:
         length = data.manifest.sequence_length
         log = MixtureLog(domains=data.domains, global_batch=data.global_batch, sequence_length=length)
-    references = None if losses is None else data.mixture.read_references()
+    compared = losses is not None and not data.mixture.follows_training
+    references = data.mixture.read_references() if compared else None
     within: tuple[str, ...] = ()
     if losses is not None and references is not None:
         within = references.within_error(losses, errors or {})
