@@ -82,7 +82,12 @@ def test_log_goes_back_with_a_resume_and_keeps_what_followed(toy, tmp_path):
     flags = [f"--ckpt_path={checkpoint}", "--data.mixture.references={code: 0.5, law: 2.5, wiki: 3.0}"]
     (record,) = run(fit, tmp_path / "second", arguments=[*arguments, *flags])
     after = read_mixture_log(tmp_path / "run")
-    assert after.up_to(4) == before.up_to(4) and [change.step for change in after.updates] == [0, 4, 8, 12]
+    assert after.up_to(4, 4) == before.up_to(4, 4) and [change.step for change in after.updates] == [
+        0,
+        4,
+        8,
+        12,
+    ]
     assert after.updates[2].weights == record["mixtures"][8] != before.updates[2].weights
     assert read_mixture_log(tmp_path / "run" / "mixture-2.json") == before
 
@@ -157,3 +162,36 @@ def test_laws_of_losses_move_the_mixture_when_there_are_enough(toy, tmp_path):
     log = followed(tmp_path / "run")
     assert all(log[step][1] == log[0][1] for step in range(1, 10)) and log[10][1] != log[0][1] != log[12][1]
     assert len(record["data"]["rule"]["points"]) == 12
+
+
+def test_global_batch_may_change_at_a_resume(toy, tmp_path):
+    """From 8 to 16 sequences: said, written down, kept by a further resume, and met by the batches."""
+    folder = tmp_path / "run"
+    arguments = [
+        *toy.arguments("pretrain", folder),
+        "--checkpoint.every_steps=2",
+        "--checkpoint.keep=-1",
+        *STATIC,
+    ]
+    run(fit, tmp_path / "first", arguments=[*arguments, "--trainer.max_steps=8"])
+    wider = [*arguments, "--data.global_batch=16"]
+    (record,) = run(
+        fit,
+        tmp_path / "second",
+        arguments=[*wider, f"--ckpt_path={folder / 'checkpoints' / 'step=000006.ckpt'}"],
+    )
+    assert "data.global_batch is 16 from step 6 on, and was 8" in (tmp_path / "second" / "0.log").read_text()
+    counts = {step: 0 for step, _ in record["batches"]}
+    for (step, _), batch in record["batches"].items():
+        counts[step] += len(batch["domain"])
+    assert counts == dict.fromkeys(range(6, 12), 16)
+    drawn = np.array([record["data"]["loader"]["drawn"]]).ravel()
+    assert drawn.sum() == 6 * 8 + 6 * 16 and (np.abs(drawn - drawn.sum() * START) < 2).all()
+    run(
+        fit,
+        tmp_path / "third",
+        arguments=[*wider, f"--ckpt_path={folder / 'checkpoints' / 'step=000010.ckpt'}"],
+    )
+    log = read_mixture_log(folder)
+    assert (log.global_batch, log.present_batch) == (8, 16)
+    assert [(change.step, change.global_batch) for change in log.updates if change.global_batch] == [(6, 16)]

@@ -201,7 +201,7 @@ class ShearingModule(L.LightningModule):
             self._read_source(first)
         if self.domain_loss is None:
             self.domain_loss = DomainLoss(len(self.data.domains))
-        if self.training_losses is None and self.data.mixture.follows_training:
+        if self.training_losses is None and self.data.mixture.follows == "training":
             self.training_losses = TrainingLosses(len(self.data.domains))
 
     def configure_model(self) -> None:

@@ -96,9 +96,9 @@ class MixtureSettings:
         return MixtureRule(self.rule).default_floor if self.floor == "rule" else float(self.floor)
 
     @property
-    def follows_training(self) -> bool:
-        """Whether the mixture follows the losses of training, and not those of a validation."""
-        return MixtureRule(self.rule).follows == "training"
+    def follows(self) -> Literal["validation", "training"] | None:
+        """Which losses move the mixture."""
+        return MixtureRule(self.rule).follows
 
     @property
     def limits_updates(self) -> bool:
@@ -146,19 +146,19 @@ class MixtureSettings:
                 f"{self.rule!r} is no rule: the rules are {rules}. Choose one of them.",
                 key="data.mixture.rule",
             )
-        if self.references is None and MixtureRule(self.rule).follows == "validation":
+        if self.references is None and self.follows == "validation":
             raise DataError(
                 f"data.mixture.references is missing: rule {self.rule!r} compares losses with it. "
                 "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static.",
             )
-        floored = MixtureRule(self.rule).follows == "validation"
+        floored = self.follows == "validation"
         if self.floor != "rule" and not (floored and 0 <= float(self.floor) < 1):
             raise DataError(
                 f"{self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
                 "has an effect on the rules 'paper' and 'release' alone. Correct it, or leave it out.",
                 key="data.mixture.floor",
             )
-        if self.update_at_start and self.follows_training:
+        if self.update_at_start and self.follows == "training":
             raise DataError(
                 f"{self.rule!r} follows the losses of training, of which there are none at the start. Use "
                 "data.mixture.update_at_start=false.",
