@@ -14,8 +14,11 @@ from contextlib import nullcontext, suppress
 
 from shear_lit.commands.failures import DEBUG, INTERRUPTED, UsageError, failure_of
 from shear_lit.commands.table import COMMANDS, Command
+from shear_lit.progress import QUIET, LineHandler, is_first, is_quiet
 from shear_lit.training.signals import SIGNALS
 
+QUIET_FLAG = "--quiet"
+"""Of every command: warnings, errors and the result alone."""
 _UNSAID = (
     "💡 Tip",  # of services that have nothing to do with a run
     "TPU available",
@@ -40,7 +43,8 @@ def usage() -> str:
             "commands:",
             *(f"  {name:<10} {command.line}" for name, command in COMMANDS.items()),
             "",
-            "`shear-lit COMMAND --help` shows the keys of one command.",
+            "`shear-lit COMMAND --help` shows the keys of one command. With --quiet, a command says nothing but",
+            "warnings, errors and its result; with NO_COLOR set, nothing has colours.",
         ]
     )
 
@@ -65,6 +69,9 @@ def first_run() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; whatever ends it becomes a line and an exit code (``commands.failures``)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if QUIET_FLAG in arguments:
+        arguments.remove(QUIET_FLAG)
+        os.environ[QUIET] = "1"
     if not arguments:
         print(first_run())
         return
@@ -137,9 +144,11 @@ def _nearest(name: str) -> str:
 def _quieten() -> None:
     """Log plainly, without what libraries say that is neither about the run nor for the person who started it."""
     threading.excepthook = _tell_of_thread
-    # Processes that Lightning starts know their number by one of these; the first of them speaks for all.
-    first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    # Of processes that Lightning starts, the first one speaks for all.
+    level = logging.INFO if is_first() and not is_quiet() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[LineHandler()])
+    if is_quiet() or not sys.stderr.isatty():
+        _without_bars()
     for name in _CHATTY:
         logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_UNSAID))
     logging.getLogger("huggingface_hub").setLevel(logging.WARNING)  # it tells of every file that it wrote
@@ -151,6 +160,17 @@ def _quieten() -> None:
     warnings.filterwarnings(
         "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
     )
+
+
+def _without_bars() -> None:
+    """Keep the bars of libraries out of logs: they are known by a variable, or have been imported already."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
 
 
 def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:

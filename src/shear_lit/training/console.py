@@ -1,6 +1,7 @@
 """What a person sees of a run: a bar on a terminal, one line per report anywhere else."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from shear_lit.reporting.run_lines import time_left
+from shear_lit.progress import time_left
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class StepBar(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Write a line without breaking the bar."""
         if not self._disabled:
-            tqdm.write(" ".join(str(arg) for arg in args))
+            tqdm.write(" ".join(str(arg) for arg in args), file=sys.stderr)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin where the run stands."""
@@ -86,6 +87,11 @@ def say(trainer: L.Trainer, text: str) -> None:
         return
     for line in text.splitlines():
         _log.info("%s", line) if bar is None else bar.print(line)
+
+
+def is_watched(trainer: L.Trainer) -> bool:
+    """Whether a person watches the run on a terminal."""
+    return isinstance(trainer.progress_bar_callback, StepBar) and sys.stderr.isatty()
 
 
 def _summary(numbers: Mapping[str, float]) -> str:

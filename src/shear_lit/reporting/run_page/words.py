@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from shear_lit.reporting.durations import duration
+from shear_lit.progress import duration
 from shear_lit.reporting.run_page.facts import RunFacts
 from shear_lit.reporting.run_page.markup import axis_words, figures, number, section, table, text
 from shear_lit.reporting.run_page.training_sections import mean_loss
