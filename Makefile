@@ -74,7 +74,7 @@ scores: .venv/installed-test
 	$(BIN)/python -m tests.evaluation.suites.whole_registry --work runs/scores-registry
 
 looks: .venv/installed-test .looks/installed
-	SHEAR_LIT_LOOKS=all $(BIN)/python -m pytest tests/commands/test_look.py
+	SHEAR_LIT_LOOKS=all $(BIN)/python -m pytest tests/commands/test_look.py tests/commands/test_transcripts.py
 	$(BIN)/python -m tests.reporting.looks --work runs/looks --node .looks
 
 readme: .venv/installed-test .looks/installed

@@ -24,6 +24,7 @@ _UNSAID = (
     "TPU available",
     "`weights_only` was not set",  # said at every checkpoint: whole states are saved, as asked for
     "`Trainer.fit` stopped",
+    "Model weights successfully saved",
 )
 """How messages of libraries begin that tell a person nothing about the run."""
 _CHATTY = (
@@ -146,11 +147,13 @@ def _quieten() -> None:
     threading.excepthook = _tell_of_thread
     # Of processes that Lightning starts, the first one speaks for all.
     level = logging.INFO if is_first() and not is_quiet() else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", handlers=[LineHandler()])
+    handler = LineHandler()
+    handler.addFilter(_is_said)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
     if is_quiet() or not sys.stderr.isatty():
         _without_bars()
     for name in _CHATTY:
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_UNSAID))
+        logging.getLogger(name).addFilter(_is_said)
     logging.getLogger("huggingface_hub").setLevel(logging.WARNING)  # it tells of every file that it wrote
     # LightningCLI warns of arguments that are not those of the process: they are those of ``main``.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter", category=UserWarning)
@@ -160,6 +163,10 @@ def _quieten() -> None:
     warnings.filterwarnings(
         "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
     )
+
+
+def _is_said(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_UNSAID)
 
 
 def _without_bars() -> None:

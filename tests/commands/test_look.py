@@ -132,12 +132,15 @@ def test_command_serves_until_it_is_interrupted(tmp_path):
     run = Shown(taken=20, running=True).write(tmp_path / "run")
     looking = forks.start(cli.main, tmp_path / "log", arguments=["look", str(run), "--port=0"])
     log = tmp_path / "log" / "0.log"
-    looking.until(lambda: "shows it" in log.read_text())
-    port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())[1])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/")
-    page = connection.getresponse().read().decode()
-    connection.close()
-    assert "it goes on" in page and 'http-equiv="refresh" content="30"' in page
-    os.kill(looking.workers[0].pid, signal.SIGINT)
-    assert looking.wait() == [None]
+    try:
+        looking.until(lambda: log.exists() and "shows it" in log.read_text())
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/")
+        page = connection.getresponse().read().decode()
+        connection.close()
+        assert "it goes on" in page and 'http-equiv="refresh" content="30"' in page
+        os.kill(looking.workers[0].pid, signal.SIGINT)
+        assert looking.wait() == [None]
+    finally:
+        looking.kill()

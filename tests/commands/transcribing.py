@@ -25,24 +25,25 @@ _TIMES = (
     # A bar's time, time left and speed, and behind them the numbers of the last step.
     (re.compile(r"\[\d\d:\d\d<(?:\d\d:\d\d|\?),[^],]*"), "[TIME<TIME, SPEED"),
     (re.compile(r"\b\d+(?:\.\d+)? (?:s|min|h|days)\b"), "TIME"),
-    (re.compile(r"tokens/s [\d,]+"), "tokens/s SPEED"),
+    (re.compile(r"tokens/s [\d,]*\d"), "tokens/s SPEED"),
+    (re.compile(r"\d\.\d+e-\d+"), "SMALL"),
     (
         re.compile(r"(?<=\d)\.\d+\b"),
         lambda found: "." + "9" * (len(found[0]) - 1),
     ),  # of numbers, how long they are
     (re.compile(r"[0-9a-f]{40,}"), "HASH"),
-    (re.compile(r"[█▏▎▍▌▋▊▉ ]{3,}\|"), "BAR|"),
+    (re.compile(r"%\|[█▏▎▍▌▋▊▉ ]+\|"), "%|BAR|"),
 )
 
 
-def commands(root: Path, place: Path) -> list[list[str]]:
-    """The path of a run; ``root`` is where the toy lies."""
-    data, source = f"--data={root / 'data'}", str(root / "gqa-tied")
-    from tests.toy import CONFIGS, TARGETS
+def commands() -> list[list[str]]:
+    """The path of a run, in a folder with the toy and the configs."""
+    data, source = "--data=toy/data", "toy/gqa-tied"
+    from tests.toy import TARGETS
 
     target = [f"--model.pruning.target.{axis}={size}" for axis, size in TARGETS["gqa-tied"].items()]
-    fit = [f"--config={CONFIGS / 'toy' / 'prune.yaml'}", f"--model.source={source}", *target]
-    fit += [f"--data.directory={root / 'data'}", f"--trainer.default_root_dir={place / 'run'}"]
+    fit = ["--config=configs/toy/prune.yaml", f"--model.source={source}", *target]
+    fit += ["--data.directory=toy/data", "--trainer.default_root_dir=run"]
     sequences = "--sequences_per_domain=4"
     return [
         [
@@ -51,38 +52,40 @@ def commands(root: Path, place: Path) -> list[list[str]]:
             f"--model={source}",
             data,
             sequences,
-            f"--output={place / 'references.yaml'}",
+            "--output=references.yaml",
         ],
-        ["rank", f"--source={source}", data, sequences, f"--output={place / 'scores.safetensors'}"],
+        ["rank", f"--source={source}", data, sequences, "--output=scores.safetensors"],
         ["fit", *fit],
         [
             "export",
-            f"--checkpoint={place / 'run/checkpoints/step=000012.ckpt'}",
-            f"--output={place / 'model'}",
+            "--checkpoint=run/checkpoints/step=000012.ckpt",
+            "--output=model",
         ],
-        ["evaluate", f"--model={place / 'model'}", data, sequences],
-        ["evaluate", f"--model={place / 'model'}", data, sequences, "--quiet"],
-        ["report", str(place / "run")],
-        ["report", str(place / "nowhere")],
+        ["evaluate", "--model=model", data, sequences],
+        ["evaluate", "--model=model", data, sequences, "--quiet"],
+        ["report", "run"],
+        ["report", "nowhere"],
     ]
 
 
 def transcript(root: Path, place: Path, way: str) -> str:
     """What the commands write, one after the other, with times masked."""
+    from tests.toy import CONFIGS
+
+    place.mkdir()
+    for name, there in (("toy", root), ("configs", CONFIGS)):
+        (place / name).symlink_to(there)
+    os.chdir(place)  # names of temporary folders differ in length
     parts = []
-    for words in commands(root, place):
+    for words in commands():
         _began_anew()
         said = _written(words, way)
         parts.append(f"$ shear-lit {' '.join(words)}\n{said}")
-    return masked("\n".join(parts), {str(root): "TOY", str(place): "PLACE"})
+    return masked("\n".join(parts))
 
 
-def masked(said: str, places: dict[str, str]) -> str:
+def masked(said: str) -> str:
     """The same without what differs between two runs of one command."""
-    from tests.toy import CONFIGS
-
-    for path, name in {**places, str(CONFIGS): "configs"}.items():
-        said = said.replace(path, name)
     for pattern, name in _TIMES:
         said = pattern.sub(name, said)
     return "\n".join(line.rstrip() for line in said.splitlines()).strip() + "\n"
@@ -202,6 +205,7 @@ def main() -> None:
     parser.parse_args()
     TRANSCRIPTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "toy").mkdir()
         toy = write_toy(Path(folder) / "toy")
         for way in WAYS:
             place = Path(folder) / way

@@ -1,12 +1,13 @@
 """What a run says in lines of text: how it begins, a validation as a small table, the time left, the next command."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 
 from shear_lit.progress import duration, time_left
 from shear_lit.theory.shape import ModelShape
 
-_NAME_WIDTH = 24
+_WIDTH, _NAME_WIDTH = 79, 24
 _WORTH_SAYING_SECONDS = 5.0
 
 
@@ -35,7 +36,10 @@ def beginning(
     sizes = ", ".join(
         f"{name.replace('_', ' ')} {old[name]:,} to {new[name]:,}" for name in old if old[name] != new[name]
     )
-    return f"prunes {source}\n  {sizes or 'nothing: the target is the source'}\n  {whole}"
+    sizes = textwrap.fill(
+        sizes or "nothing: the target is the source", _WIDTH, initial_indent="  ", subsequent_indent="  "
+    )
+    return f"prunes {source}\n{sizes}\n  {whole}"
 
 
 def going_on(step: int, steps: int, seconds: float) -> str:

@@ -1,6 +1,7 @@
 """What a person sees of a run: a bar on a terminal, one line per report anywhere else."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from tqdm import tqdm
 
 from shear_lit.progress import time_left
 
+_OF_THE_BAR = 50
+"""Columns that a bar takes with its steps, its time and its speed."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +65,8 @@ class StepBar(ProgressBar):
     def show(self, numbers: Mapping[str, float]) -> None:
         """Show the numbers of a report behind the bar."""
         if self._bar is not None:
-            self._bar.set_postfix_str(_summary(numbers))
+            room = shutil.get_terminal_size().columns - _OF_THE_BAR
+            self._bar.set_postfix_str(_fitting(_summary(numbers), room))
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -77,7 +81,10 @@ def show(trainer: L.Trainer, numbers: Mapping[str, float], *, seconds_left: floa
         bar.show(numbers)
     else:
         left = "" if seconds_left is None else f", {time_left(seconds_left)}"
-        say(trainer, f"step {trainer.global_step} of {trainer.max_steps}: {_summary(numbers)}{left}")
+        say(
+            trainer,
+            f"step {trainer.global_step} of {trainer.max_steps}: {', '.join(_summary(numbers))}{left}",
+        )
 
 
 def say(trainer: L.Trainer, text: str) -> None:
@@ -94,7 +101,16 @@ def is_watched(trainer: L.Trainer) -> bool:
     return isinstance(trainer.progress_bar_callback, StepBar) and sys.stderr.isatty()
 
 
-def _summary(numbers: Mapping[str, float]) -> str:
+def _fitting(parts: list[str], room: int) -> str:
+    """The first of the parts, and those others that there is room for."""
+    shown = parts[:1]
+    for part in parts[1:]:
+        if len(", ".join([*shown, part])) <= room:
+            shown.append(part)
+    return ", ".join(shown)
+
+
+def _summary(numbers: Mapping[str, float]) -> list[str]:
     names = {
         "loss/language": ("loss", "{:.4f}"),
         "loss/divergence": ("divergence", "{:.4f}"),
@@ -108,4 +124,4 @@ def _summary(numbers: Mapping[str, float]) -> str:
         for key in numbers
         if key.endswith("/expected")
     ]
-    return ", ".join([*shown, *sizes])
+    return [*shown, *sizes]

@@ -145,7 +145,8 @@ class RunLog:
         step = self._trainer.global_step
         if is_watched(self._trainer):
             heads, rows = validation_rows(losses, references, data.weights, self._losses)
-            say(self._trainer, drawn([Table(title=validation_title(step), header=heads, rows=rows)]))
+            table = drawn([Table(title=validation_title(step), header=heads, rows=rows)])
+            say(self._trainer, "\n".join(line for line in table.splitlines() if line.strip()))
         else:
             say(self._trainer, validation_table(step, losses, references, data.weights, self._losses))
         self._losses = dict(losses)
