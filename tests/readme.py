@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "demo-report.png"
 FIGURES = ROOT / "benchmarks" / "results" / "demo.json"
 MOST_BYTES, WIDTH, COLOURS = 200_000, 1200, 48
-HEADINGS = ("Losses", "Mixture", "Shape before and after")
+HEADINGS = ("Losses", "Shape before and after")
 _BEGIN, _END = "<!-- written by: make readme -->", "<!-- end -->"
 _KEPT = ("name", "parameters", "repair_tokens", "generated_tokens", "training_tokens", "losses", "mean_loss")
 

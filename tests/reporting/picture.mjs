@@ -1,4 +1,4 @@
-// A part of a page as a picture: node picture.mjs PAGE PICTURE WIDTH HEADING... keeps the sections of these headings.
+// A part of a page as a picture: node picture.mjs PAGE PICTURE WIDTH HEADING... keeps the first row of these sections.
 import { createRequire } from "node:module";
 import path from "node:path";
 
@@ -18,6 +18,7 @@ await tab.goto(`file://${page}`);
 const kept = await tab.evaluate((wanted) => {
   for (const section of document.querySelectorAll("section")) {
     if (!wanted.includes(section.querySelector("h2").textContent)) section.remove();
+    section.querySelectorAll("p, .grid ~ *").forEach((each) => each.remove());
   }
   document.querySelectorAll("details, footer").forEach((each) => each.remove());
   return document.querySelectorAll("section").length;

@@ -281,11 +281,10 @@ class Boundary(Checkpoint):
 
     def _least_seconds(self, tokens: int) -> float:
         """What the run takes at least, as far as its matrix products say."""
-        assert self.module.model is not None
-        data = self.module.data
+        data, model = self.module.data, cast(Any, self.module.model)
         return least_seconds(
-            self.module.model,
-            self.module.model.get_input_embeddings().weight,
+            model,
+            model.get_input_embeddings().weight,
             tokens=tokens,
             rows=data.micro_batch * data.manifest.sequence_length,
             processes=self.trainer.world_size,
