@@ -77,7 +77,7 @@ def test_command_of_a_figure_exists(command):
     assert missing(command) == ""
 
 
-@pytest.mark.parametrize("command", typed(TEXT))
+@pytest.mark.parametrize("command", list(typed(TEXT)))
 def test_what_is_to_be_typed_exists(command):
     assert missing(command) == ""
 
