@@ -80,5 +80,7 @@ def test_names_are_text_and_long_ones_stay_inside():
     root = ElementTree.fromstring(file)
     assert root.find(f"{SVG}title").text == bad and "<script" not in file
     width = float(root.get("width"))
+    captions = root.findall(f"{SVG}text[@class='caption']")
+    assert all(len(each.text) <= 45 for each in captions)  # of bold letters in 360 pixels
     labels = [each for each in root.findall(f"{SVG}text") if each.get("class") is None]
     assert len(labels) == 2 and all(float(each.get("x")) + 6.4 * len(each.text) <= width for each in labels)

@@ -10,18 +10,18 @@ from shear_lit.reporting.run_page.drawing import Drawing, Entry
 from shear_lit.reporting.run_page.markup import text
 from shear_lit.reporting.run_page.style import LIGHT, picture_style
 
-_MARGIN, _GAP, _LINE, _CAPTION = 12, 24, 15, 60
-_LETTER = 6.4
-"""Width of a letter of a legend, about."""
+_MARGIN, _GAP, _LINE = 12, 24, 15
+_LETTER, _BOLD = 6.4, 8.0
+"""Widths of a letter of a legend and of a caption, about."""
 _SWATCH = 22
 
 
 def picture_file(title: str, drawings: Sequence[tuple[str, Drawing]]) -> str:
     """Captioned drawings beside each other, as an SVG file that runs nothing and asks for nothing."""
     parts, left, lowest = [], float(_MARGIN), 0.0
-    for caption, drawing in drawings:
-        lines = textwrap.wrap(caption, _CAPTION)
-        top = _MARGIN + _LINE * max(1, len(lines)) + 4.0
+    captions = [textwrap.wrap(caption, int(drawing.width / _BOLD)) for caption, drawing in drawings]
+    top = _MARGIN + _LINE * max(map(len, captions)) + 4.0
+    for lines, (_, drawing) in zip(captions, drawings, strict=True):
         parts += [
             f'<text class="caption" x="{left:g}" y="{_MARGIN + _LINE * (number + 0.7):g}">{text(line)}</text>'
             for number, line in enumerate(lines)
