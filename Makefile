@@ -13,11 +13,13 @@
 # make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured; looks
 # the shipped suites up in the harness's whole registry; and lets two processes share a text.
 # make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.
+# make readme writes README's table and picture from what a demo has written into RUN.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
+RUN ?= $(OUTPUT)
 CLIENTS ?= transformers-4.57 vllm llama.cpp
 ALSO ?=
 EDITS ?= 2000
@@ -27,7 +29,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks text tokens gpu
+.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks readme text tokens gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -72,8 +74,12 @@ scores: .venv/installed-test
 	$(BIN)/python -m tests.evaluation.suites.whole_registry --work runs/scores-registry
 
 looks: .venv/installed-test .looks/installed
-	SHEAR_LIT_LOOKS=all $(BIN)/python -m pytest tests/commands/test_look.py
+	SHEAR_LIT_LOOKS=all $(BIN)/python -m pytest tests/commands/test_look.py tests/commands/test_transcripts.py
 	$(BIN)/python -m tests.reporting.looks --work runs/looks --node .looks
+
+readme: .venv/installed-test .looks/installed
+	$(BIN)/python -m tests.readme table $(RUN)
+	$(BIN)/python -m tests.readme picture $(RUN) --node .looks
 
 .looks/installed:
 	mkdir -p .looks

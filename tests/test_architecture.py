@@ -13,11 +13,12 @@ import pytest
 PACKAGE = "shear_lit"
 SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 
-EVERYWHERE = {"mistakes", "disk", "ranges"}
+EVERYWHERE = {"mistakes", "disk", "ranges", "progress"}
 BELOW_TRAINING = {"theory", "models", "ranking", "pruning", "data", "evaluation", "reporting"} | EVERYWHERE
 ROOMS = {
     "mistakes": set(),
     "ranges": set(),
+    "progress": set(),
     "disk": {"mistakes"},
     "theory": {"mistakes"},
     "models": {"theory"} | EVERYWHERE,

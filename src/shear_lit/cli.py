@@ -14,13 +14,17 @@ from contextlib import nullcontext, suppress
 
 from shear_lit.commands.failures import DEBUG, INTERRUPTED, UsageError, failure_of
 from shear_lit.commands.table import COMMANDS, Command
+from shear_lit.progress import QUIET, LineHandler, is_first, is_quiet
 from shear_lit.training.signals import SIGNALS
 
+QUIET_FLAG = "--quiet"
+"""Of every command: warnings, errors and the result alone."""
 _UNSAID = (
     "💡 Tip",  # of services that have nothing to do with a run
     "TPU available",
     "`weights_only` was not set",  # said at every checkpoint: whole states are saved, as asked for
     "`Trainer.fit` stopped",
+    "Model weights successfully saved",
 )
 """How messages of libraries begin that tell a person nothing about the run."""
 _CHATTY = (
@@ -40,7 +44,8 @@ def usage() -> str:
             "commands:",
             *(f"  {name:<10} {command.line}" for name, command in COMMANDS.items()),
             "",
-            "`shear-lit COMMAND --help` shows the keys of one command.",
+            "`shear-lit COMMAND --help` shows the keys of one command. With --quiet, a command says nothing but",
+            "warnings, errors and its result; with NO_COLOR set, nothing has colours.",
         ]
     )
 
@@ -65,6 +70,9 @@ def first_run() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; whatever ends it becomes a line and an exit code (``commands.failures``)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if QUIET_FLAG in arguments:
+        arguments.remove(QUIET_FLAG)
+        os.environ[QUIET] = "1"
     if not arguments:
         print(first_run())
         return
@@ -137,11 +145,15 @@ def _nearest(name: str) -> str:
 def _quieten() -> None:
     """Log plainly, without what libraries say that is neither about the run nor for the person who started it."""
     threading.excepthook = _tell_of_thread
-    # Processes that Lightning starts know their number by one of these; the first of them speaks for all.
-    first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    # Of processes that Lightning starts, the first one speaks for all.
+    level = logging.INFO if is_first() and not is_quiet() else logging.WARNING
+    handler = LineHandler()
+    handler.addFilter(_is_said)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
+    if is_quiet() or not sys.stderr.isatty():
+        _without_bars()
     for name in _CHATTY:
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_UNSAID))
+        logging.getLogger(name).addFilter(_is_said)
     logging.getLogger("huggingface_hub").setLevel(logging.WARNING)  # it tells of every file that it wrote
     # LightningCLI warns of arguments that are not those of the process: they are those of ``main``.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter", category=UserWarning)
@@ -151,6 +163,21 @@ def _quieten() -> None:
     warnings.filterwarnings(
         "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
     )
+
+
+def _is_said(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_UNSAID)
+
+
+def _without_bars() -> None:
+    """Keep the bars of libraries out of logs: they are known by a variable, or have been imported already."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
 
 
 def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:

@@ -2,6 +2,8 @@
 
 import http.client
 import os
+import re
+import signal
 import socket
 import threading
 
@@ -10,6 +12,7 @@ import pytest
 from shear_lit import cli
 from shear_lit.commands.page_server import PageServer, written
 from tests.reporting.shown_runs import Shown
+from tests.training import forks
 
 REQUESTS = 1000 if os.environ.get("SHEAR_LIT_LOOKS") == "all" else 60
 
@@ -123,3 +126,21 @@ def test_command_without_words_shows_a_first_run(capsys):
     said = capsys.readouterr().out
     assert len(said.splitlines()) <= 10 and max(map(len, said.splitlines())) <= 110
     assert all(f"shear-lit {name}" in said for name in ("demo", "prepare", "fit", "export", "compare"))
+
+
+def test_command_serves_until_it_is_interrupted(tmp_path):
+    run = Shown(taken=20, running=True).write(tmp_path / "run")
+    looking = forks.start(cli.main, tmp_path / "log", arguments=["look", str(run), "--port=0"])
+    log = tmp_path / "log" / "0.log"
+    try:
+        looking.until(lambda: log.exists() and "shows it" in log.read_text())
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/")
+        page = connection.getresponse().read().decode()
+        connection.close()
+        assert "it goes on" in page and 'http-equiv="refresh" content="30"' in page
+        os.kill(looking.workers[0].pid, signal.SIGINT)
+        assert looking.wait() == [None]
+    finally:
+        looking.kill()

@@ -12,7 +12,7 @@ import pytest
 from shear_lit import cli
 from shear_lit.commands.run_reading import read_run
 from shear_lit.commands.run_tables import tables_of
-from shear_lit.reporting.model_card import RepairFacts
+from shear_lit.reporting.model_facts import RepairFacts
 from shear_lit.reporting.repair_page import repair_page
 from shear_lit.theory.shape import Axis
 from tests.reporting.shown_runs import SMALL, Shown

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from shear_lit.reporting.model_card import ModelFacts, Selection, model_card
+from shear_lit.reporting.model_card import model_card
+from shear_lit.reporting.model_facts import ModelFacts, Selection
 from shear_lit.reporting.recipe import facts_of, recipe_file
 from shear_lit.theory.shape import ModelShape
 

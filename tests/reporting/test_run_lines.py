@@ -2,10 +2,7 @@
 
 import math
 
-import pytest
-
-from shear_lit.reporting.durations import duration
-from shear_lit.reporting.run_lines import beginning, ending, time_left, validation_table
+from shear_lit.reporting.run_lines import beginning, ending, going_on, validation_table
 from shear_lit.theory.shape import ModelShape
 
 BEFORE = ModelShape(layers=30, hidden=576, query_heads=9, kv_heads=3, intermediate=1536)
@@ -46,12 +43,18 @@ def test_lines_of_long_names_fit_on_80_columns():
     assert max(map(len, found.splitlines())) <= 80 and "…" in found
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (89, "89 s"), (300, "5 min"), (7200, "2.0 h"), (86400 * 3, "3.0 days")],
-)
-def test_durations_have_the_unit_of_their_size(seconds, said):
-    assert duration(seconds) == said and time_left(seconds) == f"about {said} left"
+def test_beginning_says_the_time_that_a_run_takes_at_least():
+    sizes = dict(steps=10, step_tokens=8, domains=1)
+    found = beginning("m", None, None, **sizes, seconds=7200, processes=8)
+    assert found.endswith("\n  at least 2.0 h on 8 processes, by what its matrix products alone take here")
+    assert "at least" not in beginning("m", None, None, **sizes, seconds=0.5)
+
+
+def test_run_that_goes_on_says_where_and_how_long():
+    assert (
+        going_on(40, 100, 600) == "goes on after step 40 of 100, about 10 min left if it is as fast as before"
+    )
+    assert going_on(40, 100, 0) == "goes on after step 40 of 100"
 
 
 def test_ending_names_the_next_commands():

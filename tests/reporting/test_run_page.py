@@ -56,7 +56,7 @@ def test_table_of_a_page_has_the_numbers_of_the_run():
 
 def drawn(chart, y):
     """The values that a line goes through, read back from where it is drawn."""
-    outline = re.search(r'polyline class="line [^"]*" points="([^"]*)"', chart)[1]
+    outline = re.search(r'polyline class="line [^"]*" points="([^"]*)"', str(chart))[1]
     heights = [float(point.split(",")[1]) for point in outline.split()]
     return [y.low + (HEIGHT - 34 - at) / (HEIGHT - 8 - 34) * (y.high - y.low) for at in heights]
 
@@ -81,7 +81,7 @@ def test_thinned_line_keeps_its_peaks():
 
 def opacities(picture):
     """What the cells of a picture show, read from its PNG without a library that might be lenient."""
-    content = base64.b64decode(re.search(r"base64,([^\"]*)", picture)[1])
+    content = base64.b64decode(re.search(r"base64,([^\"]*)", str(picture))[1])
     width, height = struct.unpack(">II", content[16:24])
     start = content.index(b"IDAT") + 4
     size = struct.unpack(">I", content[start - 8 : start - 4])[0]

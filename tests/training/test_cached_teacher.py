@@ -16,7 +16,7 @@ from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.taught.files import TeacherCache
 from shear_lit.data.taught.record import read_record
 from shear_lit.evaluation import teaching
-from shear_lit.reporting.model_card import TeacherFacts
+from shear_lit.reporting.model_facts import TeacherFacts
 from shear_lit.theory.shape import ModelShape
 from shear_lit.training import learning
 from shear_lit.training.checkpoints import read_facts

@@ -13,7 +13,7 @@ from shear_lit.pruning.repair import repair
 from shear_lit.pruning.settings import Pruning, RepairSettings
 from shear_lit.pruning.starts import ranked_gates
 from shear_lit.ranking.scores import read_scores
-from shear_lit.reporting.model_card import RepairFacts
+from shear_lit.reporting.model_facts import RepairFacts
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import ModelShape, ShapeError
 from shear_lit.training import repairing

@@ -186,7 +186,8 @@ def test_console_has_a_line_per_report(whole):
 
 MASKED = """
 prunes MODEL
-  layers 3 to 2, hidden 32 to 24, query heads 8 to 2, kv heads 2 to 1, intermediate 48 to 32
+  layers 3 to 2, hidden 32 to 24, query heads 8 to 2, kv heads 2 to 1,
+  intermediate 48 to 32
   12 steps of 192 tokens, 3 domains
 step 2 of 12: REPORT
 validation at step 4

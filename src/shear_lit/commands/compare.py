@@ -25,6 +25,7 @@ def compare(
     device: Device = "auto",
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     cache: str | None = None,
+    cards: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
 ) -> "Comparison":
     """Compare models: sizes, memory, speeds, losses by domain, bits per byte, downstream tasks, what training took.
 
@@ -47,6 +48,7 @@ def compare(
         device: Where to compute; `auto`: a CUDA device if there is one, otherwise the CPU.
         cross_document_attention: Whether a token may attend to earlier documents of its packed sequence.
         cache: Folder of what was measured before; null: `scores` in SHEAR_LIT_CACHE, or in ~/.cache/shear_lit.
+        cards: Whether the comparison goes into the model cards, too, of those that `shear-lit export` wrote.
     """
     folder = None if output is None else expanded(output)
     if folder is not None:
@@ -64,5 +66,6 @@ def compare(
         dtype=dtype,
         device=device,
         cross_document_attention=cross_document_attention,
+        cards=cards,
     )
     return compare_models(models, wishes, folder, None if cache is None else expanded(cache))

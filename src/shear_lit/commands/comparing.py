@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from shear_lit.commands.comparison_cards import cards_in, put_into_cards
 from shear_lit.commands.demo.cache import default_cache
-from shear_lit.commands.measuring import DomainLosses, chosen_device
+from shear_lit.commands.measuring import DomainLosses, chosen_device, watched_batches
 from shear_lit.commands.scoring import score_suite
 from shear_lit.data.errors import DataError
 from shear_lit.data.serving.remote import REMOTE
@@ -36,6 +37,7 @@ from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_config, read_model, stored_dtype
 from shear_lit.models.memory import check_fits, stored_parameters
 from shear_lit.models.source_files import CONFIG, is_local, pinned
+from shear_lit.progress import watched
 from shear_lit.reporting.recipe import recipes
 from shear_lit.training.run_checkpoints import complete_checkpoints
 
@@ -62,6 +64,7 @@ class Wishes:
     dtype: ComputeDtype
     device: Device
     cross_document_attention: bool
+    cards: bool = False
 
 
 def compare_models(
@@ -77,6 +80,7 @@ def compare_models(
     names = _names(models)
     against = _against(wishes.against, models, names)
     places = [_place(name) for name in models]
+    cards = cards_in(places) if wishes.cards else ()
     texts = _texts(places, wishes)  # all refusals, before any weight is read
     kept = KeptResults((default_cache() / "scores") if cache is None else cache)
     found = [
@@ -89,6 +93,7 @@ def compare_models(
     if output is not None:
         write_file(output / "compare.md", f"{comparison}\n")
         write_file(output / "compare.json", comparison.to_json())
+    put_into_cards(comparison, cards)
     return comparison
 
 
@@ -252,12 +257,13 @@ def _losses(
 def _counted(place: str, text: ValidationText | RawText, network: Any) -> DocumentLosses:
     if isinstance(text, RawText):
         documents = DocumentLosses()
-        measure_domain_losses(network, text.batches(place), text.domains, documents)
+        batches = watched(text.batches(place), "Measuring losses", "document")
+        measure_domain_losses(network, batches, text.domains, documents)
         for number, name in enumerate(text.domains):
             documents.know_bytes(number, text.bytes_of(name))
         return documents
     documents = DocumentLosses(token_bytes(tokenizer_of(place)) if has_tokenizer(place) else None)
-    measure_domain_losses(network, text.batches, text.domains, documents)
+    measure_domain_losses(network, watched_batches(text), text.domains, documents)
     return documents
 
 

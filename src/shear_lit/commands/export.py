@@ -19,6 +19,7 @@ from shear_lit.theory.shape import TargetShape
 
 if TYPE_CHECKING:
     from shear_lit.commands.exporting import ExportResult
+    from shear_lit.commands.pushing import PushResult
 
 
 def export(
@@ -41,12 +42,15 @@ def export(
     device: Device = "auto",
     cross_document_attention: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
     remote: RemoteSettings = REMOTE,
-) -> "ExportResult":
+    push: str | None = None,
+    push_private: bool = True,  # noqa: FBT001, FBT002  (a key of the command line)
+    push_over: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
+) -> "ExportResult | PushResult":
     """Cut a model at exactly a target and write it as a Hugging Face directory, verified.
 
     Either the model in a checkpoint, at its run's target (without gates, as after stage 2, it is written as it is), or
     the source that gates are of, untrained, at any target: all gates of kept units are 1 then.
-    Nothing is left behind if a check fails.
+    Nothing is left behind if a check fails. With `push`, and neither, what an earlier export wrote is pushed as it is.
 
     Args:
         checkpoint: File step=NNNNNN.ckpt or directory step=NNNNNN of a run.
@@ -76,10 +80,30 @@ def export(
         device: Where the repair computes, a block at a time; `auto`: a CUDA device if there is one, otherwise the CPU.
         cross_document_attention: Whether a token may attend to earlier documents in the repair.
         remote: How data in remote storage is read.
+        push: Name on the Hugging Face hub (organisation/model) to push the model to once it is verified, in one commit,
+            with the token of `hf auth login` or HF_TOKEN.
+        push_private: Whether a repository that is made for it is private.
+        push_over: Whether a repository that holds files becomes this model; its history keeps them.
     """
     if not output:
         raise UsageError("output is missing: say where to write the model. Use --output DIRECTORY.")
     directory = expanded(output)
+    if push is None:
+        _refuse_options_of_push(private=not push_private, over=push_over)
+    elif checkpoint is None and gates is None:
+        _refuse_options_of_a_cut(
+            target=any(
+                way is not None for way in (target, target_parameters, target_flops_fraction, target_preset)
+            ),
+            dtype=dtype != "source",
+            source=source is not None,
+            write_as=write_as != "source",
+            keep_layer_period=keep_layer_period,
+            repair=repair is not None,
+        )
+        from shear_lit.commands.pushing import push_export
+
+        return push_export(directory, push, private=push_private, overwrite=push_over)
     check_new_directory(directory)
     ways = (target, target_parameters, target_flops_fraction, target_preset)
     if (checkpoint is None) == (gates is None):
@@ -115,8 +139,13 @@ def export(
             device=device != "auto",
             cross_document_attention=not cross_document_attention,
         )
+    if push is not None:
+        from shear_lit.models.publishing import open_repository
+
+        open_repository(push, overwrite=push_over)  # all refusals, before any weight is read
     if checkpoint is not None:
-        return exporting.from_checkpoint(checkpoint, directory, dtype=dtype, source=source, repair=request)
+        result = exporting.from_checkpoint(checkpoint, directory, dtype=dtype, source=source, repair=request)
+        return result if push is None else _pushed(result, push, private=push_private, overwrite=push_over)
     assert gates is not None
     wanted = TargetRequest(
         shape=target,
@@ -124,7 +153,7 @@ def export(
         flops_fraction=target_flops_fraction,
         preset=target_preset,
     )
-    return exporting.from_gates(
+    result = exporting.from_gates(
         gates,
         directory,
         request=wanted,
@@ -134,6 +163,37 @@ def export(
         keep_layer_period=keep_layer_period,
         repair=request,
     )
+    return result if push is None else _pushed(result, push, private=push_private, overwrite=push_over)
+
+
+def _pushed(result: "ExportResult", name: str, *, private: bool, overwrite: bool) -> "ExportResult":
+    """The same, pushed; what was written stays if that fails, and can be pushed by itself."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from shear_lit.commands.pushing import push_export
+
+    found = push_export(Path(result.directory), name, private=private, overwrite=overwrite)
+    return replace(result, pushed=found.pushed)
+
+
+def _refuse_options_of_push(*, private: bool, over: bool) -> None:
+    """Refuse what says how a model is pushed, where it is not."""
+    for name, is_given in (("push_private", private), ("push_over", over)):
+        if is_given:
+            raise UsageError(
+                f"{name} has no effect without push: it says how a model is pushed. Remove it, or add --push NAME."
+            )
+
+
+def _refuse_options_of_a_cut(**given: bool) -> None:
+    """Refuse what says how a model is cut and written, where one is pushed as it is."""
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"{name} has no effect where an export is pushed as it is. Remove it, or say with --checkpoint or "
+                f"--gates what is to be cut."
+            )
 
 
 def _refuse_options_of_repair(**given: bool) -> None:

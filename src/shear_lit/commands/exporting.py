@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shear_lit.commands.carding import card_of, selection_of
 from shear_lit.commands.failures import UsageError
+from shear_lit.commands.making import Making, making_of_cut, making_of_run, options_of_export
 from shear_lit.commands.repairing import Repair, RepairRequest, open_repair
 from shear_lit.disk.names import expanded
 from shear_lit.evaluation.tokenizer import keep_tokenizer
 from shear_lit.models import clients
 from shear_lit.models.choices import Precision, WrittenAs
-from shear_lit.models.companions import has_tokenizer, licence_files, source_licence
+from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.directories import check_new_directory
 from shear_lit.models.huggingface import (
     SourceError,
@@ -25,6 +27,7 @@ from shear_lit.models.huggingface import (
     source_fingerprint,
     stored_dtype,
 )
+from shear_lit.models.publishing import Pushed
 from shear_lit.models.registry import (
     carved_config,
     family_of,
@@ -36,6 +39,7 @@ from shear_lit.models.targets import TargetRequest, kernel_warnings
 from shear_lit.models.verification import GATED_TOLERANCE
 from shear_lit.models.writing import write_model
 from shear_lit.pruning.artefact import GATES, KEPT, gates_file, kept_file, ranked_gates_file
+from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.expectation import ExpectedUnits, expected_units
 from shear_lit.pruning.periods import blocks_in_period, check_period
@@ -43,8 +47,9 @@ from shear_lit.pruning.starts import ranked_gates
 from shear_lit.pruning.verified_cut import verified_cut
 from shear_lit.ranking.criteria import meaning
 from shear_lit.ranking.scores import LEARNED, Origin, Scores, read_scores
-from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection, TeacherFacts, model_card
-from shear_lit.reporting.recipe import RECIPE, recipe_file, recipes
+from shear_lit.reporting.model_card import CARD, model_card
+from shear_lit.reporting.model_facts import RepairFacts, Selection
+from shear_lit.reporting.recipe import RECIPE, recipe_file
 from shear_lit.reporting.repair_page import REPAIR_PAGE
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 from shear_lit.training.checkpoints import (
@@ -77,6 +82,8 @@ class ExportResult:
     """What the gates kept in expectation, by axis."""
     warnings: tuple[str, ...]
     """What the user should know before using the model."""
+    pushed: Pushed | None = None
+    """The commit on the hub, if it was pushed."""
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name}={size}" for name, size in self.shape.to_dict().items())
@@ -92,6 +99,8 @@ class ExportResult:
                 f"logit (at most {GATED_TOLERANCE:g})"
             )
         lines.append(f"written against reloaded, {self.dtype}: parameters and logits equal bit for bit")
+        if self.pushed is not None:
+            lines.append(str(self.pushed))
         return "\n".join([*lines, *(f"WARNING: {warning}" for warning in self.warnings)])
 
 
@@ -110,8 +119,16 @@ def from_checkpoint(
             "repair has no effect: the checkpoint is of a run without gates, and nothing of its model is cut. "
             "Remove it."
         )
+    making = making_of_run(expanded(checkpoint), opened.facts, options_of_export(dtype, repair))
     return _write(
-        directory, opened.facts, opened=opened, scores=None, dtype=dtype, source=source, repair=repair
+        directory,
+        opened.facts,
+        opened=opened,
+        scores=None,
+        dtype=dtype,
+        source=source,
+        repair=repair,
+        making=making,
     )
 
 
@@ -133,7 +150,24 @@ def from_gates(
         assert facts.target is not None
         check_period(config_of(facts.config), facts.target, key="keep_layer_period")
         facts = replace(facts, keep_layer_period=True)
-    return _write(directory, facts, opened=None, scores=scores, dtype=dtype, source=source, repair=repair)
+    assert facts.target is not None
+    options = {
+        "source": facts.source,
+        **{f"target.{axis}": size for axis, size in facts.target.to_dict().items()},
+        **({} if write_as == "source" else {"write_as": write_as}),
+        **({"keep_layer_period": "true"} if keep_layer_period else {}),
+        **options_of_export(dtype, repair),
+    }
+    return _write(
+        directory,
+        facts,
+        opened=None,
+        scores=scores,
+        dtype=dtype,
+        source=source,
+        repair=repair,
+        making=making_of_cut(GATES, options, scores.origin.data_fingerprint),
+    )
 
 
 def _ranked_facts(
@@ -173,6 +207,7 @@ def _write(
     dtype: str,
     source: str | None,
     repair: RepairRequest | None,
+    making: Making,
 ) -> ExportResult:
     """Cut and write; nothing of weights is read before all else is known to fit."""
     config = config_of(facts.config)
@@ -194,6 +229,7 @@ def _write(
                 key="source",
             )
         repairs = open_repair(repair, origin, config, shape)
+    _log.info("cutting %s to %s parameters", origin, f"{parameter_count(config, shape):,}")
     if scores is None:
         assert opened is not None
         cut = _cut(opened.read(), origin, repairs)
@@ -202,7 +238,19 @@ def _write(
         cut = _ranked_cut(facts, scores, repairs)
     written = clients.Written(config=config, shape=shape, period_kept=keeps_period(cut.config))
     who_reads = clients.warning(written)
-    card = _card(directory.name, facts, precision, cut, origin)
+    card, beside = card_of(
+        directory.name,
+        facts,
+        origin,
+        config=cut.config,
+        dtype=precision,
+        difference=cut.difference,
+        selection=cut.selection,
+        repair=cut.repair,
+        kept=None if cut.values is None else kept_units(cut.values, family_of(config).shape),
+        making=making,
+    )
+    _log.info("writing %s, and reading it back to compare", directory)
     write_model(
         directory,
         cut.config,
@@ -212,7 +260,8 @@ def _write(
         check_companions=keep_tokenizer,
         extra_files={
             **cut.files,
-            "README.md": model_card(card),
+            **beside,
+            CARD: model_card(card),
             RECIPE: recipe_file(
                 card,
                 axes=[axis.value for axis in facts.axes],
@@ -258,6 +307,7 @@ class _Cut:
     expected: tuple[ExpectedUnits, ...] = ()
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     repair: RepairFacts | None = None
+    values: GateValues | None = None
 
     def repaired(self, repair: Repair, source: Any, values: GateValues) -> "_Cut":
         """The same, refitted towards ``source``."""
@@ -299,6 +349,7 @@ def _cut(contents: ModelCheckpointContents, origin: str, repair: Repair | None) 
             GATES: gates_file(contents.log_alpha, learned, constraint=facts.constraint, values=values),
             KEPT: kept_file(values, learned, contents.log_alpha, facts.constraint),
         },
+        values=values,
     )
     if repair is None:
         return found
@@ -330,20 +381,9 @@ def _ranked_cut(facts: CheckpointFacts, scores: Scores, repair: Repair | None) -
             GATES: ranked_gates_file(scores, values),
             KEPT: kept_file(values, scores.origin),
         },
+        values=values,
     )
     return found if repair is None else found.repaired(repair, model, values)
-
-
-def selection_of(origin: Origin) -> Selection:
-    """What a card says of a cut at scores, or at the gates of another run, without training."""
-    learned = origin.criterion == LEARNED
-    return Selection(
-        criterion="gates of a run" if learned else origin.criterion,
-        meaning="the gates that a run learned" if learned else meaning(origin.criterion),
-        data_fingerprint=origin.data_fingerprint,
-        sequences=origin.sequences,
-        tokens=origin.tokens,
-    )
 
 
 def _ranked_blocks(facts: CheckpointFacts, scores: Scores) -> tuple[int, ...] | None:
@@ -351,39 +391,6 @@ def _ranked_blocks(facts: CheckpointFacts, scores: Scores) -> tuple[int, ...] | 
         return None
     assert facts.target is not None
     return blocks_in_period(scores.importance[Axis.LAYERS], config_of(facts.config), facts.target)
-
-
-def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str) -> ModelFacts:
-    config = config_of(facts.config)
-    family = family_of(config)
-    shape = facts.target or family.shape
-    earlier = recipes(expanded(origin))
-    return ModelFacts(
-        name=name,
-        source=facts.source,
-        lineage=tuple(str(recipe.get("source")) for recipe in earlier),
-        source_fingerprint=facts.source_fingerprint,
-        licence=source_licence(origin),
-        licence_files=tuple(licence_files(origin)),
-        source_shape=family.shape,
-        shape=shape,
-        source_parameters=parameter_count(config),
-        parameters=parameter_count(config, shape),
-        dtype=dtype,
-        selection=cut.selection,
-        repair=cut.repair,
-        repaired_at_start=None if facts.repair is None else RepairFacts(**facts.repair),
-        teacher=None if facts.teacher is None else TeacherFacts(**facts.teacher),
-        earlier=earlier,
-        step=facts.step,
-        tokens=facts.tokens,
-        domains=facts.domains,
-        losses=facts.losses,
-        device_seconds=facts.device_seconds,
-        gated_difference=cut.difference,
-        gates=GATES,
-        clients=clients.lines(cut.config),
-    )
 
 
 def _precision(dtype: str, config: Mapping[str, Any], origin: str) -> Precision:

@@ -23,6 +23,7 @@ from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.writing import free_path, write_file
 from shear_lit.evaluation.suites.processes import Processes
 from shear_lit.mistakes import Mistake
+from shear_lit.progress import is_quiet
 from shear_lit.reporting.run_lines import ending
 from shear_lit.training.anomaly import anomalies_named
 from shear_lit.training.boundary import Boundary
@@ -263,7 +264,7 @@ class ShearingCLI(LightningCLI):
             kwargs["logger"] = [tensorboard, MetricsFile(root / METRICS)]
         callbacks, wants_bar = listed(asked.callbacks), asked.enable_progress_bar
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-        shows_bar = (has_bar or sys.stderr.isatty()) if wants_bar is None else wants_bar
+        shows_bar = (has_bar or (sys.stderr.isatty() and not is_quiet())) if wants_bar is None else wants_bar
         if shows_bar and not has_bar:
             callbacks.append(StepBar())
         if asked.max_time is not None:  # first: the others see that the run stops

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shear_lit.data.serving.batch import DomainBatch
 from shear_lit.data.serving.remote import RemoteSettings
 from shear_lit.data.tokens.token_bytes import token_bytes
 from shear_lit.data.tokens.tokenizer import tokenizer_of
@@ -16,11 +17,12 @@ from shear_lit.evaluation.document_loss import DocumentLosses, DomainFigures
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses
 from shear_lit.evaluation.prepared import ValidationText, open_validation_text
 from shear_lit.evaluation.suites.processes import Processes, own_device, processes_of_environment
-from shear_lit.evaluation.tables import markdown_table
+from shear_lit.evaluation.tables import Table, drawn, markdown_table
 from shear_lit.mistakes import Mistake
 from shear_lit.models.choices import Device, Precision
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import read_model
+from shear_lit.progress import watched
 
 
 class DeviceError(Mistake):
@@ -54,10 +56,21 @@ class DomainLosses:
 
     def __str__(self) -> str:
         title = f"{self.model} ({self.parameters:,} parameters) on {self.data}"
-        header = ["domain", "nats per token", "by document", "bits per byte", self.clusters]
-        rows = [[name, *self._row(name, loss)] for name, loss in self.losses.items()]
-        last = ["mean", f"{mean_loss(self.losses):.4f}", "", "", ""]
-        return f"{title}\n\n{markdown_table(header, [*rows, last])}\n\n± one standard error, over {self.clusters}"
+        table = markdown_table(self._header(), self._rows())
+        return f"{title}\n\n{table}\n\n± one standard error, over {self.clusters}"
+
+    def on_terminal(self, *, width: int | None = None) -> str:
+        """The same, drawn for a terminal."""
+        title = f"{self.model} ({self.parameters:,} parameters) on {self.data}"
+        note = f"± one standard error, over {self.clusters}"
+        return drawn([Table(title=title, header=self._header(), rows=self._rows(), note=note)], width=width)
+
+    def _header(self) -> tuple[str, ...]:
+        return ("domain", "nats per token", "by document", "bits per byte", self.clusters)
+
+    def _rows(self) -> tuple[tuple[str, ...], ...]:
+        rows = [(name, *self._row(name, loss)) for name, loss in self.losses.items()]
+        return (*rows, ("mean", f"{mean_loss(self.losses):.4f}", "", "", ""))
 
     def _row(self, name: str, loss: float) -> list[str]:
         found = self.figures.get(name)
@@ -114,7 +127,7 @@ def _measured(
 ) -> DomainLosses:
     network = read_model(text.model, dtype=getattr(torch, dtype)).to(where)  # type: ignore[arg-type]
     documents = DocumentLosses(token_bytes(tokenizer_of(text.model)) if has_tokenizer(text.model) else None)
-    losses = measure_domain_losses(network, text.batches, text.domains, documents)
+    losses = measure_domain_losses(network, watched_batches(text), text.domains, documents)
     if processes.size > 1:
         documents.take(processes.gather(documents.sums()))
         losses = {name: documents.figures(number).loss for number, name in enumerate(text.domains)}
@@ -130,6 +143,11 @@ def _measured(
         text=text.data,
         dtype=dtype,
     )
+
+
+def watched_batches(text: ValidationText) -> Iterable[DomainBatch]:
+    """The batches of a text, with progress."""
+    return watched(text.batches, "Measuring losses", "batch")
 
 
 def chosen_device(device: Device) -> torch.device:

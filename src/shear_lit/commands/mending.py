@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from shear_lit.commands.exporting import selection_of
+from shear_lit.commands.carding import selection_of
 from shear_lit.disk.names import expanded
 from shear_lit.models import clients
 from shear_lit.models.directories import DirectoryError, same_file
@@ -17,10 +17,13 @@ from shear_lit.models.mending import check_is_model, mend_config, mend_names, me
 from shear_lit.models.verification import check_same_model
 from shear_lit.pruning.artefact import GATES, GATES_BEFORE, gates_in
 from shear_lit.ranking.scores import LEARNED, ScoresError, read_scores
-from shear_lit.reporting.model_card import Selection, model_card
+from shear_lit.reporting.card_comparison import comparison_in, with_comparison
+from shear_lit.reporting.card_pictures import LOSS_PICTURE, SHAPE_PICTURE
+from shear_lit.reporting.model_card import CARD, model_card
+from shear_lit.reporting.model_facts import Selection
 from shear_lit.reporting.recipe import RECIPE, facts_of, read_recipe, recipe_file
 
-_CARD, _OURS = "README.md", "`shear_lit`"
+_OURS = "`shear_lit`"
 _ARTEFACTS = {GATES_BEFORE: GATES, "kept.safetensors": "kept.shear"}
 """Files that lay beside models under names that programs take for weights, and their names now."""
 
@@ -105,7 +108,13 @@ def _write_card(place: Path, shop: Path, recipe: dict[str, object]) -> list[str]
     """The card and the recipe with what earlier ones did not say; a card that somebody else wrote is left alone."""
     config = read_config(str(place))
     try:
-        facts = facts_of(recipe, selection=_selection(place), gates=GATES, clients=clients.lines(config))
+        facts = facts_of(
+            recipe,
+            selection=_selection(place),
+            gates=GATES,
+            clients=clients.lines(config),
+            pictures=tuple(name for name in (SHAPE_PICTURE, LOSS_PICTURE) if (place / name).is_file()),
+        )
         more = {name: recipe[name] for name in ("axes", "expected_units") if name in recipe}
         record, text = recipe_file(facts, **more), model_card(facts)
     except (SourceError, ScoresError):
@@ -117,11 +126,15 @@ def _write_card(place: Path, shop: Path, recipe: dict[str, object]) -> list[str]
             key="directory",
         ) from error
     (shop / RECIPE).write_text(record, encoding="utf-8")
-    card = place / _CARD
-    if card.is_file() and _OURS not in card.read_text(encoding="utf-8", errors="replace"):
-        return [RECIPE]
-    (shop / _CARD).write_text(text, encoding="utf-8")
-    return [RECIPE, _CARD]
+    card = place / CARD
+    if card.is_file():
+        before = card.read_text(encoding="utf-8", errors="replace")
+        if _OURS not in before:
+            return [RECIPE]
+        if (comparison := comparison_in(before)) is not None:
+            text = with_comparison(text, comparison)
+    (shop / CARD).write_text(text, encoding="utf-8")
+    return [RECIPE, CARD]
 
 
 def _check_gates(file: Path) -> None:

@@ -1,5 +1,6 @@
 """Units of a model in the order of their importance, without training."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +16,11 @@ from shear_lit.models.choices import Device, Precision
 from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
 from shear_lit.models.registry import family_of
 from shear_lit.models.source_files import pinned
+from shear_lit.progress import Progress
 from shear_lit.pruning.attach import attach
 from shear_lit.ranking.criteria import WITHOUT_TEXT, Criteria, criteria_by_axis, named
-from shear_lit.ranking.measuring import measure
+from shear_lit.ranking.importance import Passage
+from shear_lit.ranking.measuring import measure, passes_over_text
 from shear_lit.ranking.scores import Origin, scores_file
 from shear_lit.reporting.ranking_page import ranking_page
 
@@ -46,6 +49,19 @@ class Ranking:
             f"written to {self.output}: cut with `shear-lit export --gates`, or start a run from it with "
             f"model.pruning.initial_scores\nshown in {self.page}"
         )
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Text that counts its passages each time it is read."""
+
+    text: Iterable[Passage]
+    progress: Progress
+
+    def __iter__(self) -> Iterator[Passage]:
+        for passage in self.text:
+            yield passage
+            self.progress.add()
 
 
 def rank_units(
@@ -93,7 +109,12 @@ def rank_units(
     model.to(where)  # type: ignore[arg-type]
     model.requires_grad_(requires_grad=False)  # the gates' gradients are all that is asked for
     attached = attach(model, family)
-    found = measure(model, family, text, criteria, set_gates=attached.set, device=where, seed=seed)
+    passes = passes_over_text(criteria)
+    total = text.planned * passes if isinstance(text, CalibrationText) and passes else None
+    with Progress("Ranking", total, "passage") as progress:
+        found = measure(
+            model, family, _Watched(text, progress), criteria, set_gates=attached.set, device=where, seed=seed
+        )
     attached.detach()
     origin = Origin(
         source=source,

@@ -26,6 +26,10 @@ class MeasuredReferences:
     def __str__(self) -> str:
         return f"{self.measured}\nwritten to {self.output}"
 
+    def on_terminal(self, *, width: int | None = None) -> str:
+        """The same, drawn for a terminal."""
+        return f"{self.measured.on_terminal(width=width)}\nwritten to {self.output}"
+
 
 def measure(
     model: str,

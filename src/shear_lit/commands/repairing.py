@@ -20,7 +20,7 @@ from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.constraints import GateValues
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.repair.memory import memory_of_repair
-from shear_lit.reporting.model_card import RepairFacts
+from shear_lit.reporting.model_facts import RepairFacts
 from shear_lit.reporting.repair_page import repair_page
 from shear_lit.theory.shape import ModelShape
 

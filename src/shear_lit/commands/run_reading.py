@@ -3,12 +3,13 @@
 import csv
 import io
 import logging
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from shear_lit.commands.run_tables import tables_of
 from shear_lit.data.order.mixture_log import MIXTURE_LOG, read_mixture_log
@@ -27,6 +28,10 @@ from shear_lit.training.run_mark import is_marked
 _EXPORT = "hf"
 _PAGES = ("repair.md", "compare.md")
 _GATES = re.compile(r"step=(\d{1,12})\.safetensors")
+_LARGEST, _LONGEST_NAME, _MOST_NAMES = 1e30, 200, 4096
+"""What numbers, their names, and how many of those are drawn at most."""
+_DEEPEST = 30
+"""Settings below each other, at most."""
 _log = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
 
@@ -80,17 +85,39 @@ def check_run(place: Path, *, key: str) -> None:
 def read_run(place: Path, *, export: Path | None = None, pages: tuple[Path, ...] = ()) -> RunFacts:
     """What the files of a run say; ``export`` and ``pages`` are further ones that lie elsewhere."""
     reader = _Reader(place)
-    config = reader.read(CONFIG, _settings) or {}
-    series, unreadable = reader.read(METRICS, _series) or ({}, 0)
-    if unreadable:
-        reader.note(f"{unreadable} lines of {METRICS} hold no finite number, and are not shown.")
+    known = _history(reader)
     log = reader.read(MIXTURE_LOG, read_mixture_log)
-    first = reader.read(PROVENANCE, read_json)
     shots, scores = _snapshots(reader)
-    cut = _exported(reader, export) or (_cut_now(config, series, scores) if scores else None)
+    cut = _exported(reader, export) or (_cut_now(known.config, known.series, scores) if scores else None)
     source = scores.origin.source_shape if scores else None
     if cut is not None and source is None:
         cut, source = None, None
+    return replace(
+        known,
+        mixture=() if log is None else tuple((each.step, each.weights) for each in log.updates),
+        gates=shots,
+        source_shape=source,
+        cut=cut,
+        tables=tuple(_tables(reader, pages)),
+        notes=tuple(reader.notes),
+    )
+
+
+def read_history(place: Path) -> RunFacts:
+    """Config, numbers and provenance of a run alone, which are small."""
+    reader = _Reader(place)
+    return replace(_history(reader), notes=tuple(reader.notes))
+
+
+def _history(reader: _Reader) -> RunFacts:
+    place = reader.directory
+    config = reader.read(CONFIG, _settings) or {}
+    series, unreadable = reader.read(METRICS, _series) or ({}, 0)
+    if unreadable:
+        reader.note(
+            f"{unreadable} lines of {METRICS} hold no finite number below {_LARGEST:g}, or are of more than "
+            f"{_MOST_NAMES} names, and are not shown."
+        )
     state, ended = _state(place, config, series)
     return RunFacts(
         name=place.name or str(place),
@@ -98,14 +125,8 @@ def read_run(place: Path, *, export: Path | None = None, pages: tuple[Path, ...]
         ended=ended,
         config=config,
         series=series,
-        mixture=() if log is None else tuple((each.step, each.weights) for each in log.updates),
-        gates=shots,
-        source_shape=source,
-        cut=cut,
-        tables=tuple(_tables(reader, pages)),
-        provenance=first if isinstance(first, dict) else {},
+        provenance=reader.read(PROVENANCE, _provenance) or {},
         starts=max(1, len(list(place.glob("provenance*.json")))),
-        notes=tuple(reader.notes),
     )
 
 
@@ -113,6 +134,29 @@ def _settings(path: Path) -> Mapping[str, Any]:
     found = read_yaml(path)
     if not isinstance(found, Mapping):
         raise ValueError("it holds no keys")
+    if _depth(found) > _DEEPEST:
+        raise ValueError("it is nested too deeply")
+    return found
+
+
+def _depth(settings: Any) -> int:
+    """How many mappings lie in each other."""
+    deepest, waiting = 0, [(settings, 1)]
+    while waiting and deepest <= _DEEPEST:
+        value, depth = waiting.pop()
+        if isinstance(value, Mapping):
+            deepest = max(deepest, depth)
+            waiting += [(inner, depth + 1) for inner in value.values()]
+    return deepest
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    """What the file says, as far as it is what this package writes."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not all(
+        isinstance(found.get(n, {}), dict) for n in ("source", "packages")
+    ):
+        raise ValueError("it is no mapping, or its source or packages are none")
     return found
 
 
@@ -122,13 +166,18 @@ def _series(path: Path) -> tuple[dict[str, Series], int]:
     whole = text if text.endswith("\n") else text[: text.rfind("\n") + 1]
     found: dict[str, dict[int, float]] = {}
     bad = 0
-    for row in list(csv.reader(io.StringIO(whole)))[1:]:
+    try:
+        rows = list(csv.reader(io.StringIO(whole)))[1:]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    for row in rows:
         try:
             step, name, value = int(row[0]), row[1], float(row[2])
         except (IndexError, ValueError):
             bad += 1
             continue
-        if math.isfinite(value) and 0 <= step < 1 << 60:
+        known = name in found or (len(found) < _MOST_NAMES and len(name) <= _LONGEST_NAME)
+        if known and abs(value) <= _LARGEST and 0 <= step < 1 << 60:  # false of what is no number
             found.setdefault(name, {})[step] = value
         else:
             bad += 1
@@ -142,19 +191,26 @@ def _snapshots(reader: _Reader) -> tuple[tuple[Snapshot, ...], Scores | None]:
     chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
     shots, last = [], None
     for step in chosen:
-        found = reader.read(
-            f"{GATES_FOLDER}/step={step:06d}.safetensors", lambda path: read_scores_and_more(str(path))
-        )
+        found = reader.read(f"{GATES_FOLDER}/step={step:06d}.safetensors", _gates)
         if found is None:
             continue
         last, tensors = found
-        chances = {
-            axis: tensors[f"probability.{axis.value}"]
-            for axis in last.importance
-            if f"probability.{axis.value}" in tensors
-        }
-        shots.append(Snapshot(step=step, chances=chances))
+        shots.append(Snapshot(step=step, chances=_chances(last, tensors)))
     return tuple(shots), last
+
+
+def _gates(path: Path) -> tuple[Scores, dict[str, Tensor]]:
+    scores, tensors = read_scores_and_more(str(path))
+    for axis, rows in _chances(scores, tensors).items():
+        fits = rows.is_floating_point() and tuple(rows.shape) == scores.origin.source_shape.gate_shape(axis)
+        if not fits or not bool(((rows >= 0) & (rows <= 1)).all()):
+            raise ValueError(f"the probabilities of {axis.value} are none, or not those of its units")
+    return scores, tensors
+
+
+def _chances(scores: Scores, tensors: Mapping[str, Tensor]) -> dict[Axis, Tensor]:
+    names = {axis: f"probability.{axis.value}" for axis in scores.importance}
+    return {axis: tensors[name] for axis, name in names.items() if name in tensors}
 
 
 def _exported(reader: _Reader, export: Path | None) -> Cut | None:
@@ -162,13 +218,14 @@ def _exported(reader: _Reader, export: Path | None) -> Cut | None:
     place = export or reader.directory / _EXPORT
     inside = _Reader(place, reader.notes)
     kept = inside.read(gates_in(place).name, lambda path: read_kept(str(path)))
-    return None if kept is None else _cut_of(kept, f"The units that the export in {place.name}/ keeps.")
+    return None if kept is None else cut_of(kept, f"The units that the export in {place.name}/ keeps.")
 
 
 def _cut_now(config: Mapping[str, Any], series: Mapping[str, Series], scores: Scores) -> Cut | None:
     """The units that a cut at the target would keep now; None where no file says what the target is."""
     source = scores.origin.source_shape
-    pruning = (config.get("model") or {}).get("pruning") or {}
+    model = config.get("model")
+    pruning = model.get("pruning") if isinstance(model, Mapping) else None
     asked = pruning.get("target") if isinstance(pruning, Mapping) else None
     try:
         if isinstance(asked, Mapping):
@@ -180,7 +237,7 @@ def _cut_now(config: Mapping[str, Any], series: Mapping[str, Series], scores: Sc
         kept = kept_units(ranked_gates(scores.importance, source, shape), source)
     except (Mistake, TypeError, KeyError):
         return None
-    return _cut_of(kept, "The units that an export would keep, by the gates that were written last.")
+    return cut_of(kept, "The units that an export would keep, by the gates that were written last.")
 
 
 def _shape_in(series: Mapping[str, Series], source: ModelShape) -> ModelShape:
@@ -196,7 +253,8 @@ def _shape_in(series: Mapping[str, Series], source: ModelShape) -> ModelShape:
     return ModelShape(**{**source.to_dict(), **sizes, Axis.QUERY_HEADS.value: heads})
 
 
-def _cut_of(kept: KeptUnits, meaning: str) -> Cut:
+def cut_of(kept: KeptUnits, meaning: str) -> Cut:
+    """The units of a cut for a page; ``meaning`` says which cut it is."""
     return Cut(shape=kept.shape, kept={axis: getattr(kept, axis.value) for axis in Axis}, meaning=meaning)
 
 
@@ -213,9 +271,8 @@ def _markdown(path: Path) -> list[PlainTable]:
 
 
 def _state(place: Path, config: Mapping[str, Any], series: Mapping[str, Series]) -> tuple[str, bool]:
-    steps = (
-        (config.get("trainer") or {}).get("max_steps") if isinstance(config.get("trainer"), Mapping) else None
-    )
+    trainer = config.get("trainer")
+    steps = trainer.get("max_steps") if isinstance(trainer, Mapping) else None
     last = max((points[-1][0] for points in series.values() if points), default=0)
     if isinstance(steps, int) and 0 < steps <= last:
         return "it has ended", True

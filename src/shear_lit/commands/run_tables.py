@@ -5,6 +5,7 @@ import re
 from shear_lit.reporting.run_page.facts import PlainTable
 
 _SAMPLE = re.compile(r"- ([^:`]+): (.*)")
+_MOST_ROWS = 500
 _SAMPLES = "What each writes"
 """How the heading of texts that models wrote begins."""
 
@@ -18,7 +19,9 @@ def tables_of(markdown: str) -> list[PlainTable]:
             rows.append(_cells(line))
             continue
         if len(rows) > 2:
-            found.append(PlainTable(title=title, heads=_row(rows[0]), rows=_rows(rows), said=said))
+            shown = rows[: _MOST_ROWS + 2]
+            left = f" The first {_MOST_ROWS} of {len(rows) - 2} rows." if len(shown) < len(rows) else ""
+            found.append(PlainTable(title=title, heads=_row(rows[0]), rows=_rows(shown), said=said + left))
         rows = []
         if line.startswith("#"):
             title, said = line.lstrip("# "), ""

@@ -120,6 +120,7 @@ COMMANDS: dict[str, Command] = {
         place="shear_lit.commands.export:export",
         line="checkpoint, or scores, to a verified Hugging Face directory of exactly a shape",
         words={"model.source": "source"},
+        switches=("push_over",),
     ),
     "evaluate": Command(
         place="shear_lit.commands.evaluate:evaluate",
@@ -140,6 +141,7 @@ COMMANDS: dict[str, Command] = {
         line="several models in one table: sizes, speeds, losses, tasks, cost, and how sure their differences are",
         several="models",
         words={"model.source": "models", **_MEASURED},
+        switches=("cards",),
     ),
     "verify": Command(
         place="shear_lit.commands.verify:verify",

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from shear_lit.commands.failures import UsageError
 from shear_lit.commands.measuring import chosen_device
@@ -21,6 +20,7 @@ from shear_lit.evaluation.teaching import answers
 from shear_lit.models.choices import Device, KeptOfTeacher, Precision
 from shear_lit.models.huggingface import read_config, read_model, source_fingerprint
 from shear_lit.models.source_files import pinned
+from shear_lit.progress import watched
 from shear_lit.theory.sparse import Sparse
 
 
@@ -96,7 +96,7 @@ def write_cache(
     written = 0
     if any(not piece.path(directory).exists() for piece in wanted):
         teacher = read_model(model, dtype=getattr(torch, dtype)).to(where).eval()  # type: ignore[arg-type]
-        for piece in tqdm(wanted, unit="file", desc="teach", disable=None):  # only on a terminal
+        for piece in watched(wanted, "Asking the teacher", "file"):
             with claimed(piece.path(directory)) as ours:
                 if ours:
                     said = Sparse.joined(list(_said(teacher, store, piece, record, micro_batch, where)))

@@ -48,7 +48,8 @@ def drawn(tables: Sequence[Table], *, width: int | None = None) -> str:
     console = Console(width=width)
     with console.capture() as captured:
         for table in tables:
-            drawing = Drawing(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD)
+            console.print(Text(table.title, style="bold"))
+            drawing = Drawing(box=box.SIMPLE_HEAD)
             for number, head in enumerate(table.header):
                 drawing.add_column(Text(head), justify="right" if number else "left", overflow="fold")
             for row in table.rows:

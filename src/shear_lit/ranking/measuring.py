@@ -84,6 +84,14 @@ def measure(
     return gathering.measured()
 
 
+def passes_over_text(criteria: Mapping[Axis, str]) -> int | None:
+    """How often ``measure`` reads the text; None where a criterion reads it for every layer, or for every sub-layer."""
+    named = set(criteria.values())
+    if named & {*_OF_LAYER_LOSSES, "reconstruction"}:
+        return None
+    return bool(named & {*_OF_ACTIVATIONS, "peak_to_peak"}) + bool(named & set(_OF_GRADIENTS))
+
+
 class _Gathering:
     """Importance by axis, from one source after the other."""
 

@@ -2,148 +2,24 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from shear_lit.theory.shape import ModelShape
+from shear_lit.ranking.scores import LEARNED
+from shear_lit.reporting.card_pictures import LOSS_PICTURE, SHAPE_PICTURE
+from shear_lit.reporting.model_facts import ModelFacts, RepairFacts, Reproduction, Selection
 
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@.*)?")
-_LEARNED = "learned"
 _PAPER = "[Sheared LLaMA](https://arxiv.org/abs/2310.06694) (Xia et al., 2023)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """How the units that a cut keeps were chosen."""
-
-    criterion: str
-    """Its short name; ``learned`` for gates that were trained."""
-    meaning: str
-    """The same in words, after "by"; for gates that were trained, what they were ordered by at the start, or empty."""
-    data_fingerprint: str | None = None
-    """Fingerprint of the prepared data that a ranking was measured on, if it was."""
-    sequences: int | None = None
-    """Sequences of it, where they were recorded."""
-    tokens: int | None = None
-    """Their tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepairFacts:
-    """The repair of a cut."""
-
-    tokens: int
-    """Tokens that it was fitted to, or judged by."""
-    sequences: int
-    """Sequences that they are of."""
-    generated_tokens: int = 0
-    """Tokens beside them that the source generated."""
-    data_fingerprint: str
-    """Fingerprint of the prepared data."""
-    parts: str
-    """What was to be refitted."""
-    weights: int
-    """Weights that were tried."""
-    refitted: int
-    """Those that came closer to the source on text held out; the others stayed."""
-    stages: int = 0
-    """Stages of a fall of sizes of which each cut was repaired, the last of them as said here; 0: it was one cut."""
-
-    def __str__(self) -> str:
-        written = f" and {self.generated_tokens:,} that the source generated" if self.generated_tokens else ""
-        where = f"at the last of {self.stages} stages of the fall of sizes, " if self.stages else ""
-        return (
-            f"{where}{self.refitted} of {self.weights} weights were refitted in closed form towards the source "
-            f"({self.parts}), on {self.tokens:,} tokens ({self.sequences:,} sequences) of prepared data with the "
-            f"fingerprint `{self.data_fingerprint[:16]}`{written}."
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherFacts:
-    """What a run learned from besides the text."""
-
-    name: str
-    """The frozen model."""
-    fingerprint: str
-    """``source_fingerprint`` of it."""
-    objective: str
-    """The kind of divergence."""
-    temperature: float
-    weight: float
-    """Of the divergence."""
-    language_weight: float
-    """Of cross-entropy."""
-    layers_weight: float = 0.0
-    """Of the distance of the streams behind blocks."""
-    kept: str = ""
-    """What a cache had of its distributions; empty where it was asked in every step."""
-
-    def __str__(self) -> str:
-        text = f" and cross-entropy (weight {self.language_weight:g})" if self.language_weight else " alone"
-        text += f", streams behind blocks (weight {self.layers_weight:g})" if self.layers_weight else ""
-        text += f"; asked before, {self.kept.replace('_', ' ')} kept" if self.kept else ""
-        kind = self.objective.replace("_", " ")
-        return (
-            f"`{self.name}`, fingerprint `{self.fingerprint[:16]}`: {kind} at temperature {self.temperature:g} "
-            f"(weight {self.weight:g}){text}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """What a model card says."""
-
-    name: str
-    """Name of the model: of its directory."""
-    source: str
-    """Directory of the model that it was made from, or ``organisation/model@commit``."""
-    lineage: tuple[str, ...]
-    """What the source itself was made from, nearest first, where its ``recipe.json`` says so."""
-    source_fingerprint: str
-    """Hash of the source's config and weights."""
-    licence: Mapping[str, str]
-    """The source's licence, as its own card states it; empty where it does not."""
-    licence_files: tuple[str, ...]
-    """Licence files that lie beside the model."""
-    source_shape: ModelShape
-    """Shape of the source."""
-    shape: ModelShape
-    """Shape of this model."""
-    source_parameters: int
-    """Parameters of the source."""
-    parameters: int
-    """Parameters of this model."""
-    dtype: str
-    """What the weights are stored in."""
-    selection: Selection | None
-    """How its units were chosen; None where nothing was cut from the source."""
-    repair: RepairFacts | None = None
-    """How the cut was repaired, if it was."""
-    repaired_at_start: RepairFacts | None = None
-    """How the cut was repaired that the run started from, if it was."""
-    teacher: TeacherFacts | None = None
-    """What the run learned from besides the text, if anything."""
-    earlier: tuple[Mapping[str, Any], ...]
-    """The ``recipe.json`` of the source, and of the source of that, as far as they have one."""
-    step: int
-    """Optimizer steps of the run; 0 where the source was cut as it was."""
-    tokens: int
-    """Tokens of the run."""
-    domains: Mapping[str, Any]
-    """What the run knows of its domains."""
-    losses: Mapping[str, float]
-    """Validation losses by domain, in nats per token."""
-    device_seconds: float | None = None
-    """Seconds that the run kept its devices, all together; None where it is not known."""
-    gated_difference: float | None
-    """Largest difference of gated and carved logits, relative to the largest; None where nothing was cut."""
-    gates: str
-    """Name of the file of gates beside the model."""
-    clients: tuple[str, ...]
-    """What programs make of it, a line each; empty where none was tried with such a model."""
+CARD = "README.md"
+"""Its name beside a model."""
+_PICTURES = {
+    SHAPE_PICTURE: "The source, block by block, with what stays of it, and the model that is left",
+    LOSS_PICTURE: "Losses while it was trained",
+}
+"""What is said of a picture to those who do not see it."""
+_HERE = "<this directory>"
 
 
 def model_card(facts: ModelFacts) -> str:
@@ -153,6 +29,7 @@ def model_card(facts: ModelFacts) -> str:
         f"## Shape\n\n{_shape_table(facts)}",
         f"## Recipe\n\n{_recipe(facts)}",
         f"## Losses\n\n{_losses(facts)}",
+        *([f"## Made again\n\n{_made_again(facts, facts.reproduction)}"] if facts.reproduction else []),
         f"## Verified when it was written\n\n{_verification(facts)}",
         f"## Programs\n\n{_clients(facts)}",
         f"## Deviations\n\n{_DEVIATIONS}",
@@ -186,7 +63,7 @@ def _origin(facts: ModelFacts) -> str:
         f"It has {facts.parameters:,} parameters of the source's {facts.source_parameters:,} "
         f"({facts.parameters / facts.source_parameters:.1%})."
     )
-    learned = facts.selection.criterion == _LEARNED
+    learned = facts.selection.criterion == LEARNED
     how = (
         f"with learned gates, after {_PAPER}"
         if learned
@@ -205,7 +82,12 @@ def _shape_table(facts: ModelFacts) -> str:
     before, after = facts.source_shape.to_dict(), facts.shape.to_dict()
     rows = [f"| {axis.replace('_', ' ')} | {before[axis]:,} | {after[axis]:,} |" for axis in before]
     parameters = f"| parameters | {facts.source_parameters:,} | {facts.parameters:,} |"
-    return "\n".join(["| | source | this model |", "|---|---:|---:|", *rows, parameters])
+    table = "\n".join(["| | source | this model |", "|---|---:|---:|", *rows, parameters])
+    return f"{table}{_picture(facts, SHAPE_PICTURE)}"
+
+
+def _picture(facts: ModelFacts, name: str) -> str:
+    return f"\n\n![{_PICTURES[name]}]({name})" if name in facts.pictures else ""
 
 
 def _when(repair: RepairFacts) -> str:
@@ -229,7 +111,7 @@ def _recipe(facts: ModelFacts) -> str:
 
 
 def _units(selection: Selection, step: int, tokens: int) -> str:
-    if selection.criterion == _LEARNED:
+    if selection.criterion == LEARNED:
         start = f" from the order of {selection.meaning}" if selection.meaning else ""
         return f"chosen by gates that learned{start} for {step:,} steps on {tokens:,} tokens, jointly with the weights"
     if selection.data_fingerprint is None:
@@ -269,8 +151,48 @@ def _losses(facts: ModelFacts) -> str:
         if facts.selection
         else "at this step"
     )
-    rows = [f"| {domain} | {loss:.4f} |" for domain, loss in facts.losses.items()]
-    return "\n".join([f"Validation losses {when}:", "", "| domain | nats per token |", "|---|---:|", *rows])
+    columns = {
+        "before the first step": facts.first_losses,
+        "now": facts.losses,
+        "reference": facts.references,
+    }
+    shown = {name: losses for name, losses in columns.items() if losses}
+    rows = [
+        f"| {domain} | {' | '.join(_loss(losses.get(domain)) for losses in shown.values())} |"
+        for domain in facts.losses
+    ]
+    heads = [f"| domain | {' | '.join(shown)} |", f"|---{'|---:' * len(shown)}|"]
+    table = "\n".join([f"Validation losses {when}, in nats per token:", "", *heads, *rows])
+    return f"{table}{_picture(facts, LOSS_PICTURE)}"
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
+
+
+def _made_again(facts: ModelFacts, known: Reproduction) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in known.versions.items())
+    processes = f"{known.processes} process{'es' * (known.processes != 1)}" if known.processes else ""
+    where = ", ".join(filter(None, [processes, known.device]))
+    lines = [
+        "```bash",
+        *known.commands,
+        "```",
+        "",
+        "Files that are named without a folder lie beside this card; paths are those of the machine that it was made "
+        "on.",
+        "",
+        *([f"- commit of the code: `{known.commit}`"] if known.commit else []),
+        *([f"- versions: {versions}"] if versions else []),
+        f"- fingerprint of the source: `{facts.source_fingerprint}`",
+        *(
+            [f"- fingerprint of the prepared data: `{known.data_fingerprint}`"]
+            if known.data_fingerprint
+            else []
+        ),
+        *([f"- ran on: {where}"] if where else []),
+    ]
+    return "\n".join(lines)
 
 
 def _verification(facts: ModelFacts) -> str:

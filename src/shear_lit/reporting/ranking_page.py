@@ -13,6 +13,8 @@ from shear_lit.theory.shape import Axis
 
 _BARS = 96
 """Bars of a row at most; longer rows show their scores in order, thinned out."""
+_WIDE, _WIDEST = 1.2, 40.0
+"""Width of a bar, and of a row at most, in letters."""
 
 
 def ranking_page(found: Measured, criteria: Mapping[Axis, str], origin: Origin) -> str:
@@ -36,8 +38,9 @@ def ranking_page(found: Measured, criteria: Mapping[Axis, str], origin: Origin) 
         parts.append(f"<h2>{axis.value}</h2>")
         if len(rows) > 1:
             parts.append("<p>A row is a block of the model, or a group of heads in it, in their order.</p>")
+        kind = "row low" if len(rows) > 1 else "row"
         parts += [
-            f'<div class="row"><span>{index}</span>{_bars(row)}</div>' for index, row in enumerate(rows)
+            f'<div class="{kind}"><span>{index}</span>{_bars(row)}</div>' for index, row in enumerate(rows)
         ]
     return _PAGE.format(content="\n".join(parts))
 
@@ -73,7 +76,11 @@ def _bars(row: Tensor) -> str:
     low, high = min(0.0, float(values.min())), float(values.max())
     span = (high - low) or 1.0
     bars = (f'<i style="height:{100 * (float(value) - low) / span:.1f}%"></i>' for value in values)
-    return f'<div class="bars">{"".join(bars)}</div><small>{float(row.min()):.3g} to {high:.3g}</small>'
+    width = min(_WIDEST, _WIDE * len(values))  # a few heads are a few bars, not a few walls
+    return (
+        f'<div class="bars" style="width:{width:g}rem">{"".join(bars)}</div>'
+        f"<small>{float(row.min()):.3g} to {high:.3g}</small>"
+    )
 
 
 def _table(rows: object, heads: tuple[str, ...] = ()) -> str:
@@ -94,8 +101,10 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem aut
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 td, th {{ border-bottom: 1px solid #ddd; padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; }}
 .row {{ display: flex; align-items: end; gap: .75rem; margin: .25rem 0; }}
+.low {{ margin: 1px 0; line-height: 1.1; }}
+.low .bars {{ height: 1.1rem; }}
 .row span {{ width: 2rem; text-align: right; color: #777; }}
-.bars {{ display: flex; align-items: end; gap: 1px; height: 2.5rem; width: 40rem; border-bottom: 1px solid #bbb; }}
+.bars {{ display: flex; align-items: end; gap: 1px; height: 2.5rem; max-width: 70vw; border-bottom: 1px solid #bbb; }}
 .bars i {{ flex: 1; background: #3b6ea5; min-height: 1px; }}
 small {{ color: #777; }}
 </style>

@@ -10,18 +10,26 @@ from shear_lit import __version__
 from shear_lit.disk.names import is_elsewhere
 from shear_lit.disk.reading import read_json
 from shear_lit.mistakes import Mistake
-from shear_lit.reporting.model_card import ModelFacts, RepairFacts, Selection, TeacherFacts
+from shear_lit.reporting.model_facts import ModelFacts, RepairFacts, Reproduction, Selection, TeacherFacts
 from shear_lit.theory.shape import ModelShape
 
 RECIPE = "recipe.json"
 FORMAT = 2
 """What is written; format 1 did not say how units were chosen."""
-_LATER = {"repair": RepairFacts, "repaired_at_start": RepairFacts, "teacher": TeacherFacts}
+_LATER = {
+    "repair": RepairFacts,
+    "repaired_at_start": RepairFacts,
+    "teacher": TeacherFacts,
+    "reproduction": Reproduction,
+}
 """Facts that recipes of earlier versions lack."""
+_LATER_LOSSES = ("first_losses", "references")
+"""Likewise, and losses by domain."""
 _COST = "device_seconds"
 """Likewise, and a number."""
-_ELSEWHERE = ("earlier", "clients")
-"""Facts that are found anew: the recipes of the source stand whole, and what programs read changes with them."""
+_ELSEWHERE = ("earlier", "clients", "pictures")
+"""Facts that are found anew: the recipes of the source stand whole, what programs read changes with them, and pictures
+lie beside the recipe."""
 
 
 def recipe_file(facts: ModelFacts, **more: Any) -> str:
@@ -72,7 +80,12 @@ def recipes(directory: Path) -> tuple[dict[str, Any], ...]:
 
 
 def facts_of(
-    recipe: Mapping[str, Any], *, selection: Selection | None, gates: str, clients: tuple[str, ...]
+    recipe: Mapping[str, Any],
+    *,
+    selection: Selection | None,
+    gates: str,
+    clients: tuple[str, ...],
+    pictures: tuple[str, ...] = (),
 ) -> ModelFacts:
     """The facts that a recipe holds; ``selection`` is how units were chosen, which format 1 lacks.
 
@@ -86,6 +99,7 @@ def facts_of(
         "gates",
         _COST,
         *_LATER,
+        *_LATER_LOSSES,
     }
     entries = {name: recipe[name] for name in stored}
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
@@ -96,7 +110,9 @@ def facts_of(
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
         **later,
+        **{name: recipe[name] for name in _LATER_LOSSES if recipe.get(name)},
         device_seconds=recipe.get(_COST),
         gates=gates,
         clients=clients,
+        pictures=pictures,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shear_lit.reporting.model_card import RepairFacts
+from shear_lit.reporting.model_facts import RepairFacts
 
 REPAIR_PAGE = "repair.md"
 """Its name beside a repaired model, and in a run that repaired the cut that it started from."""

@@ -4,6 +4,7 @@ import logging
 from typing import Any, cast
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.constants import default_pg_timeout
 
@@ -11,10 +12,11 @@ from shear_lit.data.serving.loader import accumulation_of
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.pruning.expectation import expected_units
 from shear_lit.ranges import Count, KeptCount
-from shear_lit.reporting.run_lines import beginning
+from shear_lit.reporting.run_lines import beginning, going_on
 from shear_lit.training.agreement import Agreement
 from shear_lit.training.console import say
 from shear_lit.training.errors import RunError
+from shear_lit.training.expecting import least_seconds
 from shear_lit.training.lightning_loops import is_child, set_micro_batches_done, validate
 from shear_lit.training.metrics_file import MetricsFile
 from shear_lit.training.module import ShearingModule
@@ -35,6 +37,8 @@ from shear_lit.training.starting import order_gates, repair_stage, stage_to_repa
 from shear_lit.training.strategies import FSDP2Strategy, WholeFileIO
 from shear_lit.training.suite_step import SuiteStep
 
+_PRODUCTS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What matrices are multiplied in, by precision."""
 _log = logging.getLogger(__name__)
 
 
@@ -204,8 +208,7 @@ class Boundary(Checkpoint):
             begin_mixture_log(trainer, self.module.data)
             write_provenance(trainer, self.module)
             self.pictures.begin()
-        if self._step == 0:
-            self._say_what_begins()
+        self._say_what_begins()
         self.between_steps()
         if self._step == 0 and self.module.data.updated_at_step < 0:
             self.log.report_mixture()  # which a validation before the first step reports otherwise
@@ -257,16 +260,38 @@ class Boundary(Checkpoint):
                 _log.warning("WARNING: %s", axis)
 
     def _say_what_begins(self) -> None:
-        data, pruning = self.module.data, self.module.pruning
+        data, pruning, trainer = self.module.data, self.module.pruning, self.trainer
+        if self._step:
+            if trainer.is_global_zero:
+                left = (
+                    self._device_seconds / trainer.world_size / self._step * (trainer.max_steps - self._step)
+                )
+                say(trainer, going_on(self._step, trainer.max_steps, left))
+            return
+        step_tokens = data.global_batch * data.manifest.sequence_length
         said = beginning(
             self.module.source,
             None if pruning is None else self.module.family.shape,
             None if pruning is None else pruning.shape,
             steps=self.trainer.max_steps,
-            step_tokens=data.global_batch * data.manifest.sequence_length,
+            step_tokens=step_tokens,
             domains=len(data.domains),
+            seconds=self._least_seconds(step_tokens * trainer.max_steps) if trainer.is_global_zero else 0.0,
+            processes=trainer.world_size,
         )
         say(self.trainer, said)
+
+    def _least_seconds(self, tokens: int) -> float:
+        """What the run takes at least, as far as its matrix products say."""
+        data, model = self.module.data, cast(Any, self.module.model)
+        return least_seconds(
+            model,
+            model.get_input_embeddings().weight,
+            tokens=tokens,
+            rows=data.micro_batch * data.manifest.sequence_length,
+            processes=self.trainer.world_size,
+            dtype=_PRODUCTS.get(str(self.trainer.precision), torch.float32),
+        )
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

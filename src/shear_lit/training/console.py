@@ -1,6 +1,8 @@
 """What a person sees of a run: a bar on a terminal, one line per report anywhere else."""
 
 import logging
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +10,10 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from shear_lit.reporting.run_lines import time_left
+from shear_lit.progress import time_left
 
+_OF_THE_BAR = 50
+"""Columns that a bar takes with its steps, its time and its speed."""
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +36,7 @@ class StepBar(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Write a line without breaking the bar."""
         if not self._disabled:
-            tqdm.write(" ".join(str(arg) for arg in args))
+            tqdm.write(" ".join(str(arg) for arg in args), file=sys.stderr)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin where the run stands."""
@@ -61,7 +65,8 @@ class StepBar(ProgressBar):
     def show(self, numbers: Mapping[str, float]) -> None:
         """Show the numbers of a report behind the bar."""
         if self._bar is not None:
-            self._bar.set_postfix_str(_summary(numbers))
+            room = shutil.get_terminal_size().columns - _OF_THE_BAR
+            self._bar.set_postfix_str(_fitting(_summary(numbers), room))
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -76,7 +81,10 @@ def show(trainer: L.Trainer, numbers: Mapping[str, float], *, seconds_left: floa
         bar.show(numbers)
     else:
         left = "" if seconds_left is None else f", {time_left(seconds_left)}"
-        say(trainer, f"step {trainer.global_step} of {trainer.max_steps}: {_summary(numbers)}{left}")
+        say(
+            trainer,
+            f"step {trainer.global_step} of {trainer.max_steps}: {', '.join(_summary(numbers))}{left}",
+        )
 
 
 def say(trainer: L.Trainer, text: str) -> None:
@@ -88,7 +96,21 @@ def say(trainer: L.Trainer, text: str) -> None:
         _log.info("%s", line) if bar is None else bar.print(line)
 
 
-def _summary(numbers: Mapping[str, float]) -> str:
+def is_watched(trainer: L.Trainer) -> bool:
+    """Whether a person watches the run on a terminal."""
+    return isinstance(trainer.progress_bar_callback, StepBar) and sys.stderr.isatty()
+
+
+def _fitting(parts: list[str], room: int) -> str:
+    """The first of the parts, and those others that there is room for."""
+    shown = parts[:1]
+    for part in parts[1:]:
+        if len(", ".join([*shown, part])) <= room:
+            shown.append(part)
+    return ", ".join(shown)
+
+
+def _summary(numbers: Mapping[str, float]) -> list[str]:
     names = {
         "loss/language": ("loss", "{:.4f}"),
         "loss/divergence": ("divergence", "{:.4f}"),
@@ -102,4 +124,4 @@ def _summary(numbers: Mapping[str, float]) -> str:
         for key in numbers
         if key.endswith("/expected")
     ]
-    return ", ".join([*shown, *sizes])
+    return [*shown, *sizes]

@@ -13,7 +13,7 @@ from shear_lit.models.head import head_computing
 from shear_lit.models.huggingface import read_model, source_fingerprint
 from shear_lit.pruning.gate_settings import Objective
 from shear_lit.ranges import NumberFrom0, PositiveNumber, as_plain_numbers
-from shear_lit.reporting.model_card import TeacherFacts
+from shear_lit.reporting.model_facts import TeacherFacts
 from shear_lit.reporting.recipe import read_recipe
 from shear_lit.theory.losses import Divergence, Given, Head, Weights, next_tokens, objective
 from shear_lit.theory.sparse import Sparse

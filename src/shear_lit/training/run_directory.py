@@ -6,10 +6,8 @@
 import json
 import logging
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,18 +29,9 @@ from shear_lit.ranking.scores import LEARNED, Origin
 from shear_lit.theory.shape import Axis
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_files import GATES_FOLDER, PROVENANCE
+from shear_lit.training.versions import commit_of_code, device_name, package_versions
 
 _log = logging.getLogger(__name__)
-_PACKAGES = (
-    "shear-lit",
-    "torch",
-    "lightning",
-    "transformers",
-    "litdata",
-    "torchmetrics",
-    "safetensors",
-    "numpy",
-)
 
 
 def write_gates(trainer: L.Trainer, module: ShearingModule, log_alpha: Mapping[Axis, torch.Tensor]) -> None:
@@ -119,13 +108,14 @@ def write_provenance(trainer: L.Trainer, module: ShearingModule) -> None:
     """Write what the run is made of (versions, commit, data, source), numbered where an earlier start has left one."""
     source, commit = split_revision(module.source)
     facts = {
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": package_versions(),
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": commit_of_code(),
         "data": module.data.manifest.fingerprint,
         "source": {"name": source, "commit": commit, "fingerprint": module.source_fingerprint},
         "world_size": trainer.world_size,
         "strategy": type(trainer.strategy).__name__,
+        "device": device_name(trainer.strategy.root_device),
         "from_step": trainer.global_step,
     }
     write_file(free_path(Path(trainer.default_root_dir) / PROVENANCE), json.dumps(facts, indent=2) + "\n")
@@ -136,26 +126,3 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
     detached = parameter.detach()
     whole = cast(Any, detached).full_tensor() if hasattr(detached, "full_tensor") else detached
     return cast(torch.Tensor, whole).cpu().contiguous()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the code, where it runs from a checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None

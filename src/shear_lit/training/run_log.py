@@ -16,9 +16,10 @@ import torch
 
 from shear_lit.data.serving.batch import DomainBatch
 from shear_lit.evaluation.domain_loss import reported
+from shear_lit.evaluation.tables import Table, drawn
 from shear_lit.mistakes import Mistake
-from shear_lit.reporting.run_lines import validation_table
-from shear_lit.training.console import say, show
+from shear_lit.reporting.run_lines import validation_rows, validation_table, validation_title
+from shear_lit.training.console import is_watched, say, show
 from shear_lit.training.module import ShearingModule, StepOutput
 from shear_lit.training.run_checkpoints import complete_checkpoints, step_of
 
@@ -142,7 +143,12 @@ class RunLog:
         given = [] if data.references is None else data.references.tolist()
         references = dict(zip(data.domains, given, strict=True)) if given else {}
         step = self._trainer.global_step
-        say(self._trainer, validation_table(step, losses, references, data.weights, self._losses))
+        if is_watched(self._trainer):
+            heads, rows = validation_rows(losses, references, data.weights, self._losses)
+            table = drawn([Table(title=validation_title(step), header=heads, rows=rows)])
+            say(self._trainer, "\n".join(line for line in table.splitlines() if line.strip()))
+        else:
+            say(self._trainer, validation_table(step, losses, references, data.weights, self._losses))
         self._losses = dict(losses)
 
     def _seconds_left(self) -> float | None:

@@ -17,7 +17,7 @@ from shear_lit.ranking.importance import Importance
 from shear_lit.ranking.magnitude import whole
 from shear_lit.ranking.measuring import measure
 from shear_lit.ranking.scores import read_scores
-from shear_lit.reporting.model_card import RepairFacts
+from shear_lit.reporting.model_facts import RepairFacts
 from shear_lit.reporting.repair_page import REPAIR_PAGE, repair_page
 from shear_lit.theory.shape import ModelShape
 from shear_lit.training.module import ShearingModule

@@ -14,7 +14,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.preparing import prepare as module
 from shear_lit.data.preparing.executors import Here, Processes
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.preparing.reporting import Progress
+from shear_lit.data.preparing.reporting import StageProgress
 from shear_lit.data.text.kind import Source
 from tests.trees import tree
 
@@ -152,10 +152,10 @@ def test_small_text_needs_no_processes(settings, write_jsonl, monkeypatch):
 def test_the_bar_shows_documents_bytes_per_second_and_the_time_left(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     source = Source(domain="web", name="web.jsonl", kind="lines", bytes=4_000_000)
-    with Progress("Tokenising", [source]) as progress:
+    with StageProgress("Tokenising", [source]) as progress:
         progress._bar.start_t -= 10
         progress._bar.last_print_t -= 10
-        progress.add(1_000_000, 5_000)
+        progress.add_piece(1_000_000, 5_000)
         progress._bar.refresh()
     shown = capsys.readouterr().err
     assert "1.00M/4.00M" in shown and "100kB/s" in shown and "<00:30" in shown and "5,000 documents" in shown

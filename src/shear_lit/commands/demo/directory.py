@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from shear_lit.commands.demo.errors import DemoError
 from shear_lit.commands.demo.numbers import DemoNumbers
@@ -102,7 +102,7 @@ class DemoDirectory:
         chosen: dict[str, Any] = repair if repair_tokens else {}
         exported = export(gates=str(scores), output=str(self.model(name)), target=target, **chosen)
         logger.info("%s", exported)
-        return exported
+        return cast(ExportResult, exported)
 
     def first_losses(self, run: str) -> dict[str, float]:
         """The losses by domain that a run found before its first step."""
@@ -130,4 +130,4 @@ class DemoDirectory:
         """Export the last checkpoint of the folder ``run``."""
         exported = export(latest_checkpoint(self.path / run), str(self.model(name)))
         logger.info("%s", exported)
-        return exported
+        return cast(ExportResult, exported)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shear_lit.commands.comparing import compared
+from shear_lit.commands.comparison_cards import cards_in, put_into_cards
 from shear_lit.commands.demo.directory import DemoDirectory, check_output
 from shear_lit.commands.demo.generation import compare_generation
 from shear_lit.commands.demo.names import REPORT, RESULTS
@@ -71,6 +72,7 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
     measured = _written(place, step, models, losses)
     with step("Comparing the models, with the errors of what sets them apart"):
         comparison = Comparison(models=tuple(compared(name, losses[name]) for name in models))
+        put_into_cards(comparison, cards_in([str(path) for path in models.values()]))
     repaired = MeasuredModel(
         name=REPAIRED,
         directory=None,

@@ -5,13 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.prepared.manifest import KEY, LEDGER, MANIFEST, FileRecord, Manifest
 from shear_lit.data.prepared.reading import index_problem, manifest_alone
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings, is_remote, open_chunks, read_prepared
 from shear_lit.disk.names import expanded
+from shear_lit.progress import watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +46,8 @@ def verify(directory: str, *, workers: int = 4, remote: RemoteSettings = REMOTE)
         everything += [(f"{LEDGER}/{manifest.runs}", file) for file in manifest.ledger]
 
     with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(
-            pool.map(lambda place: chunks.problem(*place), everything),
-            total=len(everything),
-            unit="file",
-            desc="check",
-            disable=None,  # only on a terminal
-        )
+        answers = pool.map(lambda place: chunks.problem(*place), everything)
+        found = watched(answers, "Checking", "file", len(everything))
         problems += [what for what in found if what is not None]
     if problems:
         raise DamagedData(_report(directory, problems), key=KEY)

@@ -3,9 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Self
-
-from tqdm import tqdm
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import DomainRecord, Manifest, SplitRecord
@@ -13,32 +10,24 @@ from shear_lit.data.text.documents import listed
 from shear_lit.data.text.pieces import Piece
 from shear_lit.data.text.sources import Source
 from shear_lit.data.tokens.encoding import REPORTED, SpoolRecord
+from shear_lit.progress import Progress
 
 _HEADS = ("documents", "tokens", "sequences", "share", "left over", "padding", "duplicates")
 _log = logging.getLogger(__name__)
 
 
-class Progress:
-    """The bar of one stage that goes through all inputs."""
+class StageProgress(Progress):
+    """The progress of one stage that goes through all inputs."""
 
     def __init__(self, stage: str, sources: Sequence[Source]) -> None:
         """Begin with all of ``sources`` to go."""
-        size = sum(source.bytes for source in sources)
-        self._bar = tqdm(total=size, desc=stage, unit="B", unit_scale=True, smoothing=0.05, disable=None)
+        super().__init__(stage, sum(source.bytes for source in sources), "B", bytes_of=True)
         self._documents = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def add(self, size: int, documents: int = 0) -> None:
+    def add_piece(self, size: int, documents: int = 0) -> None:
         """Count a piece of work that is done."""
-        if documents:
-            self._documents += documents
-            self._bar.set_postfix_str(f"{self._documents:,} documents", refresh=False)
-        self._bar.update(size)
+        self._documents += documents
+        self.add(size, f"{self._documents:,} documents" if documents else "")
 
 
 def report_rejected(

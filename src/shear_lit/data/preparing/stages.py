@@ -24,7 +24,7 @@ from shear_lit.data.preparing.executors import Executor
 from shear_lit.data.preparing.job import Job
 from shear_lit.data.preparing.ledger import Input, Ledger, fingerprint_of
 from shear_lit.data.preparing.packing import DONE, EMPTY, Packed, Stream, Tail, pack, stream_of
-from shear_lit.data.preparing.reporting import Progress, page, report_rejected
+from shear_lit.data.preparing.reporting import StageProgress, page, report_rejected
 from shear_lit.data.preparing.selecting import Marks, Selection, select
 from shear_lit.data.text.pieces import Piece, pieces
 from shear_lit.data.text.sources import Source
@@ -66,10 +66,10 @@ def tokenised(job: Job, sources: Sequence[Source], executor: Executor) -> dict[s
         DataError: an input cannot be read, or too much of one domain cannot be used.
     """
     done: dict[int, tuple[Piece, Encoded]] = {}
-    with Progress("Tokenising", sources) as progress:
+    with StageProgress("Tokenising", sources) as progress:
         for (number, piece), encoded in executor.run(partial(_encode, job), enumerate(pieces(sources, job))):
             done[number] = replace(piece, block=b""), encoded
-            progress.add(piece.bytes, encoded.record.documents)
+            progress.add_piece(piece.bytes, encoded.record.documents)
     if again := sum(encoded.again for _, encoded in done.values()):
         _log.info("%d of %d pieces of work were done by an earlier run", again, len(done))
     domains = {name: Tokenised() for name in sorted({source.domain for source in sources})}
@@ -89,10 +89,10 @@ def tokenised(job: Job, sources: Sequence[Source], executor: Executor) -> dict[s
 def contents(job: Job, sources: Sequence[Source], executor: Executor) -> list[str]:
     """What each input holds, without tokenising it."""
     by_domain: dict[str, list[tuple[Piece, tuple[int, ...]]]] = {}
-    with Progress("Looking for what is new", sources) as progress:
+    with StageProgress("Looking for what is new", sources) as progress:
         for piece, found in executor.run(partial(contents_of, job), pieces(sources, job)):
             by_domain.setdefault(piece.domain, []).append((replace(piece, block=b""), found))
-            progress.add(piece.bytes)
+            progress.add_piece(piece.bytes)
     found_in = {domain: joined(own) for domain, own in by_domain.items()}
     return [found_in.get(s.domain, {}).get(s.name, NOTHING) for s in sources]
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from shear_lit.models.choices import RepairParts
 from shear_lit.models.family import Family
+from shear_lit.progress import watched
 from shear_lit.pruning.carve import KeptUnits
 from shear_lit.pruning.repair.head import (
     head_is_tied,
@@ -87,7 +87,7 @@ class _Blocks:
         """One after the other."""
         layers, count = self.pair.kept.layers.tolist(), self.pair.source.family.shape.layers
         self.pair.advance(texts, range(layers[0]))
-        for new, old in enumerate(tqdm(layers, desc="Repairing", unit="block", disable=None)):
+        for new, old in enumerate(watched(layers, "Repairing", "block")):
             following = layers[new + 1] if new + 1 < len(layers) else count
             self._block(texts, new, old, range(old + 1, following))
         return self.found

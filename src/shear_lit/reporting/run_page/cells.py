@@ -10,6 +10,7 @@ import zlib
 import torch
 from torch import Tensor
 
+from shear_lit.reporting.run_page.drawing import Drawing
 from shear_lit.reporting.run_page.markup import text
 
 INK = (38, 112, 196)
@@ -20,7 +21,7 @@ WIDTH = 360
 _LEFT, _TOP, _BOTTOM = 34, 4, 30
 
 
-def cells_picture(name: str, rows: Tensor, *, unit: str, said: list[str]) -> str:
+def cells_picture(name: str, rows: Tensor, *, unit: str, said: list[str]) -> Drawing:
     """Cells between 0 and 1, a row for every block; ``said`` is shown of the row under a pointer."""
     count, columns = rows.shape
     height = max(2.2, min(12.0, 300 / count)) * count
@@ -30,7 +31,7 @@ def cells_picture(name: str, rows: Tensor, *, unit: str, said: list[str]) -> str
         f'<image x="{_LEFT}" y="{_TOP}" width="{WIDTH - _LEFT}" height="{height:.1f}" preserveAspectRatio="none" '
         f'href="{_png(rows)}"/>',
     ]
-    parts += [
+    pointed = [
         f'<rect class="row" x="{_LEFT}" y="{_TOP + index * row:.1f}" width="{WIDTH - _LEFT}" height="{row:.1f}">'
         f"<title>{text(line)}</title></rect>"
         for index, line in enumerate(said)
@@ -47,9 +48,7 @@ def cells_picture(name: str, rows: Tensor, *, unit: str, said: list[str]) -> str
         f'<text x="{(_LEFT + WIDTH) / 2}" y="{below:.1f}" text-anchor="middle">{text(unit)}</text>',
     ]
     tall = _TOP + height + _BOTTOM - 10
-    return (
-        f'<svg role="img" aria-label="{text(name)}" viewBox="0 0 {WIDTH} {tall:.0f}">{"".join(parts)}</svg>'
-    )
+    return Drawing(name=name, width=WIDTH, height=tall, parts="".join(parts), pointed="".join(pointed))
 
 
 def grouped(rows: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from shear_lit.reporting.run_page.drawing import COLOURS, Drawing, Entry
 from shear_lit.reporting.run_page.markup import few, number, text
 from shear_lit.reporting.run_page.scales import Range
 
 WIDTH, HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 34
 _POINTS, _HOVERS = 360, 40
-COLOURS = 8
-"""Colours of lines and areas, which the page's style knows as ``c0`` and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class Line:
 
 def line_chart(
     name: str, lines: Sequence[Line], x: Range, y: Range, *, x_name: str = "step", marks: Sequence[float] = ()
-) -> str:
+) -> Drawing:
     """Lines over a common axis, with a legend where there are several; ``marks`` are places on the x axis."""
     parts = [_axes(x, y, x_name)]
     for mark in marks:
@@ -36,20 +35,20 @@ def line_chart(
         parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>')
     for line in lines:
         parts.append(_path(line, x, y))
-    for line in lines:
-        if not line.dashed:
-            parts += [
-                f'<circle class="hover c{line.colour % COLOURS}" cx="{_x(at, x):.1f}" cy="{_y(value, y):.1f}" r="5">'
-                f"<title>{text(line.label)}, {x_name} {number(at)}: {number(value)}</title></circle>"
-                for at, value in few(line.points, _HOVERS)
-            ]
-    legend = "" if len(lines) < 2 else _legend([(line.label, line.colour, line.dashed) for line in lines])
-    return _svg(name, parts) + legend
+    pointed = [
+        f'<circle class="hover c{line.colour % COLOURS}" cx="{_x(at, x):.1f}" cy="{_y(value, y):.1f}" r="5">'
+        f"<title>{text(line.label)}, {x_name} {number(at)}: {number(value)}</title></circle>"
+        for line in lines
+        if not line.dashed
+        for at, value in few(line.points, _HOVERS)
+    ]
+    entries = [Entry(label=line.label, colour=line.colour, dashed=line.dashed) for line in lines]
+    return _drawing(name, parts, pointed=pointed, legend=entries if len(entries) > 1 else ())
 
 
 def area_chart(
     name: str, changes: Sequence[tuple[int, Mapping[str, float]]], names: Sequence[str], x: Range
-) -> str:
+) -> Drawing:
     """Shares that add up to 1, each from its step on, one above the other in the order of ``names``."""
     y, parts = Range(0.0, 1.0), []
     starts = [step for step, _ in changes]
@@ -65,12 +64,21 @@ def area_chart(
             f'<polygon class="area c{index % COLOURS}" points="{outline}"><title>{text(said)}</title></polygon>'
         )
         base = top
-    legend = _legend([(domain, index, False) for index, domain in enumerate(names)])
-    return _svg(name, [_axes(x, y, "step", percent=True), *parts]) + legend
+    legend = [Entry(label=domain, colour=index) for index, domain in enumerate(names)]
+    return _drawing(name, [_axes(x, y, "step", percent=True), *parts], legend=legend)
 
 
-def _svg(name: str, parts: Sequence[str]) -> str:
-    return f'<svg role="img" aria-label="{text(name)}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}</svg>'
+def _drawing(
+    name: str, parts: Sequence[str], *, pointed: Sequence[str] = (), legend: Sequence[Entry] = ()
+) -> Drawing:
+    return Drawing(
+        name=name,
+        width=WIDTH,
+        height=HEIGHT,
+        parts="".join(parts),
+        pointed="".join(pointed),
+        legend=tuple(legend),
+    )
 
 
 def _x(value: float, x: Range) -> float:
@@ -136,11 +144,3 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
         ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
         found += sorted(ends)
     return [points[0], *found, points[-1]]
-
-
-def _legend(entries: Sequence[tuple[str, int, bool]]) -> str:
-    items = "".join(
-        f'<li><i class="swatch c{colour % COLOURS}{" dashed" if dashed else ""}"></i>{text(label)}</li>'
-        for label, colour, dashed in entries
-    )
-    return f'<ul class="legend">{items}</ul>'

@@ -41,7 +41,7 @@ def figures(heads: Sequence[object], rows: Iterable[Sequence[object]], *, name: 
     return f"<details><summary>Figures: {text(name)}</summary>{inner}</details>"
 
 
-def figure(picture: str, caption: str) -> str:
+def figure(picture: object, caption: str) -> str:
     """A picture with what it shows above it."""
     return f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"
 

@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_SMALLEST = 1e-280
+"""Differences below it are none: numbers get coarse there."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -30,6 +33,8 @@ def range_of(values: Iterable[float], *, at_zero: bool = False, margin: float = 
     found = list(values)
     low, high = min(found, default=0.0), max(found, default=1.0)
     low = min(low, 0.0) if at_zero else low
+    if high - low < _SMALLEST:
+        high = low
     room = (high - low) * margin or max(abs(high), 1.0) * margin
     return Range(low if at_zero and low == 0 else low - room, high + room)
 

@@ -1,5 +1,6 @@
 """A model before and after a cut, to scale: a bar for every block, as wide as what it has."""
 
+from shear_lit.reporting.run_page.drawing import Drawing
 from shear_lit.reporting.run_page.facts import Cut
 from shear_lit.reporting.run_page.markup import text
 from shear_lit.theory.shape import Axis, ModelShape
@@ -7,13 +8,14 @@ from shear_lit.theory.shape import Axis, ModelShape
 _WIDTH, _LEFT, _GAP = 360, 34, 8
 
 
-def shape_drawing(source: ModelShape, cut: Cut, *, after: bool) -> str:
+def shape_drawing(source: ModelShape, cut: Cut, *, after: bool) -> Drawing:
     """The source with what is left of it marked, or (``after``) the cut model alone at the same scale."""
     layers = cut.kept[Axis.LAYERS].tolist()
     row = max(3.0, min(10.0, 300 / source.layers))
     room = _WIDTH - _LEFT - _GAP
     # A head has as many channels before as after, so that widths of heads and units compare with themselves.
     heads_room, units_room = room * 0.3, room * 0.7
+    pointed: list[str] = []
     top, parts = 20.0, [_title(_LEFT, "heads"), _title(_LEFT + heads_room + _GAP, "feed-forward units")]
     blocks = layers if after else list(range(source.layers))
     kept_heads = cut.shape.query_heads / source.query_heads
@@ -36,7 +38,7 @@ def shape_drawing(source: ModelShape, cut: Cut, *, after: bool) -> str:
                 parts.append(f'<rect class="gone" x="{x:.1f}" width="{width:.1f}" {tall}/>')
             if stays:
                 parts.append(f'<rect class="stays" x="{x:.1f}" width="{width * share:.1f}" {tall}/>')
-        parts.append(
+        pointed.append(
             f'<rect class="row" x="{_LEFT}" width="{room + _GAP}" y="{y:.1f}" height="{row:.1f}">'
             f"<title>{text(said)}</title></rect>"
         )
@@ -49,7 +51,7 @@ def shape_drawing(source: ModelShape, cut: Cut, *, after: bool) -> str:
     width = (room + _GAP) * cut.shape.hidden / source.hidden
     parts.append(f'<rect class="stays" x="{_LEFT}" y="{y:.1f}" width="{width:.1f}" height="8"/>')
     name = "the model that is left" if after else "the source, with what is left of it"
-    return f'<svg role="img" aria-label="{name}" viewBox="0 0 {_WIDTH} {y + 14:.0f}">{"".join(parts)}</svg>'
+    return Drawing(name=name, width=_WIDTH, height=y + 14, parts="".join(parts), pointed="".join(pointed))
 
 
 def _title(x: float, said: str, y: float = 12.0) -> str:

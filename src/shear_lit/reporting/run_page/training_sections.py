@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from shear_lit.reporting.run_page.drawing import COLOURS
 from shear_lit.reporting.run_page.facts import RunFacts, Series
-from shear_lit.reporting.run_page.lines import COLOURS, Line, area_chart, line_chart
+from shear_lit.reporting.run_page.lines import Line, area_chart, line_chart
 from shear_lit.reporting.run_page.markup import axis_words, few, figure, figures, grid, section, text
 from shear_lit.reporting.run_page.scales import Range, range_of, steps_of
 
 _ROWS = 12
 """Steps of a folded table at most."""
+_PICTURED = 60
+"""Domains with a picture of their own at most."""
 _GROWING = ("run/tokens", "run/device_seconds")
 _OF_TRAINING = {
     "loss/language": "cross-entropy with the text",
@@ -163,7 +166,7 @@ def _by_domain(runs: Sequence[RunFacts], domains: Sequence[str], x: Range) -> st
         ]
     )
     parts = []
-    for domain in domains:
+    for domain in domains[:_PICTURED]:
         lines = []
         for index, run in enumerate(runs):
             points, reference = found[domain][index], references[domain][index]
@@ -185,6 +188,8 @@ def _by_domain(runs: Sequence[RunFacts], domains: Sequence[str], x: Range) -> st
                 )
             )
     said = "<p>Losses by domain on validation text, nats per token, on one scale; dashed: the reference.</p>"
+    if len(domains) > _PICTURED:
+        said += f"<p>The first {_PICTURED} of {len(domains)} domains; all of them are under Figures.</p>"
     return said + grid(parts) if parts else ""
 
 

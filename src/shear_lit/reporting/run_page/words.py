@@ -1,9 +1,10 @@
 """What is said of a run in words and tables: what was done, how runs differ, where all of it comes from."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-from shear_lit.reporting.durations import duration
+from shear_lit.progress import duration
 from shear_lit.reporting.run_page.facts import RunFacts
 from shear_lit.reporting.run_page.markup import axis_words, figures, number, section, table, text
 from shear_lit.reporting.run_page.training_sections import mean_loss
@@ -94,7 +95,9 @@ def _set(key: str, settings: Mapping[str, str]) -> str:
 
 
 def _what(run: RunFacts) -> str:
-    source = run.setting("model.source") or run.provenance.get("source", {}).get("name") or "a model"
+    source = _short(
+        str(run.setting("model.source") or run.provenance.get("source", {}).get("name") or "a model")
+    )
     taught = " It learned from a frozen model, too." if run.setting("model.distillation") else ""
     if run.setting("model.pruning") is None:
         return f"This run trained {source} without pruning it.{taught}"
@@ -107,6 +110,11 @@ def _what(run: RunFacts) -> str:
             if before[axis] != after[axis]
         )
     return f"This run pruned {source} with gates that learn together with the weights{shape}.{taught}"
+
+
+def _short(source: str) -> str:
+    """A model's name; of a directory whose whole path is given, the last part. Provenance has all of it."""
+    return PurePath(source).name or source if source.startswith(("/", "~", ".")) else source
 
 
 def _how_far(run: RunFacts) -> str:
