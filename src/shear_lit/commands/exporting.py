@@ -14,6 +14,7 @@ from shear_lit.commands.repairing import Repair, RepairRequest, open_repair
 from shear_lit.disk.names import expanded
 from shear_lit.evaluation.tokenizer import keep_tokenizer
 from shear_lit.models import clients
+from shear_lit.models.adapters import Lora
 from shear_lit.models.choices import Precision, WrittenAs
 from shear_lit.models.companions import has_tokenizer, licence_files, source_licence
 from shear_lit.models.directories import check_new_directory
@@ -380,6 +381,7 @@ def _card(name: str, facts: CheckpointFacts, dtype: str, cut: _Cut, origin: str)
         domains=facts.domains,
         losses=facts.losses,
         device_seconds=facts.device_seconds,
+        adapters=None if facts.lora is None else str(Lora(**facts.lora)),
         gated_difference=cut.difference,
         gates=GATES,
         clients=clients.lines(cut.config),

@@ -141,6 +141,13 @@ COMMANDS: dict[str, Command] = {
         several="models",
         words={"model.source": "models", **_MEASURED},
     ),
+    "chat": Command(
+        place="shear_lit.commands.chat.command:chat",
+        line="talk to one or several tuned models; --serve: have a server answer for one",
+        several="models",
+        switches=("serve",),
+        words={"model.source": "models"},
+    ),
     "verify": Command(
         place="shear_lit.commands.verify:verify",
         line="load a Hugging Face directory in the clients people use, and compare what they compute",

@@ -138,6 +138,8 @@ class ModelFacts:
     """Validation losses by domain, in nats per token."""
     device_seconds: float | None = None
     """Seconds that the run kept its devices, all together; None where it is not known."""
+    adapters: str | None = None
+    """What the run trained beside the weights, which was added to them; None where it trained these."""
     gated_difference: float | None
     """Largest difference of gated and carved logits, relative to the largest; None where nothing was cut."""
     gates: str
@@ -219,6 +221,7 @@ def _recipe(facts: ModelFacts) -> str:
         *([f"- repair: {facts.repair} Weight by weight: `repair.md`"] if facts.repair else []),
         *([f"- repair {_when(facts.repaired_at_start)}"] if facts.repaired_at_start else []),
         f"- {_training(facts)}",
+        *([f"- trained beside the weights, and added to them: {facts.adapters}"] if facts.adapters else []),
         *([f"- teacher: {facts.teacher}"] if facts.teacher else []),
         *(f"- before that, `{recipe.get('name')}`: {_earlier(recipe)}" for recipe in facts.earlier),
         f"- weights stored in {facts.dtype}",

