@@ -139,18 +139,27 @@ class Renderer:
         Raises:
             UnusableConversation: it has text that imitates the template's, or the template cannot express it.
         """
-        texts, others = strings_of(conversation)
-        if any(map(is_private, (*texts, *others))):
-            raise UnusableConversation(NO_PRIVATE)
-        if len(conversation.messages) >= MOST_MESSAGES:
-            raise UnusableConversation(TOO_MANY)
-        if reason := self._imitations.reason(texts, others):
-            raise UnusableConversation(reason)
-        found, kept = self._marked(conversation, texts)
-        self._check_whole(conversation, found)
+        found, kept = self._usable(conversation)
         spans = [self._span(conversation, found, number, kept) for number in answers_of(conversation)]
         weights = [conversation.messages[number].get("weight", 1) for number in answers_of(conversation)]
         return self._tokenised(found, spans, weights)
+
+    def prompt(self, conversation: Conversation) -> NDArray[np.uint32]:
+        """The ids of the tokens behind which the assistant is to answer; as ``render``."""
+        asked = self._first(conversation, len(conversation.messages), self._usable(conversation)[1], asks=True)
+        return self._tokenised(asked, [], []).ids
+
+    def _usable(self, conversation: Conversation) -> tuple[Marked, list[str]]:
+        """As ``_marked``, of a conversation that has nothing which a reader would take for the template's."""
+        texts, others = strings_of(conversation)
+        if len(conversation.messages) >= MOST_MESSAGES:
+            raise UnusableConversation(TOO_MANY)
+        private = any(map(is_private, (*texts, *others)))
+        if reason := NO_PRIVATE if private else self._imitations.reason(texts, others):
+            raise UnusableConversation(reason)
+        found, kept = self._marked(conversation, texts)
+        self._check_whole(conversation, found)
+        return found, kept
 
     def _marked(self, conversation: Conversation, texts: Sequence[str]) -> tuple[Marked, list[str]]:
         """The text of a conversation, marked, and what of messages was not moved for that."""
