@@ -19,11 +19,13 @@ def write_chat_model(
     seed: int = 0,
     kind: str = "bytes",
     ends: list[int] | None = None,
+    never_ends: bool = False,
     **sizes: object,
 ) -> Path:
     """A random llama with its tokenizer, a built-in template as its own, and generation settings with ``ends``.
 
-    By default those are what ends a turn of the template.
+    By default those are what ends a turn of the template. One that ``never_ends`` gives special tokens the logit 0,
+    which is never the largest.
     """
     tokenizer = text_tokenizer(kind)
     source = None if template is None else find_template(tokenizer, template).source
@@ -42,9 +44,17 @@ def write_chat_model(
         bos_token_id=1,
         eos_token_id=2,
     )
-    LlamaForCausalLM(LlamaConfig(**{**entries, **sizes})).save_pretrained(directory)
+    if never_ends:
+        entries |= dict(tie_word_embeddings=False, max_position_embeddings=1 << 20)
+    network = LlamaForCausalLM(LlamaConfig(**{**entries, **sizes}))
+    if never_ends:
+        special = [tokenizer.backend.token_to_id(name) for name in SPECIAL]
+        network.lm_head.weight.data[special] = 0
+    network.save_pretrained(directory)
     write_tokenizer(directory, kind, source)
     if ends is None and template is not None:
         ends = [tokenizer.backend.token_to_id(TEMPLATES[template][0])]
-    (directory / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": ends or 2}))
+    (directory / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": 1, "eos_token_id": ends or 2})
+    )
     return directory

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 NEW_TOKENS = 256
 """Tokens of an answer at most, unless it is said otherwise."""
 
+
 def compare(
     models: list[str],
     data: str | list[str] | None = None,

@@ -59,6 +59,8 @@ class CheckpointFacts:
     """``TeacherFacts`` of what the run learns from besides the text, if anything."""
     lora: dict[str, Any] | None = None
     """``Lora`` of the adapters that lie beside the weights, if there are any."""
+    chat_template: str | None = None
+    """The template that conversations were told to the model by, if the run's data is of conversations."""
     step: int
     """Optimizer steps taken."""
     tokens: int
@@ -89,6 +91,7 @@ class CheckpointFacts:
                 "domains",
                 "teacher",
                 "lora",
+                "chat_template",
                 "device_seconds",
             )
         }
@@ -103,7 +106,7 @@ class CheckpointFacts:
             pruning["ordered_by"] = self.ordered_by
         if pruning is not None and self.repair is not None:
             pruning["repair"] = self.repair
-        later = {"teacher": self.teacher, "lora": self.lora}
+        later = {"teacher": self.teacher, "lora": self.lora, "chat_template": self.chat_template}
         said = {name: value for name, value in later.items() if value is not None}
         return {"format": FORMAT, **entry, "pruning": pruning, **said, "data": {"domains": self.domains}}
 
@@ -136,6 +139,7 @@ class CheckpointFacts:
                 repair=dict(pruning["repair"]) if pruning and pruning.get("repair") else None,
                 teacher=dict(entry["teacher"]) if entry.get("teacher") else None,
                 lora=asdict(Lora(**entry["lora"])) if entry.get("lora") else None,
+                chat_template=str(entry["chat_template"]) if entry.get("chat_template") else None,
                 domains=dict(entry["data"].get("domains", {})),
                 losses=dict(entry["losses"]),
             )

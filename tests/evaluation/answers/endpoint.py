@@ -13,7 +13,9 @@ Reply = tuple[int, dict[str, str], bytes]
 
 def said(text: str | None) -> Reply:
     """A chat completion."""
-    entry = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+    entry = {
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]
+    }
     return 200, {"Content-Type": "application/json"}, json.dumps(entry).encode()
 
 

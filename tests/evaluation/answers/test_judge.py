@@ -46,11 +46,17 @@ def test_key_comes_from_the_environment_and_is_never_shown(monkeypatch, caplog):
     with endpoint(lambda number, body: replies[number]) as server, pytest.raises(JudgeError) as found:
         judge(server.url, variable="MY_KEY").prefers(PROMPT, "a", "b")
     assert all(request["headers"]["Authorization"] == f"Bearer {KEY}" for request in server.requests)
-    shown = "".join(traceback.format_exception(found.value)) + caplog.text + repr(judge(server.url, variable="MY_KEY"))
+    shown = (
+        "".join(traceback.format_exception(found.value))
+        + caplog.text
+        + repr(judge(server.url, variable="MY_KEY"))
+    )
     assert KEY not in shown and "***" in shown and "HTTP 400" in str(found.value)
 
 
-@pytest.mark.parametrize(("code", "headers", "waits"), [(429, {"Retry-After": "7"}, 7.0), (503, {}, 1.0), (500, {}, 1.0)])
+@pytest.mark.parametrize(
+    ("code", "headers", "waits"), [(429, {"Retry-After": "7"}, 7.0), (503, {}, 1.0), (500, {}, 1.0)]
+)
 def test_endpoint_that_is_busy_is_asked_again_later(code, headers, waits):
     waited = []
     with endpoint(lambda number, body: (code, headers, b"busy") if number == 0 else said("A")) as server:
@@ -60,7 +66,10 @@ def test_endpoint_that_is_busy_is_asked_again_later(code, headers, waits):
 
 def test_endpoint_that_stays_busy_is_given_up_in_one_line():
     waited = []
-    with endpoint(lambda number, body: (503, {}, b"line\nbreaks \x1b[31m")) as server, pytest.raises(JudgeError) as found:
+    with (
+        endpoint(lambda number, body: (503, {}, b"line\nbreaks \x1b[31m")) as server,
+        pytest.raises(JudgeError) as found,
+    ):
         judge(server.url, waited).prefers(PROMPT, "a", "b")
     assert waited == [1, 2, 4, 8] and len(server.requests) == TRIES
     assert "\n" not in str(found.value) and "\x1b" not in str(found.value)
@@ -70,7 +79,7 @@ def test_endpoint_that_stays_busy_is_given_up_in_one_line():
 def test_endpoint_that_is_not_there_is_one_line():
     with endpoint(lambda number, body: said("A")) as server:
         pass
-    with pytest.raises(JudgeError, match="did not answer, asked 5 times .*refused") as found:
+    with pytest.raises(JudgeError, match=r"did not answer, asked 5 times .*refused") as found:
         judge(server.url).prefers(PROMPT, "a", "b")
     assert "\n" not in str(found.value)
 
@@ -97,7 +106,10 @@ def test_key_follows_no_redirect(monkeypatch):
     with endpoint(lambda number, body: said("A")) as elsewhere:
         away = {"Location": f"{elsewhere.url}/chat/completions"}
         for code in (301, 302, 307):
-            with endpoint(lambda number, body, code=code: (code, away, b"")) as server, pytest.raises(JudgeError):
+            with (
+                endpoint(lambda number, body, code=code: (code, away, b"")) as server,
+                pytest.raises(JudgeError),
+            ):
                 judge(server.url).prefers(PROMPT, "a", "b")
     assert elsewhere.requests == []
 

@@ -25,7 +25,9 @@ def test_conversations_of_every_form_are_a_prompt_and_its_reference(tmp_path):
     found = read_prompts(*written(tmp_path, *forms, "")).prompts
     assert {(prompt.messages[0]["content"], prompt.reference) for prompt in found} == {("why", "because")}
     assert [prompt.line for prompt in found] == [1, 2, 3, 4]
-    (told,) = read_prompts(*written(tmp_path, {"system": "be brief", "prompt": "why", "reference": "so"})).prompts
+    (told,) = read_prompts(
+        *written(tmp_path, {"system": "be brief", "prompt": "why", "reference": "so"})
+    ).prompts
     assert [message["role"] for message in told.messages] == ["system", "user"]
     several = {"messages": [*ANSWERED, *ANSWERED]}
     (long,) = read_prompts(*written(tmp_path, several)).prompts
