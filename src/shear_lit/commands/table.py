@@ -185,7 +185,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         place="shear_lit.commands.demo.command:demo",
         line="all of it, small, on a real model and real text, with nothing to configure",
-        switches=("fast",),
+        switches=("fast", "chat"),
     ),
     "completion": Command(
         place="shear_lit.commands.completion:completion",
