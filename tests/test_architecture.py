@@ -72,6 +72,7 @@ FRAMEWORKS = {
         "commands/demo.py",
         "commands/demo/",
     ),
+    ("peft",): ("models/adapters.py",),
 }
 """Where each framework may be imported: whole folders, and single files."""
 

@@ -1,6 +1,7 @@
 """Talking: at a pseudo-terminal as a person sees it, through a pipe, and what is handed over to a server."""
 
 import os
+import random
 import sys
 
 import pytest
@@ -9,12 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shear_lit import cli
 from shear_lit.commands.chat import server
 from shear_lit.commands.chat.command import chat
-from shear_lit.commands.chat.speaker import Conversation, Enough, open_speakers, printable
+from shear_lit.commands.chat.speaker import Conversation, Enough, Pieces, open_speakers, printable
 from shear_lit.commands.failures import UsageError
 from shear_lit.mistakes import Mistake
 from shear_lit.models.answering import GREEDY, Sampling
 from tests.chat_models import write_chat_model
 from tests.commands.terminals import Terminal, at_terminal, behind_pipe, printed
+from tests.data.chat.subjects import KINDS, TEXTS, text_tokenizer
 from tests.training.forks import run, start
 
 
@@ -148,6 +150,24 @@ def test_pieces_that_are_shown_are_the_answer_and_what_was_shown_stays_said(mode
     with pytest.raises(KeyboardInterrupt):
         talker.answer(cut, "again", interrupt)
     assert len(cut.messages) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_that_comes_token_by_token_is_the_whole_text(kind):
+    """Also where characters are of several tokens, and where bytes are no text."""
+    tokenizer = text_tokenizer(kind).backend
+    numbers = random.Random(0)
+    for text in (*TEXTS, "🦊👩‍👩‍👧 é  x"):
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = Pieces(tokenizer)
+        found = [pieces.add(token) for token in tokens]
+        assert "".join([*found, pieces.rest()]) == tokenizer.decode(tokens)
+        assert len([piece for piece in found if piece]) > len(text) / 10
+        assert not any("\ufffd" in piece for piece in found) or kind != "bytes"
+    for _ in range(50):
+        tokens = [numbers.randrange(3, tokenizer.get_vocab_size()) for _ in range(30)]
+        pieces = Pieces(tokenizer)
+        "".join([*(pieces.add(token) for token in tokens), pieces.rest()])
 
 
 def test_seed_decides_what_is_drawn(models):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from tokenizers.decoders import DecodeStream
+from tokenizers import Tokenizer
 
 from shear_lit.commands.measuring import chosen_device
 from shear_lit.evaluation.chat_format import ChatFormat, read_chat_format
@@ -20,6 +20,8 @@ from shear_lit.models.source_files import pinned
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that would move a terminal's cursor, or turn text around."""
+_PARTIAL = "\ufffd"
+"""What stands for bytes that are no whole character."""
 
 
 class ChatError(Mistake):
@@ -28,6 +30,36 @@ class ChatError(Mistake):
 
 class Enough(Exception):
     """Raised while an answer is shown: what is there is the answer."""
+
+
+class Pieces:
+    """The text of tokens that come one by one, each character as soon as it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Decode by ``tokenizer``; special tokens have no text."""
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        # A part of the text is decoded behind the part before it, on which its first space may depend.
+        self._before = self._told = 0
+
+    def add(self, token: int) -> str:
+        """What is new; nothing while a character waits for its other bytes."""
+        self._tokens.append(token)
+        return self._new(whole=True)
+
+    def rest(self) -> str:
+        """What waits still, where nothing more comes."""
+        return self._new(whole=False)
+
+    def _new(self, *, whole: bool) -> str:
+        earlier, now = self._text(self._told), self._text(len(self._tokens))
+        if len(now) <= len(earlier) or (whole and now.endswith(_PARTIAL)):
+            return ""
+        self._before, self._told = self._told, len(self._tokens)
+        return now[len(earlier) :]
+
+    def _text(self, end: int) -> str:
+        return str(self._tokenizer.decode(self._tokens[self._before : end], skip_special_tokens=True))
 
 
 @dataclass
@@ -70,16 +102,22 @@ class Speaker:
         prompt = self.format.prompt(asked)
         self._check_length(len(prompt))
         pieces: list[str] = []
-        stream = DecodeStream(skip_special_tokens=True)
+        decoded = Pieces(self.format.tokenizer.backend)
 
-        def take(token: int) -> None:
-            piece = stream.step(self.format.tokenizer.backend, token)
+        def say(piece: str) -> None:
             if piece:
                 pieces.append(piece)
                 show(printable(piece))
 
         try:
-            write_answer(self.network, prompt, self.sampling, ends=self.format.ends, take=take)
+            write_answer(
+                self.network,
+                prompt,
+                self.sampling,
+                ends=self.format.ends,
+                take=lambda token: say(decoded.add(token)),
+            )
+            say(decoded.rest())
         except Enough:
             pass
         finally:
