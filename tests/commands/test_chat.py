@@ -162,7 +162,7 @@ def test_text_that_comes_token_by_token_is_the_whole_text(kind):
         pieces = Pieces(tokenizer)
         found = [pieces.add(token) for token in tokens]
         assert "".join([*found, pieces.rest()]) == tokenizer.decode(tokens)
-        assert len([piece for piece in found if piece]) > len(text) / 10
+        assert len([piece for piece in found if piece]) > len(tokens) / 4
         assert not any("\ufffd" in piece for piece in found) or kind != "bytes"
     for _ in range(50):
         tokens = [numbers.randrange(3, tokenizer.get_vocab_size()) for _ in range(30)]

@@ -1,17 +1,19 @@
 """Exports of models that one talks to: the template stays, and generation stops where a turn ends."""
 
 import json
-import sys
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from shear_lit.commands import verification
 from shear_lit.commands.export import export
 from shear_lit.commands.verification import verify_model
 from shear_lit.data.chat.templates import find_template
 from shear_lit.evaluation.chat_format import read_chat_format
-from shear_lit.evaluation.clients.asking import Job, ask
+from shear_lit.evaluation.clients.asking import Answer
+from shear_lit.evaluation.clients.reference import expected_of
 from shear_lit.models.huggingface import read_config
 from tests import tiny
 from tests.chat_models import write_chat_model
@@ -83,35 +85,12 @@ def test_template_that_a_model_was_tuned_by_takes_the_place_of_its_source(source
         assert stops_at(directory) in (2, [2])  # </s> ends its turns
 
 
-def test_verify_says_whether_a_client_stops_where_a_turn_ends(source, tmp_path):
-    directory = exported(source, tmp_path)
-    ends = sorted(read_chat_format(str(directory)).ends)
-    jobs = [
-        Job(
-            directory=str(place),
-            tokens=[[5, 6, 7]],
-            logits=str(tmp_path / f"{n}.npy"),
-            greedy_from=[5],
-            ends=ends,
-        )
-        for n, place in enumerate((directory, source))
-    ]
-    right, wrong = ask("transformers", sys.executable, jobs)
-    assert (right.stops, wrong.stops) == (ends, [])
-
-
 @pytest.mark.parametrize(("stops", "code"), [([6], 0), ([], 1), (None, 0)])
 def test_client_that_talks_on_is_a_difference(source, monkeypatch, stops, code):
-    from shear_lit.commands import verification
-    from shear_lit.evaluation.clients.asking import Answer
-    from shear_lit.evaluation.clients.reference import expected_of
-
     asked = []
 
     def answer(client, python, jobs):
         asked.extend(jobs)
-        import numpy as np
-
         probe = verification.probe_of(read_config(str(source)))
         expected = expected_of(str(source), probe, text=jobs[0].text)
         np.save(jobs[0].logits, expected.logits)

@@ -34,12 +34,16 @@ def test_prompt_has_the_ids_of_transformers(place, name):
 def test_only_the_last_answer_is_told_apart_with_the_token_that_ends_it(place, name):
     chat = read_chat_format(str(place), template=name)
     ids, own = chat.answered(TALK, "about two thousand years")
-    assert ids[: ids.index(True) if True in ids else 0] is not None
     first, last = own.index(True), len(own) - 1 - own[::-1].index(True)
     assert all(own[first : last + 1]) and ids[last] in chat.ends
     said = chat.tokenizer.backend.decode(ids[first:last], skip_special_tokens=False)
     assert said.strip() == "about two thousand years"
-    assert ids[:first] == chat.prompt(TALK)[:first]
+    # Not by ids: two line breaks before a letter may be other tokens than at the end of a prompt.
+    before, prompt = (
+        chat.tokenizer.backend.decode(part, skip_special_tokens=False)
+        for part in (ids[:first], chat.prompt(TALK))
+    )
+    assert prompt.rstrip() == before.rstrip() and prompt.startswith(before.rstrip())
 
 
 @pytest.mark.parametrize("typed", SPECIAL)
