@@ -13,6 +13,8 @@
 # make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured; looks
 # the shipped suites up in the harness's whole registry; and lets two processes share a text.
 # make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.
+# make tune holds the labels of 5,000 conversations of each chat template and kind of tokenizer against the template
+# rendered turn by turn, and their ids against transformers.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -27,7 +29,7 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks text tokens gpu
+.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks text tokens tune gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
@@ -40,7 +42,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair distil scores looks
+nightly: clients doors runs launches text repair distil scores looks tune
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -58,6 +60,9 @@ runs/text/kills-%.json: .venv/installed-test
 
 tokens: .venv/installed-test
 	$(BIN)/python -m tests.data.tokens.matrix --documents 2000 --work runs/tokens
+
+tune: .venv/installed-test
+	SHEAR_LIT_TUNE=all $(BIN)/python -m pytest --timeout=3600 tests/data/chat/test_rendering.py
 
 repair: .venv/installed-test
 	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair
