@@ -13,7 +13,9 @@
 # make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured; looks
 # the shipped suites up in the harness's whole registry; and lets two processes share a text.
 # make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.
-# make tune tunes in every way: on several processes, resumed at each step, with adapters in every family.
+# make tune holds the labels of 5,000 conversations of each chat template and kind of tokenizer against the template
+# rendered turn by turn, and their ids against transformers; and tunes in every way: on several processes, resumed, with
+# adapters in every family.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -60,6 +62,10 @@ runs/text/kills-%.json: .venv/installed-test
 tokens: .venv/installed-test
 	$(BIN)/python -m tests.data.tokens.matrix --documents 2000 --work runs/tokens
 
+tune: .venv/installed-test
+	SHEAR_LIT_TUNE=all $(BIN)/python -m pytest --timeout=3600 tests/data/chat/test_rendering.py \
+		tests/training/test_tuning.py tests/training/test_adapters.py
+
 repair: .venv/installed-test
 	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair
 	$(BIN)/python -m tests.pruning.repair.trained --work runs/repair-trained
@@ -67,9 +73,6 @@ repair: .venv/installed-test
 distil: .venv/installed-test
 	SHEAR_LIT_DISTIL=all $(BIN)/python -m pytest tests/training/test_cached_teacher.py tests/training/test_streams.py \
 		tests/commands/test_teach.py tests/pruning/test_falls.py tests/training/test_falls.py
-
-tune: .venv/installed-test
-	SHEAR_LIT_TUNE=all $(BIN)/python -m pytest tests/training/test_tuning.py tests/training/test_adapters.py
 
 scores: .venv/installed-test
 	$(BIN)/python -m tests.evaluation.suites.killed --kills 12 --work runs/scores

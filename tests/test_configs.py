@@ -16,6 +16,7 @@ from shear_lit.data.prepared.manifest import (
     SPLITS,
     ChunkRecord,
     DomainRecord,
+    FileRecord,
     Manifest,
     SplitRecord,
     TokenizerRecord,
@@ -135,7 +136,15 @@ def manifest(domains, length):
         documents=1,
         tokens=0,
         tail_tokens=0,
-        chunks=(ChunkRecord(file="a", bytes=1, sequences=10_000, sha256=""),),
+        chunks=(
+            ChunkRecord(
+                file="a",
+                bytes=1,
+                sequences=10_000,
+                sha256="",
+                documents=FileRecord(file="b", bytes=1, sha256=""),
+            ),
+        ),
     )
     record = DomainRecord(documents=3, rejected={}, splits=dict.fromkeys(SPLITS, split))
     return Manifest(

@@ -16,6 +16,14 @@ PREPARE = (
     "--output={work}/out",
     "--sequence_length=24",
 )
+CHAT = (
+    "prepare",
+    "--format=chat",
+    "--domains.talk={toy}/law.jsonl",
+    "--tokenizer={toy}/gqa-tied",
+    "--output={work}/out",
+    "--template=llama-2",
+)
 MDS = "prepare", "--tokenizer={toy}/gqa-tied", "--output={work}/out"
 DATA = "data", "{toy}/data"
 MEASURE = "--data={toy}/data", "--sequences_per_domain=2"
@@ -462,6 +470,25 @@ CASES: tuple[Case, ...] = (
         ("--workers=0", "workers"),
         ("--workers=many", "workers='many'", "a whole number"),
         ("--wrokers=1", "wrokers is no key", "Did you mean workers?"),
+    ),
+    *_cases(
+        CHAT,
+        ("--workers=1", "messages_field=''", "it has 'text'", "messages (role, content)"),
+        ("--messages_field=talk", "messages_field='talk'", "it has 'text'"),
+        ("--format=text", "format='text'", "chat"),
+        ("--template=tokenizer", "template=tokenizer", "comes with no chat template", "chatml"),
+        ("--template=chatmI", "template='chatmI'", "is no template", "chatml"),
+        ("--template=chatml", "template='chatml'", "no special token behind an answer", "</s>"),
+        ("--template={work}/none.jinja", "template=", "none.jinja", "cannot be read"),
+        ("--template={toy}/law.jsonl", "template=", "is no template"),
+        ("--variables=x", "variables='x'"),
+        ("--allowed=x", "allowed='x'"),
+        ("--packing=concatenate", "packing is no key"),
+        ("--append_eos=true", "append_eos is no key"),
+        ("--text_field=body", "text_field is no key"),
+        ("--domains.talk={toy}/gqa-tied/tokenizer.json", "domains.talk"),
+        ("--domains.talk=uint16:{toy}/law.jsonl", "domains.talk=", "has no records"),
+        ("--shares.prune=2", "shares", "prune"),
     ),
     # Looking at data
     *_cases(

@@ -90,6 +90,7 @@ COMMANDS: dict[str, Command] = {
                 place="shear_lit.commands.bounds:write_bounds", words={"data.directory": "bounds"}
             ),
             "from_mds": Command(place="shear_lit.commands.from_mds:import_mds"),
+            "format": Command(place="shear_lit.commands.prepare_chat:prepare_chat"),
         },
     ),
     "data": Command(

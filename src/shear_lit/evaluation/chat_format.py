@@ -7,8 +7,9 @@ from typing import Any
 from shear_lit.data.chat.imitation import special_names
 from shear_lit.data.chat.messages import ASSISTANT, Conversation, UnusableConversation
 from shear_lit.data.chat.rendering import Renderer
-from shear_lit.data.chat.templates import OWN, ChatTemplate, find_template
+from shear_lit.data.chat.templates import OWN, find_template
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.conversations import ChatTemplate
 from shear_lit.data.tokens.tokenizer import TextTokenizer, tokenizer_of
 from shear_lit.mistakes import Mistake
 
@@ -88,10 +89,10 @@ def chat_format(tokenizer: TextTokenizer, template: ChatTemplate) -> ChatFormat:
     Raises:
         DataError: the template cannot be used with it.
     """
-    plain = Renderer(tokenizer, template)
+    plain = Renderer(tokenizer.backend, template)
     # In a conversation that goes on, anything may be said: a typed name of a special token becomes text.
     anything = {*special_names(tokenizer.backend), *plain.delimiters}
-    renderer = Renderer(tokenizer, template, allowed=anything)
+    renderer = Renderer(tokenizer.backend, template, allowed=anything)
     return ChatFormat(tokenizer=tokenizer, renderer=renderer, ends=frozenset({_end(renderer)}))
 
 

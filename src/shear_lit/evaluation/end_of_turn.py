@@ -8,8 +8,9 @@ import json
 import logging
 from pathlib import Path
 
-from shear_lit.data.chat.templates import FILE, ChatTemplate
+from shear_lit.data.chat.templates import FILE, find_template
 from shear_lit.data.errors import DataError
+from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.evaluation.chat_format import read_chat_format
 from shear_lit.models.answering import ids_of
 from shear_lit.models.source_files import CONFIG, GENERATION, TOKENIZER_CONFIG, read_entries
@@ -49,14 +50,10 @@ def keep_template(directory: Path, template: str | None) -> None:
 
 
 def _own(directory: Path) -> str | None:
-    from shear_lit.data.chat.templates import find_template
-    from shear_lit.data.tokens.tokenizer import tokenizer_of
-
     try:
-        found: ChatTemplate = find_template(tokenizer_of(str(directory)))
+        return find_template(tokenizer_of(str(directory))).source
     except DataError:
         return None
-    return found.source
 
 
 def _stops(directory: Path) -> list[int]:

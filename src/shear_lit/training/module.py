@@ -429,6 +429,7 @@ class ShearingModule(L.LightningModule):
             repair=self.repaired,
             teacher=self._taught,
             lora=None if self.lora is None else self.lora.to_entry(),
+            chat_template=None if data.manifest.chat is None else data.manifest.chat.template.source,
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},

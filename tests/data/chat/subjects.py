@@ -35,7 +35,7 @@ TEMPLATES = {
 }
 """What ends a turn of each template, and the special tokens that it takes besides BOS and EOS."""
 KINDS = ("bytes", "pieces", "first")
-"""Byte-level BPE; BPE of pieces with bytes for the rest, each part of a text behind a space; the same, the first part."""
+"""Byte-level BPE; BPE of pieces, bytes for the rest, with a space before each part of a text; or before the first."""
 SPECIAL = ["<unk>", "<s>", "</s>", *sorted({token for _, more in TEMPLATES.values() for token in more})]
 
 
@@ -106,10 +106,12 @@ def text_tokenizer(kind: str) -> TextTokenizer:
 
 @cache
 def renderer(kind: str, name: str, allowed: tuple[str, ...] = ()) -> Renderer:
-    return Renderer(text_tokenizer(kind), find_template(text_tokenizer(kind), name), allowed=allowed)
+    return Renderer(text_tokenizer(kind).backend, find_template(text_tokenizer(kind), name), allowed=allowed)
 
 
-def random_conversation(numbers: random.Random, *, system: bool = True, turns: int | None = None) -> Conversation:
+def random_conversation(
+    numbers: random.Random, *, system: bool = True, turns: int | None = None
+) -> Conversation:
     """A conversation of up to five questions; what is written has white space at its ends, and what looks like tags."""
     turns = turns or numbers.randint(1, 5)
     messages = []

@@ -78,7 +78,7 @@ class Imitations:
         self._any_special = any_of(special)
 
     def reason(self, texts: Iterable[str], others: Iterable[str]) -> str:
-        """Why texts cannot be used; empty if they can. In ``others``, keys for instance, no special token is allowed."""
+        """Why texts cannot be used; empty if they can. In ``others``, such as keys, no special token is allowed."""
         for text in texts:
             for found in self._names.finditer(text):
                 if found[0] not in self._allowed and _is_apart(text, found):

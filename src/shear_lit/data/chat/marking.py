@@ -21,7 +21,7 @@ _PLANE, _SIZE = 0xF0000, 0x10000
 _BEGINS, _ENDS = 0x100000, 0x108000  # and the number of the message
 MOST_MESSAGES = _ENDS - _BEGINS
 """A conversation has fewer."""
-_STAYS = "\"\\\x7f"  # and all that is no larger than a space
+_STAYS = '"\\\x7f'  # and all that is no larger than a space
 _PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 _MARK = re.compile("[\U00100000-\U0010ffff]")
 _MOVED = re.compile("[\U000f0000-\U000fffff]")
@@ -109,7 +109,9 @@ def moved_back(text: str) -> str:
 
 def marked(conversation: Conversation, kept: Collection[str] = ()) -> Conversation:
     """A conversation with the text of its messages moved, and marked; strings in ``kept`` are not moved."""
-    messages = [_marked_message(message, number, kept) for number, message in enumerate(conversation.messages)]
+    messages = [
+        _marked_message(message, number, kept) for number, message in enumerate(conversation.messages)
+    ]
     return Conversation(messages, _each(conversation.tools, _marker(len(messages), kept), ("type",)))
 
 
@@ -132,9 +134,7 @@ def read_marked(rendered: str) -> Marked:
 def _regions(text: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> list[Region]:
     """Regions by their marks; where a template has cut off an end of a message, it begins or ends with what is left."""
     found: list[Region] = []
-    places = sorted(
-        (ends.get(number, starts.get(number, 0)), number) for number in {*starts, *ends}
-    )
+    places = sorted((ends.get(number, starts.get(number, 0)), number) for number in {*starts, *ends})
     for index, (_, number) in enumerate(places):
         previous = found[-1].end if found else 0
         start, end = starts.get(number), ends.get(number)
@@ -143,7 +143,9 @@ def _regions(text: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> l
             start = first.start() if first else end
         if end is None:
             follows = (starts.get(other, ends.get(other)) for _, other in places[index + 1 : index + 2])
-            last = [match.end() for match in _MOVED.finditer(text, start or 0, next(follows, None) or len(text))]
+            last = [
+                match.end() for match in _MOVED.finditer(text, start or 0, next(follows, None) or len(text))
+            ]
             end = last[-1] if last else start
         assert start is not None and end is not None
         found.append(Region(number, start, end))
@@ -179,7 +181,9 @@ def _marker(number: int, kept: Collection[str]) -> Callable[[str], str]:
             return text
         inside = moved(core) if parts is None else _moved_around(parts, core)
         begins = text[: len(text) - len(text.lstrip())]
-        return f"{begins}{chr(_BEGINS + number)}{inside}{chr(_ENDS + number)}{text[len(begins) + len(core) :]}"
+        return (
+            f"{begins}{chr(_BEGINS + number)}{inside}{chr(_ENDS + number)}{text[len(begins) + len(core) :]}"
+        )
 
     return mark
 

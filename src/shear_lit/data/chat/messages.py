@@ -28,6 +28,8 @@ ROLES = {
 }
 """What publishers call a role, in lower case, and what templates do."""
 
+TWICE = "a field twice"
+"""The reason for a record that says two things in one field."""
 NO_CONVERSATION = "no conversation in its fields"
 """The reason for a record that is of none of the forms."""
 NO_ANSWER = "no message of the assistant"
@@ -40,6 +42,8 @@ NO_CALLS = "tool calls or tools that are not of OpenAI's form"
 """The reason for calls that no template could be given."""
 NO_WEIGHT = "a weight other than 0 and 1"
 """The reason for OpenAI's ``weight`` of a message with another value than it may have."""
+
+_MOST_DIGITS = 400
 
 
 class Conversation(NamedTuple):
@@ -102,7 +106,7 @@ def _listed(record: Mapping[str, Any], field: str) -> Sequence[Any] | None:
     """The messages of a record; none where it is not of a form that lists them."""
     found = record.get(field) if field else _first(record, LISTS)
     if isinstance(found, str) and found.lstrip().startswith("["):
-        found = _parsed(found)
+        found = parsed_record(found)
     if isinstance(found, Sequence) and not isinstance(found, str) and len(found):
         return found
     if field:
@@ -166,7 +170,7 @@ def _calls(calls: Any) -> list[dict[str, Any]]:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise UnusableConversation(NO_CALLS)
         arguments = function.get("arguments") or {}
-        arguments = _parsed(arguments) if isinstance(arguments, str) else arguments
+        arguments = parsed_record(arguments) if isinstance(arguments, str) else arguments
         if not isinstance(arguments, Mapping):
             raise UnusableConversation(NO_CALLS)
         one = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
@@ -177,7 +181,7 @@ def _calls(calls: Any) -> list[dict[str, Any]]:
 def _tools(record: Mapping[str, Any]) -> list[Any]:
     tools = record.get("tools")
     if isinstance(tools, str) and tools.strip():
-        tools = _parsed(tools)
+        tools = parsed_record(tools)
     if not tools:
         return []
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
@@ -189,19 +193,25 @@ def parsed_record(content: str) -> Any:
     """What JSON says; whole numbers stay such, but for those of so many digits that Python refuses them.
 
     Raises:
-        ValueError: it is no JSON, or is nested too deeply.
+        UnusableConversation: it is no JSON, is nested too deeply, or says two things in one field.
     """
     try:
-        return json.loads(content, parse_int=lambda digits: int(digits) if len(digits) < 400 else float(digits))
-    except RecursionError as error:
-        raise ValueError(MALFORMED) from error
-
-
-def _parsed(content: str) -> Any:
-    try:
-        return parsed_record(content)
-    except ValueError as error:
+        return json.loads(content, parse_int=_whole_number, object_pairs_hook=_object)
+    except UnusableConversation:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UnusableConversation(MALFORMED) from error
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs) and any(found[name] != value for name, value in pairs):
+        raise UnusableConversation(TWICE)
+    return found
 
 
 def _encodable(conversation: Conversation) -> Conversation:

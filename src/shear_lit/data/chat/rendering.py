@@ -15,13 +15,20 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from shear_lit.data.chat.imitation import Imitations, any_of, delimiters, other_names, special_names, unknown_id
+from shear_lit.data.chat.imitation import (
+    Imitations,
+    any_of,
+    delimiters,
+    other_names,
+    special_names,
+    unknown_id,
+)
 from shear_lit.data.chat.marking import (
     MOST_MESSAGES,
     Marked,
@@ -35,10 +42,9 @@ from shear_lit.data.chat.marking import (
     strings_of,
 )
 from shear_lit.data.chat.messages import ASSISTANT, Conversation, UnusableConversation
-from shear_lit.data.chat.templates import ChatTemplate
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.conversations import ChatTemplate
 from shear_lit.data.tokens.encoder import renamed
-from shear_lit.data.tokens.tokenizer import TextTokenizer
 
 NO_PRIVATE = "characters of the planes for private use"
 """The reason for text that could be taken for marks."""
@@ -82,12 +88,12 @@ class Renderer:
     """Renders conversations by one template for one tokenizer."""
 
     def __init__(
-        self, tokenizer: TextTokenizer, template: ChatTemplate, *, allowed: Collection[str] = ()
+        self, tokenizer: Tokenizer, template: ChatTemplate, *, allowed: Collection[str] = ()
     ) -> None:
         """Take both, and try the template on a plain conversation.
 
         Args:
-            tokenizer: What the text is tokenised by.
+            tokenizer: What the text is tokenised by, as ``TextTokenizer.backend``.
             template: What makes a text of messages.
             allowed: Special tokens and delimiters that messages may have as text.
 
@@ -96,12 +102,12 @@ class Renderer:
         """
         self.template = template
         """What makes a text of messages."""
-        self._special = special_names(tokenizer.backend)
+        self._special = special_names(tokenizer)
         self._any_special = any_of(self._special)
-        self._tokenizer = renamed(tokenizer.backend, moved)
-        unknown = unknown_id(tokenizer.backend)
+        self._tokenizer = renamed(tokenizer, moved)
+        unknown = unknown_id(tokenizer)
         self._ids = np.array([index for index in self._special.values() if index != unknown], dtype=np.int64)
-        plain = delimiters(self._probed(), self._any_special, other_names(tokenizer.backend))
+        plain = delimiters(self._probed(), self._any_special, other_names(tokenizer))
         self.delimiters = frozenset(plain)
         """What in the template's text tells its parts apart, and is no special token."""
         self._imitations = Imitations(self._special, plain, allowed)
@@ -204,23 +210,23 @@ class Renderer:
             raise UnusableConversation(LEFT_OUT_TOOLS)
         return self._start(conversation, found, region, kept), self._end(conversation, found, region, kept)
 
-    def _start(
-        self, conversation: Conversation, found: Marked, region: Region, kept: Sequence[str]
-    ) -> int:
+    def _start(self, conversation: Conversation, found: Marked, region: Region, kept: Sequence[str]) -> int:
         before = found.before(region)
         if not region.message:
             return region.start  # a conversation that begins with an answer: nothing asks for it
         asked = self._first(conversation, region.message, kept, asks=True).tail()
         if before.startswith(asked):
             return region.start - len(before) + len(asked)
-        if asked.startswith(before):  # the template asks for an answer by its beginning, which it then leaves out
+        if asked.startswith(
+            before
+        ):  # the template asks for an answer by its beginning, which it then leaves out
             return region.start
         raise UnusableConversation(NOT_ASKED)
 
     def _end(self, conversation: Conversation, found: Marked, region: Region, kept: Sequence[str]) -> int:
         ended = self._first(conversation, region.message + 1, kept, asks=False).tail()
-        behind = commonprefix([found.behind(region), ended])
-        if (end := self._any_special.search(behind)) is None:
+        end = self._any_special.search(behind := found.behind(region))
+        if end is None or not ended.startswith(behind[: end.end()]):
             raise UnusableConversation(NO_END)
         return region.end + end.end()
 
@@ -229,9 +235,7 @@ class Renderer:
         first = Conversation(conversation.messages[:messages], conversation.tools)
         return read_marked(self.text(marked(first, kept), asks=asks))
 
-    def _tokenised(
-        self, found: Marked, spans: Sequence[tuple[int, int]], weights: Sequence[int]
-    ) -> Rendered:
+    def _tokenised(self, found: Marked, spans: Sequence[tuple[int, int]], weights: Sequence[int]) -> Rendered:
         """The tokens of a marked text, in which the template's special tokens have the names that they have here."""
         parts, before, special = [], 0, 0
         for name in self._any_special.finditer(found.moved):
@@ -258,7 +262,8 @@ class Renderer:
         for roles in ([_SYSTEM, *_PROBE], _PROBE):
             conversation = Conversation([{"role": role, "content": text} for role, text in roles], [])
             try:
-                found, _ = self._unchecked(conversation)
+                found, _ = self._marked(conversation, [])
+                self._check_whole(conversation, found)
                 for number in answers_of(conversation):
                     self._span(conversation, found, number, [])
             except UnusableConversation as error:
@@ -267,13 +272,6 @@ class Renderer:
                 continue  # some know no system messages
             literals += [found.before(region) for region in found.regions] + [found.tail()]
         return literals
-
-    def _unchecked(self, conversation: Conversation) -> tuple[Marked, list[str]]:
-        found = read_marked(self.text(marked(conversation)))
-        if found.text != self.text(conversation):
-            raise UnusableConversation(CHANGED)
-        self._check_whole(conversation, found)
-        return found, []
 
     def _unusable(self, reason: str) -> DataError:
         names = ", ".join(sorted(self._special)[:8]) or "none"

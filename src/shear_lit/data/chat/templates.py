@@ -4,15 +4,13 @@ A template is a program in Jinja that writes messages as one text. It is run by 
 which gives it no way to files, modules or the rest of Python.
 """
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.conversations import ChatTemplate
 from shear_lit.data.tokens.tokenizer import TextTokenizer, check_files
 from shear_lit.disk.names import expanded, split_revision
 from shear_lit.disk.reading import read_json, read_small
@@ -31,25 +29,6 @@ _ROLES = "_token"  # what the names of special tokens in a config end with
 _TODAY = "strftime_now"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChatTemplate:
-    """A chat template, with all that decides what it writes besides the messages."""
-
-    name: str
-    """``tokenizer``, one of ``BUILT_IN``, or the file that it was read from."""
-    source: str
-    """It, in Jinja."""
-    special_tokens: dict[str, str] = field(default_factory=dict)
-    """The special tokens that it may name, such as ``bos_token``."""
-    variables: dict[str, str | bool] = field(default_factory=dict)
-    """Values that it is given besides, such as ``enable_thinking``."""
-
-    @cached_property
-    def sha256(self) -> str:
-        """The hash of its source."""
-        return hashlib.sha256(self.source.encode()).hexdigest()
-
-
 def built_in_names() -> list[str]:
     """The names of the templates that come with this package."""
     names = (entry.name for entry in _folder().iterdir())
@@ -57,7 +36,7 @@ def built_in_names() -> list[str]:
 
 
 def find_template(
-    tokenizer: TextTokenizer, asked: str = OWN, variables: Mapping[str, str | bool] | None = None
+    tokenizer: TextTokenizer, asked: str = OWN, variables: Mapping[str, bool | str] | None = None
 ) -> ChatTemplate:
     """The template that is asked for.
 
@@ -86,7 +65,7 @@ def find_template(
     if _TODAY in source and "date_string" not in given:
         raise DataError(
             f"{asked!r} writes the date of the day on which it is used: tomorrow the same conversations would be other "
-            "tokens. Give it one, such as --variables '{\"date_string\": \"26 Jul 2024\"}'.",
+            'tokens. Give it one, such as --variables \'{"date_string": "26 Jul 2024"}\'.',
             key="template",
         )
     special = _special_tokens(tokenizer, config)
@@ -99,7 +78,9 @@ def _folder() -> Any:
 
 def _own(name: str, config: Mapping[str, Any]) -> str:
     path = _beside(name, FILE)
-    found: Any = _read(path, str(path)) if path is not None and path.is_file() else config.get("chat_template")
+    found: Any = (
+        _read(path, str(path)) if path is not None and path.is_file() else config.get("chat_template")
+    )
     if isinstance(found, list):  # of named ones
         found = {one.get("name"): one.get("template") for one in found if isinstance(one, Mapping)}
     if isinstance(found, Mapping):
@@ -152,12 +133,12 @@ def _beside(name: str, file: str) -> Path | None:
     if path.exists():
         return None  # a SentencePiece model is alone
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     repository, revision = split_revision(name)
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
-    except (EntryNotFoundError, HFValidationError):
+    except (EntryNotFoundError, LocalEntryNotFoundError, HFValidationError):  # the second: without a network
         return None
 
 
