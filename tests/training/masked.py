@@ -11,10 +11,15 @@ from shear_lit.data.prepared.manifest import write_manifest
 from shear_lit.data.prepared.reading import read_manifest
 
 
-def write_masked(data: Path, directory: Path, *, seed: int = 3) -> Path:
-    """Copy prepared ``data``, and have runs of tokens of random lengths masked by turns, all of some sequences."""
+def write_masked(data: Path, directory: Path, *, seed: int = 3, domains: tuple[str, ...] = ()) -> Path:
+    """Copy prepared ``data``, and have runs of tokens of random lengths masked by turns, all of some sequences.
+
+    ``domains``: those that are kept; all of them by default.
+    """
     shutil.copytree(data, directory)
     manifest, chance = read_manifest(directory), np.random.default_rng(seed)
+    kept = {name: record for name, record in manifest.domains.items() if not domains or name in domains}
+    manifest = replace(manifest, domains=kept)
     for name, domain in manifest.domains.items():
         for split, record in domain.splits.items():
             chunks = []

@@ -21,17 +21,26 @@ from shear_lit.training.checkpoints import read_facts
 from tests import tiny
 from tests.toy_families import ONE_OF_EACH, model_of
 from tests.training.compare import distances, same_order
+from tests.training.masked import write_masked
 from tests.training.test_resume import differences
-from tests.training.test_tuning import APART, FSDP2, TOLERANCE, WHOLE, masked, tuned  # noqa: F401 (a fixture)
+from tests.training.test_tuning import APART, FSDP2, TOLERANCE, WHOLE, tuned
 
 peft = pytest.importorskip("peft", reason="it attaches adapters: pip install shear-lit[lora]")
 EVERY_FAMILY = os.environ.get("SHEAR_LIT_TUNE") == "all"
 ADAPTERS = ("--model.lora.rank=2", "--model.lora.alpha=8", "--model.lora.dropout=0.2")
 
 
+@pytest.fixture(scope="module")
+def flags(toy, tmp_path_factory):
+    """Of runs on one domain, as conversations often are."""
+    data = write_masked(toy.data, tmp_path_factory.mktemp("single") / "data", domains=("wiki",))
+    mixture = ("--data.mixture.proportions={wiki: 1}", "--data.mixture.references={wiki: 3}")
+    return (f"--data.directory={data}", *mixture, APART, *ADAPTERS)
+
+
 @pytest.fixture
-def adapted(whole, masked):  # noqa: F811
-    return whole("pretrain", masked, APART, *ADAPTERS)
+def adapted(whole, flags):
+    return whole("pretrain", *flags)
 
 
 def test_nothing_but_adapters_learns(toy, adapted):
@@ -51,9 +60,9 @@ def test_nothing_but_adapters_learns(toy, adapted):
 
 
 @WHOLE
-def test_two_processes_compute_what_one_does(toy, tmp_path, adapted, masked):  # noqa: F811
+def test_two_processes_compute_what_one_does(toy, tmp_path, adapted, flags):
     """What adapters drop is the same wherever a micro-batch is computed."""
-    several = tuned(toy, tmp_path, masked, APART, *ADAPTERS, *FSDP2, processes=2)
+    several = tuned(toy, tmp_path, *flags, *FSDP2, processes=2)
     assert same_order(adapted[1], several)
     found = distances(adapted[1], several)
     assert max(found.values()) <= TOLERANCE, found
@@ -70,11 +79,10 @@ def dropping_by_lot():
 @pytest.mark.parametrize(
     "sabotage", [None, pytest.param(dropping_by_lot, marks=WHOLE)], ids=["as it is", "twin"]
 )
-def test_run_goes_on_bitwise(toy, tmp_path, adapted, masked, sabotage):  # noqa: F811
+def test_run_goes_on_bitwise(toy, tmp_path, adapted, flags, sabotage):
     folder, uninterrupted = adapted
     checkpoint = folder / "checkpoints" / "step=000006.ckpt"
-    flags = (masked, APART, *ADAPTERS, f"--ckpt_path={checkpoint}")
-    resumed = tuned(toy, tmp_path, *flags, sabotage=sabotage)
+    resumed = tuned(toy, tmp_path, *flags, f"--ckpt_path={checkpoint}", sabotage=sabotage)
     assert bool(differences(uninterrupted[0], resumed[0], 6)) == (sabotage is not None)
 
 

@@ -362,7 +362,8 @@ class ShearingModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Keep the losses per domain, the same on every rank."""
         assert self.domain_loss is not None
-        self.domain_losses = self.domain_loss.compute().cpu()
+        # torchmetrics makes a single number of a tensor that has one.
+        self.domain_losses = self.domain_loss.compute().reshape(-1).cpu()
         self._domain_errors = self.domain_loss.errors.cpu()
         self.domain_loss.reset()
         # For callbacks that watch a number (EarlyStopping); RunLog writes them to the loggers.
