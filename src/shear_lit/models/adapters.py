@@ -76,12 +76,6 @@ def check_adapters(lora: Lora, config: PretrainedConfig) -> None:
     Raises:
         AdapterError: peft is not installed, or a target is no linear layer of the blocks.
     """
-    if find_spec("peft") is None:
-        raise AdapterError(
-            f"{lora.rank}: adapters need peft, which is not installed. Type: pip install 'shear-lit[lora]', or leave "
-            f"{KEY} out.",
-            key=f"{KEY}.rank",
-        )
     known = linear_layers(config)
     names = list(dict.fromkeys(name.rpartition(".")[2] for name in known))
     unknown = [target for target in lora.targets if target not in names] if lora.targets != EVERY else []
@@ -90,6 +84,12 @@ def check_adapters(lora: Lora, config: PretrainedConfig) -> None:
             f"{lora.targets}: {unknown[0]!r} is no linear layer of the blocks, which are {', '.join(names)}. "
             f"Correct it, or use {EVERY}.",
             key=f"{KEY}.targets",
+        )
+    if find_spec("peft") is None:
+        raise AdapterError(
+            f"{lora.rank}: adapters need peft, which is not installed. Type: pip install 'shear-lit[lora]', or leave "
+            f"{KEY} out.",
+            key=f"{KEY}.rank",
         )
 
 

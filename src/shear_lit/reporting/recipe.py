@@ -91,12 +91,13 @@ def facts_of(
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
     lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
     later: dict[str, Any] = {name: kind(**recipe[name]) for name, kind in _LATER.items() if recipe.get(name)}
+    plain: dict[str, Any] = {name: recipe.get(name) for name in _PLAIN_LATER}
     return ModelFacts(
         **{**entries, **shapes, **lists},
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
         **later,
-        **{name: recipe.get(name) for name in _PLAIN_LATER},
+        **plain,
         gates=gates,
         clients=clients,
     )
