@@ -1,9 +1,9 @@
-# Commands that set themselves up in .venv: make demo (FAST=1: a few steps only), make test, and make nightly: what
-# takes up to an hour a target and is run before an issue is closed. make doors is a part of it: hostile files of each
-# kind on every command that reads them, and EDITS random edits of every kind of file, logged in runs/doors, so that a
-# run which was stopped goes on. make clients is a part of it, too: does what is written load in the clients that people
-# use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the like asks
-# only some of them, ALSO="ctranslate2" more. make launches runs the scripts of launch/ on the toy.
+# Commands that set themselves up in .venv: make demo (FAST=1: a few steps only; CHAT=1: some talk at its end), make
+# test, and make nightly: what takes up to an hour a target and is run before an issue is closed. make doors is a part of
+# it: hostile files of each kind on every command that reads them, and EDITS random edits of every kind of file, logged
+# in runs/doors, so that a run which was stopped goes on. make clients, too: does what is written load in the clients
+# that people use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the
+# like asks only some of them, ALSO="ctranslate2" more. make launches runs the scripts of launch/ on the toy.
 # make runs tries what may happen to a run: KILLS kills, each signal at each moment, a disk that refuses each operation.
 # make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
 # which it has five minutes, and then what is marked gpu is tested.
@@ -14,6 +14,9 @@
 # the shipped suites up in the harness's whole registry; and lets two processes share a text.
 # make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.
 # make readme writes README's table and picture from what a demo has written into RUN.
+# make tune holds the labels of 5,000 conversations of each chat template and kind of tokenizer against the template
+# rendered turn by turn, and their ids against transformers; and tunes in every way: on several processes, resumed, with
+# adapters in every family.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
@@ -29,10 +32,10 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks readme text tokens gpu
+.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks readme text tokens tune gpu
 
 demo: .venv/installed-demo
-	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast)
+	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast) $(if $(filter-out 0,$(CHAT)),--chat)
 
 test: lint
 	$(BIN)/python -m pytest
@@ -42,7 +45,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair distil scores looks
+nightly: clients doors runs launches text repair distil scores looks tune
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -60,6 +63,10 @@ runs/text/kills-%.json: .venv/installed-test
 
 tokens: .venv/installed-test
 	$(BIN)/python -m tests.data.tokens.matrix --documents 2000 --work runs/tokens
+
+tune: .venv/installed-test
+	SHEAR_LIT_TUNE=all $(BIN)/python -m pytest --timeout=3600 tests/data/chat/test_rendering.py \
+		tests/training/test_tuning.py tests/training/test_adapters.py
 
 repair: .venv/installed-test
 	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair

@@ -40,12 +40,13 @@ ROOMS_OF_DATA = {
     "prepared": {"errors"},
     "text": {"errors", "prepared"},
     "tokens": {"errors", "prepared", "text"},
+    "chat": {"errors", "prepared", "text", "tokens"},
     "order": {"errors", "prepared"},
     "taught": {"errors", "prepared", "order"},
     # Whether the references were measured with the tokenizer of the data is asked of tokens/ before a run.
     "serving": {"errors", "prepared", "order", "tokens"},
-    "preparing": {"errors", "prepared", "text", "tokens"},
-    "looking": {"errors", "prepared", "text", "tokens", "order", "serving", "preparing"},
+    "preparing": {"errors", "prepared", "text", "tokens", "chat"},
+    "looking": {"errors", "prepared", "text", "tokens", "chat", "order", "serving", "preparing"},
 }
 """What each room of data/ may import of data/ besides itself."""
 LONGEST = 300
@@ -67,10 +68,12 @@ FRAMEWORKS = {
         "pruning/",
         "training/repairing.py",
         "data/tokens/conversions.py",
+        "data/chat/rendering.py",
         "evaluation/",
         "commands/demo.py",
         "commands/demo/",
     ),
+    ("peft",): ("models/adapters.py",),
 }
 """Where each framework may be imported: whole folders, and single files."""
 

@@ -63,6 +63,7 @@ def first_run() -> str:
             "  shear-lit export --checkpoint C --output PRUNED       cut it: an ordinary Hugging Face directory",
             "  shear-lit fit --config PRETRAIN.yaml                  continue its training (configs/pretrain/)",
             "  shear-lit compare M PRUNED --data D                   what it is worth, beside its source",
+            "  shear-lit chat PRUNED                                 talk to it, once it is tuned (configs/tune/)",
         ]
     )
 

@@ -127,6 +127,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "mend model": ("mend", _MODEL),
     "verify": ("verify", _MODEL, "--client=transformers"),
     "verify against": ("verify", "{place}/export", f"--against={_MODEL}", "--client=transformers"),
+    "chat": ("chat", _MODEL, "--template=zephyr"),
     "demo": ("demo", "--output={place}/out"),
     "completion": ("completion", "bash"),
 }
@@ -146,6 +147,7 @@ _CONFIGURED = {
     "mend": "mend",
     "teach": "teach",
     "gates": "gates of scores",
+    "chat": "chat",
     "demo": "demo",
     "completion": "completion",
 }

@@ -16,6 +16,14 @@ PREPARE = (
     "--output={work}/out",
     "--sequence_length=24",
 )
+CHAT = (
+    "prepare",
+    "--format=chat",
+    "--domains.talk={toy}/law.jsonl",
+    "--tokenizer={toy}/gqa-tied",
+    "--output={work}/out",
+    "--template=llama-2",
+)
 MDS = "prepare", "--tokenizer={toy}/gqa-tied", "--output={work}/out"
 DATA = "data", "{toy}/data"
 MEASURE = "--data={toy}/data", "--sequences_per_domain=2"
@@ -392,6 +400,17 @@ CASES: tuple[Case, ...] = (
     *_cases(
         PRETRAIN,
         ("--ckpt_path={run}/checkpoints/step=000012.ckpt", "ckpt_path=", "model.pruning.target"),
+        ("--model.lora.rank=0", "model.lora.rank='0'", "above 0"),
+        ("--model.lora.alpha=0", "model.lora.alpha='0'", "above 0"),
+        ("--model.lora.dropout=1", "model.lora.dropout=1", "nothing would be left"),
+        ("--model.lora.targets=[q_proj,head]", "model.lora.targets=", "'head' is no linear layer"),
+        ("--model.lora.targets=[]", "model.lora.targets=", "no layer would get an adapter"),
+        ("--model.lora.rnk=2", "model.lora.rnk is no key", "rank?"),
+        ("--data.mixture.max_epochs=0.01", "trainer.max_steps=12", "data.mixture.max_epochs=0.01"),
+    ),
+    *_cases(
+        FIT,
+        ("--model.lora.rank=4", "model.lora.rank=4", "adapters and gates do not go together"),
     ),
     *_cases(
         VALIDATE,
@@ -451,6 +470,25 @@ CASES: tuple[Case, ...] = (
         ("--workers=0", "workers"),
         ("--workers=many", "workers='many'", "a whole number"),
         ("--wrokers=1", "wrokers is no key", "Did you mean workers?"),
+    ),
+    *_cases(
+        CHAT,
+        ("--workers=1", "messages_field=''", "it has 'text'", "messages (role, content)"),
+        ("--messages_field=talk", "messages_field='talk'", "it has 'text'"),
+        ("--format=text", "format='text'", "chat"),
+        ("--template=tokenizer", "template=tokenizer", "comes with no chat template", "chatml"),
+        ("--template=chatmI", "template='chatmI'", "is no template", "chatml"),
+        ("--template=chatml", "template='chatml'", "no special token behind an answer", "</s>"),
+        ("--template={work}/none.jinja", "template=", "none.jinja", "cannot be read"),
+        ("--template={toy}/law.jsonl", "template=", "is no template"),
+        ("--variables=x", "variables='x'"),
+        ("--allowed=x", "allowed='x'"),
+        ("--packing=concatenate", "packing is no key"),
+        ("--append_eos=true", "append_eos is no key"),
+        ("--text_field=body", "text_field is no key"),
+        ("--domains.talk={toy}/gqa-tied/tokenizer.json", "domains.talk"),
+        ("--domains.talk=uint16:{toy}/law.jsonl", "domains.talk=", "has no records"),
+        ("--shares.prune=2", "shares", "prune"),
     ),
     # Looking at data
     *_cases(
@@ -517,6 +555,34 @@ CASES: tuple[Case, ...] = (
         ("{toy}/mha-untied --suite=quik --speed=false", "suite='quik'", "Did you mean quick"),
         ("{toy}/mha-untied --against=nobody", "against='nobody'", "or all for each with each"),
         ("{toy}/mha-untied --data={toy}/law.jsonl", "data=", "takes at most 64"),
+        ("{toy}/mha-untied --prompts={toy}/none", "prompts=", "is no file"),
+        ("{toy}/mha-untied --prompts={toy}/law.jsonl", "prompts=", "line 1: no conversation in its fields"),
+        ("{toy}/mha-untied --max_new_tokens=9", "max_new_tokens=9 has no effect without prompts"),
+        ("{toy}/mha-untied --judge=http://127.0.0.1:9", "judge=", "a judge is an address"),
+        ("{toy}/mha-untied --judge_model=x", "judge_model='x'", "a judge is an address"),
+        (
+            "{toy}/mha-untied --prompts={toy}/law.jsonl --judge=nowhere --judge_model=x",
+            "judge='nowhere'",
+            "is no address",
+        ),
+        ("{toy}/mha-untied --judge_key_variable=X", "judge_key_variable=X has no effect"),
+    ),
+    *_cases(
+        ("chat",),
+        ("--seed=1", "models is missing"),
+        ("{toy}/none", "models=", "no directory"),
+        ("{toy}/data", "models=", "config.json"),
+        ("{toy}/gqa-tied", "models=", "comes with no chat template", "chatml"),
+        ("{toy}/gqa-tied --template=chatml", "template='chatml'", "no special token"),
+        ("{toy}/gqa-tied --template=none", "template='none'", "is no template"),
+        ("{toy}/gqa-tied {toy}/gqa-tied", "models=", "named once"),
+        ("{toy}/gqa-tied --temperature=-1", "temperature='-1'"),
+        ("{toy}/gqa-tied --top_p=0", "top_p='0'", "above 0"),
+        ("{toy}/gqa-tied --top_k=0", "top_k='0'"),
+        ("{toy}/gqa-tied --max_new_tokens=0", "max_new_tokens='0'", "above 0"),
+        ("{toy}/gqa-tied --serve --port=0", "port=0", "from 1024 on"),
+        ("{toy}/gqa-tied --serve --system=x", "system has no effect with serve"),
+        ("{toy}/gqa-tied {toy}/mha-untied --serve", "models=", "one server has one model"),
     ),
     *_cases(
         FITTED,

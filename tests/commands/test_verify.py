@@ -58,6 +58,7 @@ def answers(models):
             greedy_from=probe.prompt if name == "right" else None,
             new_tokens=probe.new_tokens,
             text=TEXT if name == "right" else None,
+            ends=(7, 8),
         )
         for name in ("right", "tensor", "theta", "missing")
     ]
@@ -76,6 +77,7 @@ def test_client_computes_the_same(answers, expected):
     assert right.error is None and right.version == __import__("transformers").__version__
     assert difference(right, expected).same
     assert (right.greedy, right.ids) == (expected.greedy, expected.ids)
+    assert right.stops == [7]  # where its generation settings say so, and not behind the other one
 
 
 @pytest.mark.parametrize("twin", ["tensor", "theta"])

@@ -30,8 +30,7 @@ from shear_lit.data.preparing.ledger import ledger_of
 from shear_lit.data.preparing.mds import mds_shards
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.serving.store import SequenceStore
-from shear_lit.data.tokens import encoding
-from shear_lit.data.tokens.encoding import Spool, SpoolRecord, record_of_spool
+from shear_lit.data.tokens.spools import Spool, SpoolRecord, record_of_spool, write_spool
 from shear_lit.data.tokens.tokenizer import load_tokenizer
 from shear_lit.disk.records import record_of
 from shear_lit.mistakes import Mistake
@@ -154,7 +153,7 @@ def test_spools(tmp_path):
     record = SpoolRecord(
         documents=2, tokens=3, numbers=2, rejected={}, first=[(2, "empty")], token_type="uint16"
     )
-    encoding._write_spool(path, record, b"h" * 32, [np.ones(1, "<u2"), np.ones(1, "<u2")])
+    write_spool(path, record, b"h" * 32, [np.ones(1, "<u2"), np.ones(1, "<u2")])
     assert record_of_spool(path) is None
     with path.open("ab") as file:
         file.write(b"\1\0")

@@ -8,6 +8,7 @@ from shear_lit.commands.making import Making
 from shear_lit.commands.run_reading import cut_of
 from shear_lit.disk.names import expanded
 from shear_lit.models import clients
+from shear_lit.models.adapters import Lora
 from shear_lit.models.companions import licence_files, source_licence
 from shear_lit.models.huggingface import config_of
 from shear_lit.models.registry import family_of, parameter_count
@@ -77,6 +78,7 @@ def card_of(
         references=making.references,
         reproduction=making.reproduction,
         device_seconds=facts.device_seconds,
+        adapters=None if facts.lora is None else str(Lora(**facts.lora)),
         gated_difference=difference,
         gates=GATES,
         clients=clients.lines(config),

@@ -21,6 +21,11 @@ from shear_lit.data.tokens.token_bytes import token_bytes
 from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.disk.names import expanded
 from shear_lit.disk.writing import write_file
+from shear_lit.evaluation.answers.figures import Answers
+from shear_lit.evaluation.answers.judge import Judge
+from shear_lit.evaluation.answers.judging import transcript, win_rates
+from shear_lit.evaluation.answers.measuring import Questions, open_questions
+from shear_lit.evaluation.answers.prompts import read_prompts
 from shear_lit.evaluation.compared import ComparedModel
 from shear_lit.evaluation.comparison import ALL, Comparison
 from shear_lit.evaluation.document_loss import DocumentLosses, DomainFigures
@@ -41,6 +46,8 @@ from shear_lit.progress import watched
 from shear_lit.reporting.recipe import recipes
 from shear_lit.training.run_checkpoints import complete_checkpoints
 
+ANSWERS = "answers.jsonl"
+"""The file of what models answered."""
 _EXPORT = "hf"
 Text = ValidationText | RawText | None
 """What losses are measured on, if they are."""
@@ -64,6 +71,9 @@ class Wishes:
     dtype: ComputeDtype
     device: Device
     cross_document_attention: bool
+    prompts: str | None
+    new_tokens: int
+    judge: Judge | None
     cards: bool = False
 
 
@@ -82,6 +92,7 @@ def compare_models(
     places = [_place(name) for name in models]
     cards = cards_in(places) if wishes.cards else ()
     texts = _texts(places, wishes)  # all refusals, before any weight is read
+    questions = _questions(wishes, places)
     kept = KeptResults((default_cache() / "scores") if cache is None else cache)
     found = [
         _measured(name, place, text, wishes, kept)
@@ -89,7 +100,15 @@ def compare_models(
     ]
     if wishes.speed:
         found = _with_speeds(found, wishes)
+    if questions is not None:
+        found = [replace(model, answers=_answers(model.model, questions, wishes, kept)) for model in found]
     comparison = Comparison(models=tuple(found), against=against)
+    if questions is not None and wishes.judge is not None:
+        rates = win_rates(questions.prompts, comparison.pairs(), wishes.judge, kept)
+        comparison = replace(comparison, win_rates=rates)
+    if questions is not None and output is not None:
+        said = transcript(questions.prompts, comparison.models, comparison.win_rates)
+        write_file(output / ANSWERS, said)
     if output is not None:
         write_file(output / "compare.md", f"{comparison}\n")
         write_file(output / "compare.json", comparison.to_json())
@@ -190,7 +209,7 @@ def _prepared(place: str, wishes: Wishes) -> ValidationText | None:
 
 
 def _measured(name: str, place: str, text: Text, wishes: Wishes, kept: KeptResults) -> ComparedModel:
-    dtype = stored_dtype(place, for_training=False) if wishes.dtype == "source" else wishes.dtype
+    dtype = _dtype(place, wishes)
     losses = {} if text is None else _losses(place, text, dtype, wishes, kept)
     scores = None
     if wishes.suite is not None:
@@ -216,6 +235,23 @@ def _measured(name: str, place: str, text: Text, wishes: Wishes, kept: KeptResul
         tokens=tokens,
         device_seconds=seconds,
     )
+
+
+def _questions(wishes: Wishes, places: Sequence[str]) -> Questions | None:
+    """The prompts that models are asked, if there are any."""
+    if wishes.prompts is None:
+        return None
+    prompts = read_prompts(wishes.prompts, expanded(wishes.prompts), most=wishes.questions)
+    return open_questions(prompts, places, new_tokens=wishes.new_tokens)
+
+
+def _answers(place: str, questions: Questions, wishes: Wishes, kept: KeptResults) -> Answers:
+    dtype = _dtype(place, wishes)
+    return questions.answers(place, dtype, kept, lambda: _network(place, dtype, wishes))
+
+
+def _dtype(place: str, wishes: Wishes) -> str:
+    return stored_dtype(place, for_training=False) if wishes.dtype == "source" else wishes.dtype
 
 
 def _spent(place: str) -> tuple[int, float]:
@@ -276,7 +312,6 @@ def _network(place: str, dtype: str, wishes: Wishes) -> Any:
 def _with_speeds(found: Sequence[ComparedModel], wishes: Wishes) -> list[ComparedModel]:
     networks = {}
     for model in found:
-        dtype = stored_dtype(model.model, for_training=False) if wishes.dtype == "source" else wishes.dtype
-        networks[model.name] = _network(model.model, dtype, wishes).eval()
+        networks[model.name] = _network(model.model, _dtype(model.model, wishes), wishes).eval()
     speeds = measure_speeds(networks)
     return [replace(model, speeds=speeds[model.name]) for model in found]

@@ -1,7 +1,7 @@
 """From a checkpoint, or scores, to a Hugging Face directory that has shown that it computes the same."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from shear_lit.commands.failures import UsageError
 from shear_lit.commands.making import Making, making_of_cut, making_of_run, options_of_export
 from shear_lit.commands.repairing import Repair, RepairRequest, open_repair
 from shear_lit.disk.names import expanded
+from shear_lit.evaluation.end_of_turn import keep_template
 from shear_lit.evaluation.tokenizer import keep_tokenizer
 from shear_lit.models import clients
 from shear_lit.models.choices import Precision, WrittenAs
@@ -257,7 +258,7 @@ def _write(
         cut.tensors,
         companions_of=origin,
         dtype=numbers,
-        check_companions=keep_tokenizer,
+        check_companions=_companions_kept(facts.chat_template),
         extra_files={
             **cut.files,
             **beside,
@@ -283,6 +284,16 @@ def _write(
             *([who_reads] if who_reads else []),
         ),
     )
+
+
+def _companions_kept(template: str | None) -> Callable[[Path], None]:
+    """What puts right what was copied of a source: its tokenizer, its template, and where generation stops."""
+
+    def keep(directory: Path) -> None:
+        keep_tokenizer(directory)
+        keep_template(directory, template)
+
+    return keep
 
 
 def _keeps_period(config: Any, facts: CheckpointFacts, scores: Scores | None) -> bool:

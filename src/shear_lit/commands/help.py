@@ -31,6 +31,7 @@ _TRAINER = {
 }
 """What is said of Lightning's keys; their own help is longer than both screens."""
 _SELDOM = {f"model.optimizer.{name}" for name in ("betas", "epsilon", "final_fraction", "weight_decay")}
+_SELDOM |= {f"model.lora.{name}" for name in ("rank", "alpha", "dropout", "targets")}
 """Keys that stand in the full help alone."""
 _ENDS = re.compile(r"(?<=[a-z0-9)`])\.\s")
 _KEY_WIDTH, _DEFAULT_WIDTH = 42, 13
@@ -49,8 +50,8 @@ def short_help(parser: ArgumentParser, name: str) -> str:
         found = {line.key: line for line in _lines(parser)}
     lines = [
         f"usage: shear-lit {name} --config FILE.yaml [--KEY VALUE ...]",
-        "Keys come from YAML files and from the command line, the last one wins. A default stands after its key.",
-        "--help_all: all keys in full, the optimizer's and the Trainer's too; --help_environment: their variables.",
+        "YAML files and flags, the last one wins; a default follows its key. --help_all: every key, in full; "
+        "--help_environment",
     ]
     run = {
         key: line.words

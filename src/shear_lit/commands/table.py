@@ -90,6 +90,7 @@ COMMANDS: dict[str, Command] = {
                 place="shear_lit.commands.bounds:write_bounds", words={"data.directory": "bounds"}
             ),
             "from_mds": Command(place="shear_lit.commands.from_mds:import_mds"),
+            "format": Command(place="shear_lit.commands.prepare_chat:prepare_chat"),
         },
     ),
     "data": Command(
@@ -143,6 +144,13 @@ COMMANDS: dict[str, Command] = {
         words={"model.source": "models", **_MEASURED},
         switches=("cards",),
     ),
+    "chat": Command(
+        place="shear_lit.commands.chat.command:chat",
+        line="talk to one or several tuned models; --serve: have a server answer for one",
+        several="models",
+        switches=("serve",),
+        words={"model.source": "models"},
+    ),
     "verify": Command(
         place="shear_lit.commands.verify:verify",
         line="load a Hugging Face directory in the clients people use, and compare what they compute",
@@ -180,7 +188,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         place="shear_lit.commands.demo.command:demo",
         line="all of it, small, on a real model and real text, with nothing to configure",
-        switches=("fast",),
+        switches=("fast", "chat"),
     ),
     "completion": Command(
         place="shear_lit.commands.completion:completion",

@@ -26,6 +26,7 @@ from shear_lit.evaluation.clients.reference import (
     unseen_window,
     with_short_window,
 )
+from shear_lit.evaluation.end_of_turn import ends_of_turns
 from shear_lit.mistakes import Mistake
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.huggingface import SourceError, read_config, source_fingerprint
@@ -89,6 +90,7 @@ def verify_model(
     clients = _clients(client, interpreter)
     probe = probe_of(read_config(directory))
     text = TEXT if has_tokenizer(directory) and has_tokenizer(reference) else None
+    ends = ends_of_turns(directory) if has_tokenizer(directory) else ()
     window = unseen_window(directory)
     with ExitStack() as stack:
         loaded, expected_in = directory, reference
@@ -96,7 +98,7 @@ def verify_model(
             loaded = stack.enter_context(with_short_window(directory))
             expected_in = loaded if against is None else stack.enter_context(with_short_window(reference))
         expected = expected_of(expected_in, probe, text=text)
-        found = [_asked(name, interpreter, loaded, probe, expected, text) for name, _ in clients]
+        found = [_asked(name, interpreter, loaded, probe, expected, text, ends) for name, _ in clients]
     if window is not None and not all(each.logits for each in found):
         whole = expected_of(reference, probe)
         found = [
@@ -178,6 +180,7 @@ def _asked(
     probe: Probe,
     expected: Expected,
     text: str | None = None,
+    ends: Sequence[int] = (),
 ) -> _Found:
     with tempfile.TemporaryDirectory(prefix="shear-lit-verify-") as scratch:
         job = Job(
@@ -187,11 +190,12 @@ def _asked(
             greedy_from=probe.prompt,
             new_tokens=probe.new_tokens,
             text=text,
+            ends=ends,
         )
         (answer,) = ask(client, python, [job])
         if answer.error is not None:
             return _Found(refusal=answer.error)
-        findings = list(_findings(answer, expected))
+        findings = [*_findings(answer, expected), *_stops(answer, ends)]
     return _Found(
         same=all(same for same, _ in findings),
         said=", ".join(words for _, words in findings),
@@ -221,6 +225,19 @@ def _findings(answer: Answer, expected: Expected) -> Iterator[tuple[bool, str]]:
             list(answer.ids) == list(expected.ids),
             f"token ids of a text {_ids_said(answer.ids, expected.ids)}",
         )
+
+
+def _stops(answer: Answer, ends: Sequence[int]) -> Iterator[tuple[bool, str]]:
+    """Whether generation stops where a turn ends, where the client tells."""
+    if answer.stops is None or not ends:
+        return
+    missed = [str(token) for token in ends if token not in answer.stops]
+    yield (
+        not missed,
+        f"DOES NOT STOP behind token {', '.join(missed)}, which ends a turn"
+        if missed
+        else "stops where a turn ends",
+    )
 
 
 def _ids_said(found: Sequence[int], expected: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ def verify(
 ) -> "Verification":
     """Load a model in a client and compare its logits, 32 greedy tokens and token ids with those of transformers.
 
+    Of a model with a chat template, it is seen whether generation stops where a turn ends.
     The reference is the transformers of this environment, in float32. A sliding window longer than the probe is
     shortened in a copy of the config, so that a client which gives it to other blocks is seen.
     Exit code 1 means that a client refuses the model or computes something else.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from shear_lit.evaluation.answers.figures import Answers, answer_differences
 from shear_lit.evaluation.document_loss import DomainFigures
 from shear_lit.evaluation.model_size import ModelSize
 from shear_lit.evaluation.paired import Difference, Units, paired_difference
@@ -34,6 +35,8 @@ class ComparedModel:
     """Fingerprint of the data that losses were measured on."""
     scores: SuiteScores | None = None
     """Downstream tasks."""
+    answers: Answers | None = None
+    """What it makes of prompts with references."""
     speeds: Speeds | None = None
     """What reading and writing takes; none where it was not measured."""
     tokens: int = 0
@@ -43,10 +46,12 @@ class ComparedModel:
 
 
 def differences_of(first: ComparedModel, other: ComparedModel) -> dict[str, Difference]:
-    """How far a model is from the first one, by what is compared: domains and their mean, tasks and their average."""
+    """How far a model is from the first one, by what is compared: domains and tasks with their means, answers."""
     found = _loss_differences(first, other) if first.text and first.text == other.text else {}
     if first.scores and other.scores:
         found |= _task_differences(first.scores, other.scores)
+    if first.answers and other.answers:
+        found |= answer_differences(first.answers, other.answers)
     return found
 
 

@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
+from shear_lit.evaluation.answers.figures import answer_table
+from shear_lit.evaluation.answers.win_rate import WinRate, win_table
 from shear_lit.evaluation.compared import ComparedModel, differences_of
 from shear_lit.evaluation.document_loss import DomainFigures
 from shear_lit.evaluation.model_size import CACHED_TOKENS
@@ -29,6 +31,8 @@ class Comparison:
     """In the order in which they were named."""
     against: str = ""
     """The name of the model that the others are compared with; empty: the first; ``ALL``: each with each."""
+    win_rates: tuple[WinRate, ...] = ()
+    """What a judge prefers, by pair of models."""
 
     def __str__(self) -> str:
         return "\n\n".join([f"# {_TITLE}", *(table.in_markdown() for table in self.tables())])
@@ -38,12 +42,16 @@ class Comparison:
         return drawn(self.tables(), width=width)
 
     def tables(self) -> list[Table]:
-        """Sizes, losses, tasks and differences, as far as there are any."""
+        """Sizes, losses, tasks, answers, what a judge prefers and differences, as far as there are any."""
         found = [self._size_table()]
         if any(model.losses for model in self.models):
             found += [self._loss_table(bits=False), self._loss_table(bits=True)]
         if any(model.scores for model in self.models):
             found.append(self._score_table())
+        if answered := [(model.name, model.answers) for model in self.models if model.answers]:
+            found.append(answer_table(answered))
+        if self.win_rates:
+            found.append(win_table(self.win_rates))
         differences = self.differences()
         return [*found, _difference_table(differences)] if differences else found
 
@@ -56,12 +64,15 @@ class Comparison:
         """By the names of a model and of the one that it is compared with, and by what is compared."""
         return self._differences
 
+    def pairs(self) -> list[tuple[ComparedModel, ComparedModel]]:
+        """The models that are compared: the one that another stands against, and that one."""
+        if self.against == ALL:
+            return list(combinations(self.models, 2))
+        return [(self.base, model) for model in self.models if model is not self.base]
+
     @cached_property
     def _differences(self) -> dict[tuple[str, str], dict[str, Difference]]:
-        if self.against == ALL:
-            pairs = list(combinations(self.models, 2))
-        else:
-            pairs = [(self.base, model) for model in self.models if model is not self.base]
+        pairs = self.pairs()
         found = {(other.name, first.name): differences_of(first, other) for first, other in pairs}
         return {names: each for names, each in found.items() if each}
 
@@ -79,6 +90,8 @@ class Comparison:
         ]
         models = [self._entry(model) for model in self.models]
         whole = {"format": FORMAT, "models": models, "base": self.base.name, "differences": differences}
+        if self.win_rates:
+            whole["win_rates"] = [rate.to_dict() for rate in self.win_rates]
         return dict(_without_nan(whole))
 
     def to_json(self) -> str:
@@ -97,6 +110,8 @@ class Comparison:
         if model.scores is not None:
             entries["scores"] = model.scores.to_dict()["results"]
             entries |= {"average": model.scores.average, "retention": self.retention(model)}
+        if model.answers is not None:
+            entries["answers"] = model.answers.to_dict()
         return entries
 
     def _size_table(self) -> Table:
@@ -165,7 +180,7 @@ class Comparison:
 def _difference_table(differences: dict[tuple[str, str], dict[str, Difference]]) -> Table:
     note = (
         "95 % intervals by paired bootstrap over documents or questions; `0 inside`: nothing tells which is ahead. "
-        "Losses and bits per byte: lower is better; tasks: higher is."
+        "Losses and bits per byte: lower is better; tasks: higher is; of lengths neither."
     )
     rows = tuple(
         (model, against, what, str(each))

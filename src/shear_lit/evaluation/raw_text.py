@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from shear_lit.data.errors import DataError
 from shear_lit.data.serving.batch import DomainBatch
 from shear_lit.data.text.pieces import check_text_field, documents, pieces
+from shear_lit.data.text.records import TextField
 from shear_lit.data.text.sources import find_sources
 from shear_lit.data.tokens.tokenizer import TextTokenizer, tokenizer_of
 from shear_lit.models.huggingface import read_config
@@ -27,7 +28,7 @@ _KEY = "data"
 class _Reading:
     """How the files are read."""
 
-    text_field: str = "text"
+    records: TextField = field(default_factory=lambda: TextField("text"))
     unit_bytes: int = 1 << 20
     max_document_bytes: int = 1 << 24
     end_of_text: int | None = None

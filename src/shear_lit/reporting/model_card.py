@@ -101,6 +101,7 @@ def _recipe(facts: ModelFacts) -> str:
         *([f"- repair: {facts.repair} Weight by weight: `repair.md`"] if facts.repair else []),
         *([f"- repair {_when(facts.repaired_at_start)}"] if facts.repaired_at_start else []),
         f"- {_training(facts)}",
+        *([f"- trained beside the weights, and added to them: {facts.adapters}"] if facts.adapters else []),
         *([f"- teacher: {facts.teacher}"] if facts.teacher else []),
         *(f"- before that, `{recipe.get('name')}`: {_earlier(recipe)}" for recipe in facts.earlier),
         f"- weights stored in {facts.dtype}",

@@ -155,6 +155,8 @@ class ModelFacts:
     """How it can be made again; None where an earlier version wrote it."""
     device_seconds: float | None = None
     """Seconds that the run kept its devices, all together; None where it is not known."""
+    adapters: str | None = None
+    """What the run trained beside the weights, which was added to them; None where it trained these."""
     gated_difference: float | None
     """Largest difference of gated and carved logits, relative to the largest; None where nothing was cut."""
     gates: str

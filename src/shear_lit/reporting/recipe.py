@@ -25,8 +25,8 @@ _LATER = {
 """Facts that recipes of earlier versions lack."""
 _LATER_LOSSES = ("first_losses", "references")
 """Likewise, and losses by domain."""
-_COST = "device_seconds"
-"""Likewise, and a number."""
+_PLAIN_LATER = ("device_seconds", "adapters")
+"""Likewise, and a number or a word."""
 _ELSEWHERE = ("earlier", "clients", "pictures")
 """Facts that are found anew: the recipes of the source stand whole, what programs read changes with them, and pictures
 lie beside the recipe."""
@@ -97,7 +97,7 @@ def facts_of(
         *_ELSEWHERE,
         "selection",
         "gates",
-        _COST,
+        *_PLAIN_LATER,
         *_LATER,
         *_LATER_LOSSES,
     }
@@ -105,13 +105,14 @@ def facts_of(
     shapes = {name: ModelShape(**entries[name]) for name in ("source_shape", "shape")}
     lists = {name: tuple(entries[name]) for name in ("lineage", "licence_files")}
     later: dict[str, Any] = {name: kind(**recipe[name]) for name, kind in _LATER.items() if recipe.get(name)}
+    plain: dict[str, Any] = {name: recipe.get(name) for name in _PLAIN_LATER}
     return ModelFacts(
         **{**entries, **shapes, **lists},
         earlier=tuple(_chain(recipe.get("source_recipe"))),
         selection=selection,
         **later,
         **{name: recipe[name] for name in _LATER_LOSSES if recipe.get(name)},
-        device_seconds=recipe.get(_COST),
+        **plain,
         gates=gates,
         clients=clients,
         pictures=pictures,

@@ -16,7 +16,7 @@ def keyed_uniform(
     ``key`` is (seed, optimizer step, micro-batch within the global batch): the same noise meets the same
     micro-batch however the batch is spread over ranks and accumulation, and after any resume.
     """
-    generator = torch.Generator().manual_seed(_mixed(key))
+    generator = torch.Generator().manual_seed(mixed(key))
     return {
         axis: torch.empty(source.gate_shape(axis)).uniform_(_SMALLEST, 1 - _SMALLEST, generator=generator)
         for axis in axes
@@ -28,7 +28,7 @@ def no_noise(source: ModelShape, axes: tuple[Axis, ...]) -> dict[Axis, Tensor]:
     return {axis: torch.full(source.gate_shape(axis), 0.5) for axis in axes}
 
 
-def _mixed(key: tuple[int, ...]) -> int:
+def mixed(key: tuple[int, ...]) -> int:
     """One 64-bit number for a key, by the finaliser of splitmix64 after each part."""
     mask = (1 << 64) - 1
     state = 0

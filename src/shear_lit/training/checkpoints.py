@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from shear_lit.models.adapters import Lora, merged
 from shear_lit.models.huggingface import check_sizes, config_of
 from shear_lit.models.registry import family_of, tensor_sizes
 from shear_lit.pruning.constraints import LAGRANGIAN, Exact, SizeConstraint
@@ -56,6 +57,10 @@ class CheckpointFacts:
     """``RepairFacts`` of the cut that the run started from, if it was repaired."""
     teacher: dict[str, Any] | None = None
     """``TeacherFacts`` of what the run learns from besides the text, if anything."""
+    lora: dict[str, Any] | None = None
+    """``Lora`` of the adapters that lie beside the weights, if there are any."""
+    chat_template: str | None = None
+    """The template that conversations were told to the model by, if the run's data is of conversations."""
     step: int
     """Optimizer steps taken."""
     tokens: int
@@ -85,6 +90,8 @@ class CheckpointFacts:
                 "repair",
                 "domains",
                 "teacher",
+                "lora",
+                "chat_template",
                 "device_seconds",
             )
         }
@@ -99,8 +106,9 @@ class CheckpointFacts:
             pruning["ordered_by"] = self.ordered_by
         if pruning is not None and self.repair is not None:
             pruning["repair"] = self.repair
-        taught = {} if self.teacher is None else {"teacher": self.teacher}
-        return {"format": FORMAT, **entry, "pruning": pruning, **taught, "data": {"domains": self.domains}}
+        later = {"teacher": self.teacher, "lora": self.lora, "chat_template": self.chat_template}
+        said = {name: value for name, value in later.items() if value is not None}
+        return {"format": FORMAT, **entry, "pruning": pruning, **said, "data": {"domains": self.domains}}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any], where: str | Path) -> "CheckpointFacts":
@@ -130,6 +138,8 @@ class CheckpointFacts:
                 ordered_by=pruning.get("ordered_by") if pruning else None,
                 repair=dict(pruning["repair"]) if pruning and pruning.get("repair") else None,
                 teacher=dict(entry["teacher"]) if entry.get("teacher") else None,
+                lora=asdict(Lora(**entry["lora"])) if entry.get("lora") else None,
+                chat_template=str(entry["chat_template"]) if entry.get("chat_template") else None,
                 domains=dict(entry["data"].get("domains", {})),
                 losses=dict(entry["losses"]),
             )
@@ -146,7 +156,8 @@ class ModelCheckpointContents:
     """What a checkpoint holds that a model can be made of."""
 
     tensors: dict[str, Tensor]
-    """Every parameter of the model once, by its Hugging Face name; of a file, mapped from it and not copied."""
+    """Every parameter of the model once, by its Hugging Face name, with what adapters add; of a file, mapped from it
+    and not copied."""
     log_alpha: dict[Axis, Tensor]
     """The gates' parameters by axis, before any shift to an exact size; empty where the run does not prune."""
     facts: CheckpointFacts
@@ -289,6 +300,11 @@ def _check_there(path: Path) -> None:
 def _model_tensors(state: Mapping[str, Tensor], facts: CheckpointFacts, path: Path) -> dict[str, Tensor]:
     tensors = {name.removeprefix(_MODEL): tensor for name, tensor in state.items() if name.startswith(_MODEL)}
     config = config_of(facts.config)
+    if facts.lora is not None:
+        try:
+            tensors = merged(tensors, Lora(**facts.lora))
+        except ValueError as error:
+            raise damaged(path, str(error)) from error
     if config.tie_word_embeddings:
         # A copy of the head that has drifted from the embedding is a model that no stock config describes.
         head = tensors.pop(_HEAD, None)

@@ -1,6 +1,7 @@
 """What must hold between the parts of a run; all of it is checked before any weight is read."""
 
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.evaluation.domain_loss import reported
 from shear_lit.evaluation.repair_text import check_enough, data_batches
+from shear_lit.models.adapters import check_adapters
 from shear_lit.models.clients import Written
 from shear_lit.models.clients import warning as client_warning
 from shear_lit.models.huggingface import config_of, source_fingerprint
@@ -32,6 +34,8 @@ from shear_lit.training.teacher_checks import check_teacher
 _log = logging.getLogger(__name__)
 _BYTES_PER_PARAMETER = 12
 """Of a checkpoint: the weight and AdamW's two moments, in float32."""
+_BYTES_PER_FROZEN_PARAMETER = 5
+"""Likewise of a weight that adapters lie beside, with room for them."""
 
 
 def check_run(
@@ -57,7 +61,9 @@ def check_run(
     else:
         data.check(world_size=trainer.world_size, max_steps=trainer.max_steps)
         check_watched(trainer.callbacks, reported(data.domains, [0.0] * len(data.domains)))  # type: ignore[attr-defined]
+        _check_epochs(data, trainer.max_steps)
         _check_durations(module, trainer)
+        _check_adapters(module)
         _check_pruning(module)
         _check_repair(module, data, trainer)
         _check_ends(module, trainer)
@@ -92,6 +98,33 @@ def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
             f"{manifest.tokenizer.fingerprint[:12]}), and model.source={module.source} has another tokenizer "
             f"({tokenizer.fingerprint[:12]}): its token ids mean other things. "
             f"Prepare the data again with the model's tokenizer."
+        )
+
+
+def _check_epochs(data: DomainData, steps: int) -> None:
+    """Refuse a run that is sure to reach the caps of its domains before it ends, and say how long it can be."""
+    caps, mixture = data.mixture.max_epochs, data.mixture
+    by_name = caps if isinstance(caps, dict) else dict.fromkeys(data.domains, caps)
+    sizes = data.manifest.chunk_sizes(data.split)
+    drawn = [name for name in data.domains if data.proportions[name] > 0]
+    limits = [by_name.get(name) for name in drawn]
+    if any(limit is None for limit in limits):
+        return
+    most = sum(
+        math.floor(float(limit or 0) * sum(sizes[name])) for name, limit in zip(drawn, limits, strict=True)
+    )
+    possible = most // data.global_batch // mixture.update_every_steps * mixture.update_every_steps
+    if steps > most // data.global_batch:
+        way = (
+            f"Use trainer.max_steps={possible}"
+            if possible
+            else "Use a smaller data.mixture.update_every_steps"
+        )
+        raise RunError(
+            f"{steps}: so many batches of {data.global_batch} sequences read the text more often than "
+            f"data.mixture.max_epochs={caps} allows, which is {most:,} sequences. {way}, raise max_epochs, or prepare "
+            f"more text.",
+            key="trainer.max_steps",
         )
 
 
@@ -133,6 +166,18 @@ def _check_pruning(module: ShearingModule) -> None:
         scores = read_scores(module.pruning.initial_scores)
         scores.check_source(module.family.shape, fingerprint=source_fingerprint(module.source))
         scores.check_axes(module.axes)
+
+
+def _check_adapters(module: ShearingModule) -> None:
+    if module.lora is None:
+        return
+    if module.pruning is not None:
+        raise RunError(
+            f"{module.lora.rank}: adapters and gates do not go together: a cut takes units of weights, and adapters "
+            f"leave weights as they are. Leave model.lora out, or use model.pruning=null and tune the export.",
+            key="model.lora.rank",
+        )
+    check_adapters(module.lora, module.source_config)
 
 
 def _check_repair(module: ShearingModule, data: DomainData, trainer: L.Trainer) -> None:
@@ -191,7 +236,8 @@ def _check_objective(module: ShearingModule) -> None:
 
 
 def _check_disk(module: ShearingModule, directory: Path) -> None:
-    needed = _BYTES_PER_PARAMETER * parameter_count(module.source_config)
+    each = _BYTES_PER_PARAMETER if module.lora is None else _BYTES_PER_FROZEN_PARAMETER
+    needed = each * parameter_count(module.source_config)
     existing = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     # The newest checkpoint is written before the oldest one goes.
@@ -215,6 +261,13 @@ def _check_checkpoint(module: ShearingModule, facts: CheckpointFacts, checkpoint
         raise RunError(
             f"ckpt_path={checkpoint} is of a run with model.pruning.target={_said(facts.target)}, and this one has "
             f"{_said(target)}. Resume with the configuration of the run that wrote it; to go on from a pruned model, "
+            f"export it and name the export as model.source."
+        )
+    adapters = None if module.lora is None else module.lora.to_entry()
+    if facts.lora != adapters:
+        raise RunError(
+            f"ckpt_path={checkpoint} is of a run with model.lora={_said(facts.lora)}, and this one has "
+            f"{_said(adapters)}. Resume with the configuration of the run that wrote it; to go on from a tuned model, "
             f"export it and name the export as model.source."
         )
     constraint = "exact" if isinstance(facts.constraint, Exact) else "lagrangian"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -21,6 +22,7 @@ from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.disk.names import split_revision
 from shear_lit.evaluation.document_loss import DocumentLosses
 from shear_lit.evaluation.domain_loss import DomainLoss, reported
+from shear_lit.models.adapters import Lora, attach_adapters, drawn_by
 from shear_lit.models.choices import Attention
 from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.family import Family
@@ -105,6 +107,7 @@ class ShearingModule(L.LightningModule):
         pruning: Pruning | None = None,
         optimizer: OptimizerSettings = PAPER_PRUNING,
         distillation: Distillation | None = None,
+        lora: Lora | None = None,
         gradient_checkpointing: bool = False,  # noqa: FBT001, FBT002  (a key of the command line)
         attention: Attention = "sdpa",
         seed: int = 17,
@@ -118,6 +121,8 @@ class ShearingModule(L.LightningModule):
             pruning: Target shape and the way there; null continues pre-training without gates.
             optimizer: Learning rates and their schedule.
             distillation: Learn from a frozen model; null learns from the text alone.
+            lora: Train low-rank adapters beside weights that stay as they are; null trains the weights. Not with
+                pruning.
             gradient_checkpointing: Run each block's forward again during backward, to save memory.
             attention: Attention implementation of transformers (sdpa, eager, flash_attention_2, ...).
             seed: Seed of the gates' noise.
@@ -126,6 +131,7 @@ class ShearingModule(L.LightningModule):
         self._asked_revision = revision or split_revision(source)[1]
         self.optimizer_settings = optimizer
         self.distillation = distillation
+        self.lora = lora
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.seed = seed
@@ -226,6 +232,8 @@ class ShearingModule(L.LightningModule):
         if self.gradient_checkpointing:
             run_blocks_again(model)
         self.model = model
+        if self.lora is not None:
+            attach_adapters(model, self.lora, seed=self.seed)
         if self.pruning is not None:
             self.gates = Gates(self.family.shape, self.axes, initial_log_alpha=self.pruning.initial_log_alpha)
             if self.pruning.constraint == "lagrangian":
@@ -284,7 +292,8 @@ class ShearingModule(L.LightningModule):
     def training_step(self, batch: DomainBatch, batch_index: int) -> StepOutput:
         """The objective under sampled gates, plus the penalty of their expected sizes."""
         if self.game is None:
-            return self._objective(batch, {})
+            with self._adapters_drop(batch):
+                return self._objective(batch, {})
         apart = self.schedule.pruning.objective != "same"
         state = self.game.draw(self.schedule, self.trainer.global_step, batch["micro_batch"], apart=apart)
         output = self._objective(batch, state.values)
@@ -295,6 +304,12 @@ class ShearingModule(L.LightningModule):
             output["size_penalty"] = penalty.total.detach()
             output["multipliers"] = penalty.multipliers.detach()
         return output
+
+    def _adapters_drop(self, batch: DomainBatch) -> AbstractContextManager[None]:
+        """Drop the same inputs of adapters wherever a micro-batch is computed, and after any resume."""
+        if self.lora is None or not self.lora.dropout:
+            return nullcontext()
+        return drawn_by((self.seed, self.trainer.global_step, batch["micro_batch"]), self.device)
 
     def _objective(self, batch: DomainBatch, gates: GateValues) -> StepOutput:
         """This micro-batch's part of the one objective that the global batch has, times the number of all parts.
@@ -355,7 +370,8 @@ class ShearingModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Keep the losses per domain, the same on every rank."""
         assert self.domain_loss is not None
-        self.domain_losses = self.domain_loss.compute().cpu()
+        # torchmetrics makes a single number of a tensor that has one.
+        self.domain_losses = self.domain_loss.compute().reshape(-1).cpu()
         self._domain_errors = self.domain_loss.errors.cpu()
         self.domain_loss.reset()
         # For callbacks that watch a number (EarlyStopping); RunLog writes them to the loggers.
@@ -426,6 +442,8 @@ class ShearingModule(L.LightningModule):
             ordered_by=self._ordered_by,
             repair=self.repaired,
             teacher=self._taught,
+            lora=None if self.lora is None else self.lora.to_entry(),
+            chat_template=None if data.manifest.chat is None else data.manifest.chat.template.source,
             step=self.trainer.global_step,
             tokens=sum(data.tokens_seen.values()),
             domains={name: {"tokens": tokens} for name, tokens in data.tokens_seen.items()},

@@ -72,7 +72,7 @@ def build_optimizer(
     gates: nn.Module | None = None,
     multipliers: nn.Module | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW with a group for the weights and, while pruning, one for the gates and one that ascends.
+    """AdamW with a group for the weights that learn and, while pruning, one for the gates and one that ascends.
 
     The authors' release has the multipliers ascend by a negative learning rate; the update is the same (D5).
     """
@@ -80,11 +80,8 @@ def build_optimizer(
     def group(name: str, parameters: Iterable[nn.Parameter], rate: float, **options: float | bool) -> dict:
         return {"name": name, "params": list(parameters), "lr": rate, **options}
 
-    groups = [
-        group(
-            "weights", model.parameters(), settings.weights_learning_rate, weight_decay=settings.weight_decay
-        )
-    ]
+    learning = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    groups = [group("weights", learning, settings.weights_learning_rate, weight_decay=settings.weight_decay)]
     if gates is not None:
         groups.append(group("gates", gates.parameters(), settings.gates_learning_rate, weight_decay=0.0))
     if multipliers is not None:

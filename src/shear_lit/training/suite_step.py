@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from shear_lit.evaluation.suites.processes import Processes, first_batch_size
 from shear_lit.evaluation.suites.suite import Suite
+from shear_lit.models.adapters import merged
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import carved_config
 from shear_lit.pruning.carve import carve, kept_units
@@ -111,6 +112,8 @@ def carved_now(module: ShearingModule) -> Any:
         if isinstance(part, FSDPModule):
             part.reshard()
     tensors = _whole_tensors(module.model)
+    if module.lora is not None:
+        tensors = merged(tensors, module.lora)
     config = module.source_config
     if module.pruning is None:
         return build_model(config, tensors, dtype=torch.float32).eval()

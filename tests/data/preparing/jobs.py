@@ -1,7 +1,7 @@
 """Jobs without a text to tokenise."""
 
 from shear_lit.data.prepared.manifest import TokenizerRecord
-from shear_lit.data.preparing.job import Job
+from shear_lit.data.preparing.job import TextJob
 from shear_lit.data.preparing.settings import PrepareSettings
 
 
@@ -12,4 +12,4 @@ def job_in(folder, *, vocabulary=60_000, **settings):
     options = PrepareSettings(
         domains={"web": "absent"}, tokenizer="none", output=str(folder / "out"), **settings
     )
-    return Job(settings=options, tokenizer=tokenizer, work=folder)
+    return TextJob(settings=options, tokenizer=tokenizer, work=folder)

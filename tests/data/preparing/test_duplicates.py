@@ -6,8 +6,7 @@ import pytest
 from shear_lit.data.preparing import duplicates as module
 from shear_lit.data.preparing.duplicates import mark_duplicates
 from shear_lit.data.preparing.selecting import Marks
-from shear_lit.data.tokens import encoding
-from shear_lit.data.tokens.encoding import Spool, SpoolRecord
+from shear_lit.data.tokens.spools import Spool, SpoolRecord, write_spool
 
 
 def spool_of(path, hashes):
@@ -15,7 +14,7 @@ def spool_of(path, hashes):
     record = SpoolRecord(
         documents=len(hashes), tokens=0, numbers=len(hashes), rejected={}, first=[], token_type="uint16"
     )
-    encoding._write_spool(path, record, b"".join(hashes), [np.empty(0, "<u2")] * len(hashes))
+    write_spool(path, record, b"".join(hashes), [np.empty(0, "<u2")] * len(hashes))
     return Spool(path)
 
 

@@ -15,9 +15,13 @@ FILES = sorted((CONFIGS / "data").glob("*.yaml"))
 
 
 def lines(name, count=400):
-    return "".join(
-        json.dumps({"text": f"{name} says {n} and then {n * n}"}) + "\n" for n in range(count)
-    ).encode()
+    return "".join(json.dumps(record(name, n)) + "\n" for n in range(count)).encode()
+
+
+def record(name, number):
+    """Text, and a conversation beside it."""
+    text = f"{name} says {number} and then {number * number}"
+    return {"text": text, "instruction": f"{name}?", "output": text}
 
 
 def write(path, name):
@@ -32,7 +36,7 @@ def write(path, name):
         from pyarrow import parquet
 
         parquet.write_table(
-            arrow.table({"text": [json.loads(x)["text"] for x in lines(name).splitlines()]}), path
+            arrow.Table.from_pylist([json.loads(line) for line in lines(name).splitlines()]), path
         )
     elif path.suffix == ".jsonl":
         path.write_bytes(lines(name))
@@ -68,12 +72,17 @@ def test_an_example_prepares_text_that_lies_as_it_says(file, laid_out, tokenizer
     settings = yaml.safe_load(file.read_text())
     caplog.set_level("INFO")
     laid_out(settings["domains"])
-    smaller = ["--sequence_length=32", f"--tokenizer={tokenizer_directory}", "--workers=1"]
+    is_chat = "format" in settings
+    smaller = [
+        f"--sequence_length={128 if is_chat else 32}",
+        f"--tokenizer={tokenizer_directory}",
+        "--workers=1",
+    ]
     smaller += [f"--tokens.{split}=600" for split, size in settings.get("tokens", {}).items() if size]
     cli.main(["prepare", f"--config={file}", *smaller])
     manifest = read_manifest(settings["output"])
     assert set(manifest.domains) == set(settings["domains"])
-    assert manifest.packing == settings.get("packing", "concatenate")
+    assert manifest.packing == settings.get("packing", "best_fit" if is_chat else "concatenate")
     page = (Path(settings["output"]) / "README.md").read_text()
     for name, domain in manifest.domains.items():
         assert all(record.sequences for record in domain.splits.values()) and f"| {name} |" in page

@@ -14,8 +14,7 @@ from shear_lit.data.prepared.chunks import SequenceDocuments, write_chunk, write
 from shear_lit.data.preparing import packing
 from shear_lit.data.preparing.packing import EMPTY, Part, Stream, Tail, pack
 from shear_lit.data.preparing.settings import PrepareSettings
-from shear_lit.data.tokens import encoding
-from shear_lit.data.tokens.encoding import SpoolRecord
+from shear_lit.data.tokens.spools import SpoolRecord, write_spool
 from tests.data.preparing.jobs import job_in
 
 LENGTH = 8
@@ -29,7 +28,7 @@ def spooled(job, name, documents):
         token_type=job.token_type,
     )  # fmt: skip
     hashes = b"".join(hashlib.sha256(part.tobytes()).digest()[:16] for part in parts)
-    encoding._write_spool(job.spools / name, record, hashes, parts)
+    write_spool(job.spools / name, record, hashes, parts)
 
 
 def stream(job, documents, *, per_spool=7, tail=EMPTY, others=0):

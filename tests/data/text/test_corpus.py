@@ -9,6 +9,7 @@ import pytest
 from shear_lit.data.errors import DataError
 from shear_lit.data.text.documents import BLANK
 from shear_lit.data.text.pieces import documents, pieces
+from shear_lit.data.text.records import TextField
 from shear_lit.data.text.sources import find_sources
 from tests.data.text.cases import END, LIMIT
 from tests.data.text.corpus import CORPUS
@@ -22,6 +23,10 @@ class Reads:
     text_field: str = "text"
     max_document_bytes: int = LIMIT
     end_of_text: int | None = END
+
+    @property
+    def records(self):
+        return TextField(self.text_field)
 
 
 def read(name, reads):

@@ -18,6 +18,7 @@ from shear_lit.data.text.items import (
     lines_of_stream,
 )
 from shear_lit.data.text.kinds.token_runs import ends_of
+from shear_lit.data.text.records import TextField
 
 
 class Counted(io.BytesIO):
@@ -93,8 +94,10 @@ def test_lines_are_those_of_the_file_wherever_it_is_cut():
 def test_a_line_of_exactly_the_limit_is_read_and_one_more_byte_is_too_large():
     line = json.dumps({"text": "x"}).encode()
     for content in (line, line + b"\n"):
-        assert found_in_line(1, content, text_field="text", limit=len(line)).text == "x"
-        assert found_in_line(1, content, text_field="text", limit=len(line) - 1).reason == TOO_LARGE
+        assert found_in_line(1, content, TextField("text").text_of_line, limit=len(line)).text == "x"
+        assert (
+            found_in_line(1, content, TextField("text").text_of_line, limit=len(line) - 1).reason == TOO_LARGE
+        )
 
 
 def test_long_lines_are_skipped_within_bounded_memory():

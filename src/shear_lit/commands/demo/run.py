@@ -15,6 +15,7 @@ from shear_lit.commands.demo.source import fetch_source
 from shear_lit.commands.demo.stages import control_steps
 from shear_lit.commands.demo.steps import Steps
 from shear_lit.commands.demo.table import DemoResult, MeasuredModel
+from shear_lit.commands.demo.talking import talked
 from shear_lit.commands.demo.texts import fetch_texts
 from shear_lit.commands.measuring import DomainLosses
 from shear_lit.disk.writing import write_file
@@ -27,10 +28,10 @@ CONTINUED, RANDOM = "cut + repair + training", "random cut, the same"
 _STEPS = 12
 
 
-def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
+def run_demo(output: Path, cache: Path, *, fast: bool, chat: bool = False) -> DemoResult:
     """Run the demo into ``output``, with the model and the text kept in ``cache``."""
     numbers = FAST if fast else DEMO
-    place, step = DemoDirectory(output, numbers), Steps(_STEPS)
+    place, step = DemoDirectory(output, numbers), Steps(_STEPS + chat)
     check_output(place.path, numbers.disk_bytes)
     with step("Fetching the source model"):
         source = fetch_source(cache)
@@ -73,6 +74,10 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
     with step("Comparing the models, with the errors of what sets them apart"):
         comparison = Comparison(models=tuple(compared(name, losses[name]) for name in models))
         put_into_cards(comparison, cards_in([str(path) for path in models.values()]))
+    answers: dict[str, str] = {}
+    if chat:
+        with step("Talking to the source and to the result for ten seconds"):
+            answers = talked({SOURCE: source, CONTINUED: models[CONTINUED]})
     repaired = MeasuredModel(
         name=REPAIRED,
         directory=None,
@@ -98,6 +103,7 @@ def run_demo(output: Path, cache: Path, *, fast: bool) -> DemoResult:
         prompt=numbers.prompt,
         new_tokens=numbers.new_tokens,
         comparison=comparison,
+        answers=answers,
         warnings=cut.warnings,
         seconds=step.seconds,
     )

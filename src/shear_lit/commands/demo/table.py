@@ -2,9 +2,10 @@
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from shear_lit.commands.demo.talking import QUESTION, SECONDS_EACH
 from shear_lit.evaluation.comparison import Comparison
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.evaluation.tables import markdown_table
@@ -93,6 +94,8 @@ class DemoResult:
     """What the export of the pruned model found odd."""
     seconds: Mapping[str, float]
     """Wall time of every step."""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """What was answered to a question, by model, where the demo was asked to talk."""
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -156,12 +159,19 @@ class DemoResult:
                     for model in self.models
                     if model.sample is not None
                 ),
+                *self._answers(),
                 "## How long each step took",
                 self._time_table(),
                 "## Where it is",
                 self._places(),
             ]
         )
+
+    def _answers(self) -> list[str]:
+        if not self.answers:
+            return []
+        said = "\n".join(f"- {name}: {' '.join(text.split())}" for name, text in self.answers.items())
+        return [f'## What each answers to "{QUESTION}" in {SECONDS_EACH:g} seconds', said]
 
     def _loss_table(self) -> str:
         domains = list(self.models[0].losses)

@@ -9,6 +9,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.serving.store import SequenceStore
 
+_OF_CHAT = ("turns", "cuts", "learned")
 _TITLES = {"tail_tokens": "dropped"}  # where a column's title is not the name of its field
 
 _PACKINGS = {
@@ -28,12 +29,17 @@ def described(manifest: Manifest) -> str:
         f"BOS {_said(manifest.prepend_bos)}, EOS {_said(manifest.append_eos)}; data {manifest.fingerprint[:12]}",
         f"packed {_PACKINGS[manifest.packing]}; special tokens in text {_SPECIAL[manifest.split_special_tokens]}",
     ]
+    if manifest.chat is not None:
+        name = printable(manifest.chat.template.name)
+        head.append(f"conversations by the chat template {name} (SHA-256 {manifest.chat.sha256[:12]})")
     splits = [
         (n, split, record)
         for n, domain in manifest.domains.items()
         for split, record in domain.splits.items()
     ]
     rows = [{"domain": n, "split": split, **_numbers(r), "sequences": r.sequences} for n, split, r in splits]
+    if manifest.chat is None:
+        rows = [{title: cell for title, cell in row.items() if title not in _OF_CHAT} for row in rows]
     if any(record.padding for _, _, record in splits):
         for row, (_, _, record) in zip(rows, splits, strict=True):
             row["padding"] = record.padding / max(1, record.sequences * manifest.sequence_length)

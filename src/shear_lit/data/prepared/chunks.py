@@ -162,7 +162,13 @@ class LocalChunks:
 
 
 def write_chunk(
-    folder: Path, number: int, tokens: Iterable[Tokens], documents: SequenceDocuments | None, length: int
+    folder: Path,
+    number: int,
+    tokens: Iterable[Tokens],
+    documents: SequenceDocuments | None,
+    length: int,
+    *,
+    learned: NDArray[np.bool_] | None = None,
 ) -> ChunkRecord:
     """Write chunk ``number`` of a split, and what belongs to it, each wholly or not at all.
 
@@ -172,6 +178,7 @@ def write_chunk(
         tokens: All tokens of its sequences, in parts of any size, each as it is stored.
         documents: Where documents begin; none, where that is not known: then ``length`` tells sequences apart.
         length: Tokens of a sequence.
+        learned: Which tokens are to be predicted, one for each; none: all are.
     """
     parts = [np.ascontiguousarray(part) for part in tokens]
     sequences = sum(len(part) for part in parts) // length
@@ -180,7 +187,11 @@ def write_chunk(
     beside = None
     if documents is not None:
         beside = write_part(folder / f"chunk-0-{number}.documents", (documents.content(),))
-    return ChunkRecord(**vars(chunk), sequences=sequences, documents=beside)
+    mask = None
+    if learned is not None:
+        bits = np.packbits(learned.reshape(sequences, length), axis=1, bitorder="little")
+        mask = write_part(folder / f"chunk-0-{number}.mask", (bits.tobytes(),))
+    return ChunkRecord(**vars(chunk), sequences=sequences, documents=beside, loss_mask=mask)
 
 
 def write_part(path: Path, contents: Iterable[Any]) -> FileRecord:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.conversations import ChatRecord
 from shear_lit.disk.records import STORED, shown
 from shear_lit.disk.writing import write_file
 
@@ -101,6 +102,12 @@ class SplitRecord:
     """Documents that would be in it, had their text not come before."""
     padding: int = 0
     """Tokens that only fill sequences up, where no document is cut that fits into one."""
+    turns: int = 0
+    """Answers of the assistant in it, where documents are conversations."""
+    cuts: int = 0
+    """Places at which conversations are cut, as they are longer than a sequence."""
+    learned: int = 0
+    """Tokens of the assistant, which are to be predicted, where documents are conversations."""
 
     @property
     def sequences(self) -> int:
@@ -166,6 +173,8 @@ class Manifest:
     """SHA-256 over all that decides what a model is trained on: the tokenizer, the length and the chunks."""
     format: int = field(default=FORMAT)
     """The version of the layout."""
+    chat: ChatRecord | None = None
+    """What made tokens of conversations, if documents are such; otherwise none."""
     place: str = field(default="", compare=False, repr=False, metadata={STORED: False})
     """The directory or address that it was read from."""
 

@@ -125,6 +125,8 @@ def _check_manifest(manifest: Manifest) -> None:
     for hashed in (tokenizer.fingerprint, *([manifest.fingerprint] if manifest.fingerprint else [])):
         if not is_sha256(hashed):
             raise ValueError(f"the fingerprint {shown(hashed)} is none: 64 hexadecimal digits are expected")
+    if (chat := manifest.chat) is not None and chat.sha256 != chat.template.sha256:
+        raise ValueError(f"chat.sha256 is {shown(chat.sha256)}, and the template in it is another one")
     _check_files(manifest.ledger, "ledger")
     if not manifest.domains:
         raise ValueError("it has no domain")

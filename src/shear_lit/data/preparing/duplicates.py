@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shear_lit.data.tokens.encoding import HASHES, Spool
+from shear_lit.data.tokens.spools import HASHES, Spool
 
 BUCKET_DOCUMENTS = 1_000_000
 """Documents that are sorted in memory at once, about."""

@@ -2,21 +2,29 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from shear_lit.data.chat.records import Conversations
+from shear_lit.data.prepared.conversations import ChatRecord
 from shear_lit.data.prepared.manifest import TokenizerRecord
-from shear_lit.data.preparing.settings import PrepareSettings
+from shear_lit.data.preparing.chat_settings import ChatSettings
+from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings
+from shear_lit.data.text.records import Records, TextField
+from shear_lit.data.tokens.encoder import Encoder
+from shear_lit.data.tokens.encoding import Tokenised, text_tokenised
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every task of a run is given."""
+    """What every task of a run is given; ``TextJob`` and ``ChatJob`` say what a document is."""
 
-    settings: PrepareSettings
+    settings: CommonSettings
     """What the user asked for."""
     tokenizer: TokenizerRecord
     """What makes the tokens."""
@@ -70,28 +78,24 @@ class Job:
         eos = self.tokenizer.eos_id
         return (eos,) if self.settings.append_eos and eos is not None else ()
 
-    @property
-    def end_of_text(self) -> int | None:
-        """The token that ends each document of an already tokenised input."""
-        asked = self.settings.end_of_text
-        return self.tokenizer.eos_id if asked is None else asked
-
     @cached_property
     def tokens_key(self) -> str:
         """Hash of all that decides the tokens of a document, besides its text."""
-        content = [
-            hashlib.sha256(self.tokenizer_file.read_bytes()).hexdigest(),
-            self.settings.split_special_tokens,
-            self.before,
-            self.after,
-            self.token_type,
-        ]
+        content = [hashlib.sha256(self.tokenizer_file.read_bytes()).hexdigest(), *self._deciding()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    def _deciding(self) -> list[Any]:
+        """What decides the tokens of a document, besides its text and the tokenizer."""
+        raise NotImplementedError
+
+    def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
+        """The tokens of each text in order, without those that are put before and after a document."""
+        raise NotImplementedError
+
     @property
-    def split_special_tokens(self) -> bool:
-        """Whether text that looks like a special token is text."""
-        return self.settings.split_special_tokens
+    def chat(self) -> ChatRecord | None:
+        """What made tokens of conversations, if documents are such."""
+        return None
 
     @property
     def vocabulary(self) -> int:
@@ -101,9 +105,19 @@ class Job:
     # What reading asks for
 
     @property
-    def text_field(self) -> str:
-        """Field that holds a record's document."""
-        return self.settings.text_field
+    def records(self) -> Records:
+        """What the document of a record is."""
+        raise NotImplementedError
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token that ends each document of an already tokenised input."""
+        return self.tokenizer.eos_id
+
+    @property
+    def field_key(self) -> str:
+        """The key that names the field with a record's document."""
+        return "text_field"
 
     @property
     def unit_bytes(self) -> int:
@@ -114,3 +128,82 @@ class Job:
     def max_document_bytes(self) -> int:
         """Larger documents are rejected."""
         return self.settings.max_document_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextJob(Job):
+    """A run whose documents are text, or tokens."""
+
+    settings: PrepareSettings
+    """What the user asked for."""
+
+    def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
+        """As in ``Job``: all of a text is to be predicted."""
+        encoder = _encoder(str(self.tokenizer_file), self.settings.split_special_tokens, self.tokens_key)
+        return text_tokenised(encoder, texts)
+
+    @property
+    def records(self) -> Records:
+        """As in ``Job``: the text of a field."""
+        return TextField(self.settings.text_field)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """As in ``Job``, unless the user says otherwise."""
+        asked = self.settings.end_of_text
+        return self.tokenizer.eos_id if asked is None else asked
+
+    def _deciding(self) -> list[Any]:
+        return [self.settings.split_special_tokens, self.before, self.after, self.token_type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatJob(Job):
+    """A run whose documents are conversations."""
+
+    settings: ChatSettings
+    """What the user asked for."""
+    made_by: ChatRecord
+    """The template, and what else makes tokens of conversations."""
+
+    def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
+        """As in ``Job``: what the assistant says is to be predicted."""
+        return _chat_encoder(self).encode(texts)
+
+    @property
+    def chat(self) -> ChatRecord:
+        """As in ``Job``."""
+        return self.made_by
+
+    @property
+    def field_key(self) -> str:
+        """As in ``Job``."""
+        return "messages_field"
+
+    @property
+    def records(self) -> Records:
+        """As in ``Job``: the messages of a field, or of the form that a record has."""
+        return Conversations(self.settings.messages_field)
+
+    def _deciding(self) -> list[Any]:
+        return [asdict(self.made_by), self.settings.sequence_length, self.token_type]
+
+
+@lru_cache(maxsize=2)
+def _encoder(file: str, split_special_tokens: bool, key: str) -> Encoder:  # noqa: FBT001 (what it is known by)
+    return Encoder(file, split_special_tokens=split_special_tokens)
+
+
+_CHAT_ENCODERS: dict[str, Any] = {}
+
+
+def _chat_encoder(job: ChatJob) -> Any:
+    """What makes tokens of conversations, made once in each process."""
+    if job.tokens_key not in _CHAT_ENCODERS:
+        from shear_lit.data.chat.encoder import ChatEncoder  # transformers comes along with it
+
+        _CHAT_ENCODERS.clear()
+        _CHAT_ENCODERS[job.tokens_key] = ChatEncoder(
+            job.tokenizer_file, job.made_by, length=job.settings.sequence_length
+        )
+    return _CHAT_ENCODERS[job.tokens_key]

@@ -5,17 +5,18 @@ tokens a chunk is made. A chunk that is written is found by a run that goes on a
 
 ``concatenate`` cuts the stream of documents, one after the other, into sequences; what fills none at the end is kept
 for a later run. ``best_fit`` takes the documents that begin in as many tokens as a chunk has, and gives each a
-sequence of the least room that it fits in, the longest first (best-fit decreasing; arXiv:2404.10830, section 2.2): no
-document is cut that fits into a sequence, and what stays empty is padding.
+sequence (see ``fitting``): no document is cut that fits into one, and what stays empty is padding. The parts of
+conversations are packed as documents are, and what of them is to be predicted is written beside them.
 """
 
 import hashlib
 import json
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from shear_lit.data.prepared.chunks import SequenceDocuments, Tokens, write_chunk
 from shear_lit.data.prepared.manifest import ChunkRecord, write_json
 from shear_lit.data.prepared.reading import size_problem
+from shear_lit.data.preparing.fitting import bounds_of, fitted, laid_out, parts_of
 from shear_lit.data.preparing.job import Job
 from shear_lit.data.preparing.selecting import Chosen, Marks, marks_of
-from shear_lit.data.tokens.encoding import Spool
+from shear_lit.data.tokens.spools import ANSWERS, LEARNED, Flags, Spool
 from shear_lit.disk.records import read_values, record_of
 
 DONE = "chunks"
@@ -87,6 +89,12 @@ class Packed:
     """It; none where no document begins in its tokens."""
     padding: int
     """Tokens of it that only fill sequences up."""
+    parts: int = 0
+    """Parts of conversations in it."""
+    turns: int = 0
+    """Answers of the assistant in it."""
+    learned: int = 0
+    """Tokens of these."""
 
 
 @dataclass
@@ -118,8 +126,8 @@ class Stream:
         if job.settings.packing != "concatenate":
             return EMPTY
         left = self.tokens % job.settings.sequence_length
-        tokens, starts = _gathered(job, self._task(0, self.tokens - left, self.tokens))
-        return Tail(tokens=tokens.tolist(), starts=starts.tolist())
+        found = _gathered(job, self._task(0, self.tokens - left, self.tokens))
+        return Tail(tokens=found.tokens.tolist(), starts=found.starts.tolist())
 
     def _task(self, number: int, begin: int, end: int) -> ChunkTask:
         firsts = [part.first for part in self.parts]
@@ -178,34 +186,55 @@ def _packed(done: Path, folder: Path) -> Packed | None:
 
 def _write(job: Job, task: ChunkTask, folder: Path) -> Packed:
     folder.mkdir(parents=True, exist_ok=True)
-    tokens, starts = _gathered(job, task)
-    length = job.settings.sequence_length
+    found, length = _gathered(job, task), job.settings.sequence_length
     if job.settings.packing == "concatenate":
-        documents = SequenceDocuments.of_stream(starts, len(tokens) // length, length)
-        return Packed(chunk=write_chunk(folder, task.number, [tokens], documents, length), padding=0)
-    if not (text := len(tokens)):
+        documents = SequenceDocuments.of_stream(found.starts, len(found.tokens) // length, length)
+        return Packed(chunk=write_chunk(folder, task.number, [found.tokens], documents, length), padding=0)
+    if not (text := len(found.tokens)):
         return Packed(chunk=None, padding=0)
-    tokens, documents = _fitted(tokens, starts, length)
-    chunk = write_chunk(folder, task.number, [tokens], documents, length)
-    return Packed(chunk=chunk, padding=len(tokens) - text)
+    starts = found.starts if job.chat is None else parts_of(found.flags)
+    sequences = fitted(starts, text, length)
+    tokens, bounds = laid_out(found.tokens, sequences, length), bounds_of(sequences)
+    packed = Packed(chunk=None, padding=len(tokens) - text)
+    if job.chat is None:
+        return replace(packed, chunk=write_chunk(folder, task.number, [tokens], bounds, length))
+    learned = laid_out(found.flags & LEARNED, sequences, length)
+    return replace(
+        packed,
+        chunk=write_chunk(folder, task.number, [tokens], bounds, length, learned=learned > 0),
+        parts=len(starts),
+        turns=int((found.flags & ANSWERS > 0).sum()),
+        learned=int((learned > 0).sum()),
+    )
 
 
-def _gathered(job: Job, task: ChunkTask) -> tuple[Tokens, NDArray[np.int64]]:
-    """The tokens of a chunk and where documents begin in them; ``best_fit`` takes those documents that begin there."""
+class _Gathered(NamedTuple):
+    """Tokens, one after the other."""
+
+    tokens: Tokens
+    starts: NDArray[np.int64]
+    """Where documents begin in them."""
+    flags: Flags
+    """What each of them is, where documents are conversations; otherwise nothing."""
+
+
+def _gathered(job: Job, task: ChunkTask) -> _Gathered:
+    """The tokens of a chunk; ``best_fit`` takes those documents that begin there."""
     cut = job.settings.packing == "concatenate"
     # A tail fills no sequence, so that all of it lies in the first chunk.
     tokens, starts = [np.array(task.tail.tokens, job.dtype)], [np.array(task.tail.starts, dtype=np.int64)]
-    there = len(tokens[0])
+    there, flags = len(tokens[0]), [np.empty(0, np.uint8)]
     for part in task.parts:
-        found, begins = _of_part(job, part, task.begin, task.end, cut=cut)
-        tokens.append(found)
-        starts.append(begins + (there if not cut else 0))
-        there += len(found)
-    return np.concatenate(tokens), np.concatenate(starts)
+        found = _of_part(job, part, task.begin, task.end, cut=cut)
+        tokens.append(found.tokens)
+        starts.append(found.starts + (there if not cut else 0))
+        flags.append(found.flags)
+        there += len(found.tokens)
+    return _Gathered(np.concatenate(tokens), np.concatenate(starts), np.concatenate(flags))
 
 
-def _of_part(job: Job, part: Part, begin: int, end: int, *, cut: bool) -> tuple[Tokens, NDArray[np.int64]]:
-    """What a chunk gets of a spool: its tokens, and where documents begin, from the chunk's first token or its own."""
+def _of_part(job: Job, part: Part, begin: int, end: int, *, cut: bool) -> _Gathered:
+    """What a chunk gets of a spool; documents begin at places from the chunk's first token on, or from its own."""
     spool = Spool(job.spools / part.spool)
     lengths = spool.lengths()
     wanted = marks_of(job.marks, part.marks, len(lengths)) == part.split
@@ -214,49 +243,18 @@ def _of_part(job: Job, part: Part, begin: int, end: int, *, cut: bool) -> tuple[
     begins_here = (inside >= begin) & (inside < end)
     if not cut:
         wanted[wanted] = begins_here
-    tokens = spool.tokens()
-    pieces = [tokens[stop - size : stop] for stop, size in zip(ends[wanted], lengths[wanted], strict=True)]
-    found = np.concatenate([*pieces, np.empty(0, job.dtype)]).astype(job.dtype, copy=False)
-    if not cut:
-        return found, np.cumsum(lengths[wanted]) - lengths[wanted]
-    return found[max(0, begin - part.first) : end - part.first], inside[begins_here] - begin
-
-
-def _fitted(tokens: Tokens, starts: NDArray[np.int64], length: int) -> tuple[Tokens, SequenceDocuments]:
-    """Give each document a sequence with the least room that it fits in; what is longer fills sequences of its own."""
-    pieces: list[tuple[int, int]] = []  # where each begins, and its length
-    for first, size in zip(starts.tolist(), np.diff(np.append(starts, len(tokens))).tolist(), strict=True):
-        pieces += [(first + at, min(length, size - at)) for at in range(0, size, length)]
-    sequences: list[list[tuple[int, int]]] = []
-    rooms: list[tuple[int, int]] = []  # the room of each sequence that has some, and its number, in order
-    for piece in sorted(pieces, key=lambda piece: (-piece[1], piece[0])):
-        place = bisect_left(rooms, (piece[1], 0))
-        if place == len(rooms):
-            room, number = length, len(sequences)
-            sequences.append([])
-        else:
-            room, number = rooms.pop(place)
-        sequences[number].append(piece)
-        if room > piece[1]:
-            insort(rooms, (room - piece[1], number))
-    return _laid_out(tokens, sequences, length)
-
-
-def _laid_out(
-    tokens: Tokens, sequences: list[list[tuple[int, int]]], length: int
-) -> tuple[Tokens, SequenceDocuments]:
-    laid = np.zeros((len(sequences), length), dtype=tokens.dtype)
-    starts: list[int] = []
-    ends = []
-    for row, pieces in zip(laid, sequences, strict=True):
-        at = 0
-        for first, size in pieces:
-            row[at : at + size] = tokens[first : first + size]
-            starts.append(at)
-            at += size
-        ends.append(at)
-    firsts = np.cumsum([0, *map(len, sequences)])
-    documents = SequenceDocuments(
-        firsts.astype(np.uint32), np.array(ends, dtype=np.uint32), np.array(starts, dtype=np.uint32)
+    places = [slice(stop - size, stop) for stop, size in zip(ends[wanted], lengths[wanted], strict=True)]
+    found = _taken(spool.tokens(), places, job.dtype)
+    flags = (
+        _taken(spool.flags(), places, np.dtype(np.uint8)) if spool.record.flagged else np.empty(0, np.uint8)
     )
-    return laid.reshape(-1), documents
+    if not cut:
+        return _Gathered(found, np.cumsum(lengths[wanted]) - lengths[wanted], flags)
+    own = slice(max(0, begin - part.first), end - part.first)
+    return _Gathered(found[own], inside[begins_here] - begin, flags)
+
+
+def _taken(values: NDArray[Any], places: Sequence[slice], dtype: "np.dtype[Any]") -> NDArray[Any]:
+    """What of the values lies at some places, one after the other."""
+    taken = np.concatenate([*(values[place] for place in places), np.empty(0, dtype)])
+    return taken.astype(dtype, copy=False)

@@ -13,11 +13,13 @@ from pathlib import Path
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import FORMAT, MANIFEST, Manifest
 from shear_lit.data.prepared.reading import read_manifest
+from shear_lit.data.preparing.chat import chat_job, check_same_conversations
+from shear_lit.data.preparing.chat_settings import ChatSettings
 from shear_lit.data.preparing.commit import clear, clear_work, commit, disk_error, locked, output_place
 from shear_lit.data.preparing.executors import Executor, Here, Processes
-from shear_lit.data.preparing.job import Job
+from shear_lit.data.preparing.job import Job, TextJob
 from shear_lit.data.preparing.ledger import ledger_of, new_sources
-from shear_lit.data.preparing.settings import PrepareSettings
+from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings
 from shear_lit.data.preparing.stages import Before, assembled, contents, tokenised
 from shear_lit.data.text.pieces import check_text_field
 from shear_lit.data.text.sources import Source, find_sources
@@ -27,7 +29,7 @@ _BYTES_PER_TOKEN = 4  # of raw text, about: usual text has 3 to 5
 _MOST_COMPRESSED = 3  # about
 
 
-def prepare(settings: PrepareSettings, executor: Executor | None = None) -> Manifest:
+def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manifest:
     """Tokenise, split and pack ``settings.domains`` into ``settings.output``, or add to it what is new.
 
     A first run's output is whole, or not there. What is added is there with the last file that is written, the
@@ -54,18 +56,19 @@ def prepare(settings: PrepareSettings, executor: Executor | None = None) -> Mani
     return manifest
 
 
-def _prepared(settings: PrepareSettings, output: Path, work: Path, executor: Executor | None) -> Manifest:
+def _prepared(settings: CommonSettings, output: Path, work: Path, executor: Executor | None) -> Manifest:
     """Do what is to be done, while no other run can change the output."""
     earlier = _earlier(output)
     sources = find_sources(settings.domains, exclude=output)
     tokenizer = load_tokenizer(settings.tokenizer)
     _check_special_tokens(settings, tokenizer)
-    job = Job(settings=settings, tokenizer=tokenizer.record(), work=work)
+    job = _job(settings, tokenizer, work)
     if executor is None:
         small = sum(source.bytes for source in sources) <= settings.unit_bytes
         executor = Here() if settings.workers == 1 or small else Processes(settings.workers)
     before = None
     if earlier is not None:
+        check_same_conversations(earlier, job.chat, settings.output)
         _check_same_settings(earlier, settings, tokenizer)
     check_text_field(sources, job)
     if earlier is not None:
@@ -80,6 +83,13 @@ def _prepared(settings: PrepareSettings, output: Path, work: Path, executor: Exe
     manifest = assembled(job, tokenised(job, sources, executor), before, executor)
     commit(job.packed, output)
     return manifest
+
+
+def _job(settings: CommonSettings, tokenizer: TextTokenizer, work: Path) -> Job:
+    if isinstance(settings, ChatSettings):
+        return chat_job(settings, tokenizer, work)
+    assert isinstance(settings, PrepareSettings)
+    return TextJob(settings=settings, tokenizer=tokenizer.record(), work=work)
 
 
 def _earlier(output: Path) -> Manifest | None:
@@ -99,7 +109,7 @@ def _earlier(output: Path) -> Manifest | None:
     return None
 
 
-def _check_same_settings(earlier: Manifest, settings: PrepareSettings, tokenizer: TextTokenizer) -> None:
+def _check_same_settings(earlier: Manifest, settings: CommonSettings, tokenizer: TextTokenizer) -> None:
     """Refuse to add to data that was made differently."""
     if not tokenizer.is_of(earlier.tokenizer.fingerprint):
         raise DataError(
@@ -120,7 +130,7 @@ def _check_same_settings(earlier: Manifest, settings: PrepareSettings, tokenizer
             )
 
 
-def _check_special_tokens(settings: PrepareSettings, tokenizer: TextTokenizer) -> None:
+def _check_special_tokens(settings: CommonSettings, tokenizer: TextTokenizer) -> None:
     for wanted, token, key in (
         (settings.append_eos, tokenizer.eos_id, "append_eos"),
         (settings.prepend_bos, tokenizer.bos_id, "prepend_bos"),

@@ -9,10 +9,12 @@ from shear_lit.data.prepared.manifest import DomainRecord, Manifest, SplitRecord
 from shear_lit.data.text.documents import listed
 from shear_lit.data.text.pieces import Piece
 from shear_lit.data.text.sources import Source
-from shear_lit.data.tokens.encoding import REPORTED, SpoolRecord
+from shear_lit.data.tokens.encoding import REPORTED
+from shear_lit.data.tokens.spools import SpoolRecord
 from shear_lit.progress import Progress
 
 _HEADS = ("documents", "tokens", "sequences", "share", "left over", "padding", "duplicates")
+_OF_CHAT = ("turns", "cuts", "learned")
 _log = logging.getLogger(__name__)
 
 
@@ -31,9 +33,12 @@ class StageProgress(Progress):
 
 
 def report_rejected(
-    name: str, pieces: Sequence[tuple[Piece, SpoolRecord]], max_rejected_fraction: float
+    name: str,
+    pieces: Sequence[tuple[Piece, SpoolRecord]],
+    max_rejected_fraction: float,
+    field_key: str = "text_field",
 ) -> Counter[str]:
-    """Report what could not be used of a domain, and count it by reason.
+    """Report what could not be used of a domain, and count it by reason; ``field_key`` names the field of documents.
 
     Raises:
         DataError: it is more than ``max_rejected_fraction`` of the documents.
@@ -55,7 +60,7 @@ def report_rejected(
             raise DataError(
                 f"{max_rejected_fraction}: {count} of {seen} documents of domain {name!r} "
                 f"cannot be used ({listed(rejected)}). The first: {'; '.join(first[:REPORTED])}. "
-                "Repair the files, correct text_field, or raise max_rejected_fraction.",
+                f"Repair the files, correct {field_key}, or raise max_rejected_fraction.",
                 key="max_rejected_fraction",
             )
     return rejected
@@ -63,7 +68,7 @@ def report_rejected(
 
 def summary(manifest: Manifest) -> str:
     """A row for each domain and split, a line for what was left out, and how the tokens fall on the domains."""
-    lines = [f"{'domain':<20}{'split':<12}{''.join(f'{head:>14}' for head in _HEADS)}"]
+    lines = [f"{'domain':<20}{'split':<12}{''.join(f'{head:>14}' for head in _heads(manifest))}"]
     for name, split, cells in _rows(manifest):
         lines.append(f"{name:<20}{split:<12}{''.join(f'{cell:>14}' for cell in cells)}")
     lines += [f"{name:<20}{text}" for name, text in _left_out(manifest)]
@@ -87,6 +92,7 @@ def page(manifest: Manifest, inputs: Sequence[tuple[str, str, int]]) -> str:
             f"{manifest.sequence_length:,} tokens of {manifest.token_type}, packed by {manifest.packing}",
         ),
         ("documents", f"BOS {_said(manifest.prepend_bos)}, EOS {_said(manifest.append_eos)}"),
+        *_facts_of_chat(manifest),
         ("names of special tokens in a text are", special),
         ("data fingerprint", manifest.fingerprint),
     ]
@@ -97,15 +103,32 @@ def page(manifest: Manifest, inputs: Sequence[tuple[str, str, int]]) -> str:
         _table(("", ""), facts),
         "## Domains and splits",
         _table(
-            ("domain", "split", *_HEADS), [(name, split, *cells) for name, split, cells in _rows(manifest)]
+            ("domain", "split", *_heads(manifest)),
+            [(name, split, *cells) for name, split, cells in _rows(manifest)],
         ),
         "Share: of all tokens of the split. Left over: tokens that fill no sequence yet. Duplicates: documents that "
         "would be in the split, had their text not come before.",
     ]
+    if manifest.chat is not None:
+        parts.append(
+            "Documents are conversations. Turns: answers of the assistant. Cuts: where a conversation is cut, as it is "
+            "longer than a sequence. Learned: tokens of the assistant, which are to be predicted."
+        )
     if left_out := list(_left_out(manifest)):
         parts += ["## Left out", _table(("domain", "documents"), left_out)]
     parts += ["## Inputs", _table(("domain", "input", "bytes"), [(d, n, f"{b:,}") for d, n, b in inputs])]
     return "\n\n".join(parts) + "\n"
+
+
+def _heads(manifest: Manifest) -> tuple[str, ...]:
+    return _HEADS if manifest.chat is None else (*_HEADS, *_OF_CHAT)
+
+
+def _facts_of_chat(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if manifest.chat is not None:
+        yield "chat template", f"{manifest.chat.template.name} (SHA-256 {manifest.chat.sha256[:12]})"
+        if manifest.chat.allowed:
+            yield "allowed in messages", ", ".join(manifest.chat.allowed)
 
 
 def _rows(manifest: Manifest) -> Iterator[tuple[str, str, list[str]]]:
@@ -128,6 +151,7 @@ def _cells(manifest: Manifest, record: SplitRecord, total: int) -> list[str]:
         f"{record.tail_tokens:,}",
         f"{record.padding / held:.2%}",
         f"{record.duplicates:,}",
+        *(f"{getattr(record, name):,}" for name in (_OF_CHAT if manifest.chat is not None else ())),
     ]
 
 

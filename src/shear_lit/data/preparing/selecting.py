@@ -16,7 +16,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import SPLITS, Bounds
 from shear_lit.data.preparing.settings import PrepareSettings, SplitShares, SplitTokens
 from shear_lit.data.text.documents import PLACES, place_of
-from shear_lit.data.tokens.encoding import Spool
+from shear_lit.data.tokens.spools import Spool
 
 _NOWHERE, _AGAIN = 254, 255  # what a document's byte says, where it is no number of a split
 _BITS = 16  # of the place that one pass looks at

@@ -92,8 +92,8 @@ class SplitTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareSettings:
-    """What to prepare, and how."""
+class CommonSettings:
+    """What to prepare, and how, whatever a document is; what has no key here, ``PrepareSettings`` has."""
 
     domains: dict[str, str | list[str]]
     """Text by domain: a path, a glob, `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these. `.jsonl`, `.csv`, `.parquet` and `.arrow` have many documents each; `.txt`, `.md` and source files are one; all may be compressed. Already tokenised: Megatron `.bin` with `.idx`, litdata directories, `uint16:PATH`, `uint32:PATH`, `.npy`."""  # noqa: E501 (the help has no line breaks)
@@ -103,22 +103,16 @@ class PrepareSettings:
     """Directory to write. If it holds prepared data, the files that are not in it yet are added."""
     sequence_length: CountFrom2 = 4096
     """Tokens per packed sequence."""
-    packing: Literal["concatenate", "best_fit"] = "concatenate"
-    """`concatenate`: documents follow one another and are cut where a sequence ends, as in the paper; `best_fit`: no document is cut that fits into a sequence, and what stays empty is padding."""  # noqa: E501
-    text_field: str = "text"
-    """Field of each JSON object, or column of each table, that holds the document."""
-    split_special_tokens: bool = True
-    """Whether text that looks like a special token (`</s>`) is text; false: it becomes that token, as transformers does by default."""  # noqa: E501
+    packing: str = field(default="best_fit", init=False)
+    text_field: str = field(default="", init=False)
+    split_special_tokens: bool = field(default=True, init=False)
     shares: SplitShares = field(default_factory=SplitShares)
     """Fractions of the documents for stage 1, stage 2 and validation."""
     tokens: SplitTokens = field(default_factory=SplitTokens)
     """Tokens per domain for splits that are not to be sized by their share."""
-    append_eos: bool = True
-    """Whether each document ends with the tokenizer's EOS token."""
-    prepend_bos: bool = False
-    """Whether each document begins with the tokenizer's BOS token."""
-    end_of_text: CountFrom0 | None = None
-    """Token that ends each document of already tokenised inputs; by default the tokenizer's EOS token."""
+    append_eos: bool = field(default=False, init=False)
+    prepend_bos: bool = field(default=False, init=False)
+    end_of_text: CountFrom0 | None = field(default=None, init=False)
     max_rejected_fraction: Fraction = 0.01
     """Fraction of a domain's documents that may be unusable (malformed, empty, invalid UTF-8) before it is refused."""
     max_document_bytes: UnitBytes = _DEFAULTS["max_document_bytes"]
@@ -152,7 +146,25 @@ class PrepareSettings:
         as_plain_numbers(self)
 
 
-def _check_sizes(settings: PrepareSettings) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings(CommonSettings):
+    """What to prepare, and how."""
+
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """`concatenate`: documents follow one another and are cut where a sequence ends, as in the paper; `best_fit`: no document is cut that fits into a sequence, and what stays empty is padding."""  # noqa: E501
+    text_field: str = "text"
+    """Field of each JSON object, or column of each table, that holds the document."""
+    split_special_tokens: bool = True
+    """Whether text that looks like a special token (`</s>`) is text; false: it becomes that token, as transformers does by default."""  # noqa: E501
+    append_eos: bool = True
+    """Whether each document ends with the tokenizer's EOS token."""
+    prepend_bos: bool = False
+    """Whether each document begins with the tokenizer's BOS token."""
+    end_of_text: CountFrom0 | None = None
+    """Token that ends each document of already tokenised inputs; by default the tokenizer's EOS token."""
+
+
+def _check_sizes(settings: CommonSettings) -> None:
     # Sequences with the most padding take twice what their text does.
     times = 2 if settings.packing == "best_fit" else 1
     if settings.chunk_bytes > (most := MOST_CHUNK_SEQUENCES * 2 * settings.sequence_length // times):

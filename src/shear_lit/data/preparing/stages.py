@@ -25,10 +25,11 @@ from shear_lit.data.preparing.job import Job
 from shear_lit.data.preparing.ledger import Input, Ledger, fingerprint_of
 from shear_lit.data.preparing.packing import DONE, EMPTY, Packed, Stream, Tail, pack, stream_of
 from shear_lit.data.preparing.reporting import StageProgress, page, report_rejected
-from shear_lit.data.preparing.selecting import Marks, Selection, select
+from shear_lit.data.preparing.selecting import Chosen, Marks, Selection, select
 from shear_lit.data.text.pieces import Piece, pieces
 from shear_lit.data.text.sources import Source
-from shear_lit.data.tokens.encoding import NOTHING, Encoded, Spool, contents_of, encode, joined
+from shear_lit.data.tokens.encoding import NOTHING, Encoded, contents_of, encode, joined
+from shear_lit.data.tokens.spools import Spool
 from shear_lit.disk.writing import write_file
 
 _EMPTY = SplitRecord(documents=0, tokens=0, tail_tokens=0, chunks=())
@@ -82,7 +83,7 @@ def tokenised(job: Job, sources: Sequence[Source], executor: Executor) -> dict[s
         domain.inputs = [Input(name, s.name, s.bytes, found.get(s.name, NOTHING)) for s in own]
         records = [encoded.record for encoded in domain.encoded]
         pairs = list(zip(domain.pieces, records, strict=True))
-        domain.rejected = report_rejected(name, pairs, job.settings.max_rejected_fraction)
+        domain.rejected = report_rejected(name, pairs, job.settings.max_rejected_fraction, job.field_key)
     return domains
 
 
@@ -202,6 +203,9 @@ def _split_record(
         chunks=(*before.chunks, *(one.chunk for one in new if one.chunk is not None)),
         duplicates=before.duplicates + selection.duplicates[split],
         padding=before.padding + sum(one.padding for one in new),
+        turns=before.turns + sum(one.turns for one in new),
+        cuts=before.cuts + _cuts(new, chosen),
+        learned=before.learned + sum(one.learned for one in new),
     )
     _log.info("%s: %d documents, %d sequences", stream.folder, record.documents, record.sequences)
     if not record.sequences:
@@ -210,6 +214,12 @@ def _split_record(
     folder.mkdir(parents=True, exist_ok=True)
     write_index(folder, record.chunks, length=length, per_chunk=job.per_chunk, token_type=job.token_type)
     return record
+
+
+def _cuts(new: Sequence[Packed], chosen: Sequence[Chosen]) -> int:
+    """At how many places conversations were cut."""
+    parts = sum(one.parts for one in new)
+    return parts - sum(one.documents for one in chosen) if parts else 0
 
 
 def _too_small(job: Job, domain: str, split: str, record: SplitRecord) -> DataError:
@@ -261,6 +271,7 @@ def _manifest(job: Job, domains: dict[str, DomainRecord], ledger: Ledger) -> Man
         tokens=asdict(settings.tokens),
         packing=settings.packing,
         split_special_tokens=settings.split_special_tokens,
+        chat=job.chat,
         ledger=ledger.records(),
         runs=ledger.run,
         fingerprint=content_fingerprint(job.tokenizer, settings.sequence_length, job.token_type, domains),

@@ -137,8 +137,7 @@ class DomainData(LightningDataModule):
         check_same_domains(self.domains, self.proportions, "data.mixture.proportions", where)
         self.mixture.check_names(self.domains, where)
         store = self._store(self.split)
-        if self._apart:
-            store.check_documents()
+        store.check_documents() if self._apart else store.check_together()
         self._check_validation()
         _ = self.references
         self.validation_loader()  # which refuses what it cannot work with

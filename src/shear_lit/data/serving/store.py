@@ -52,6 +52,7 @@ class SequenceStore(Dataset[DomainBatch]):
         """Where the data lies."""
         self._vocabulary = manifest.tokenizer.vocabulary
         self._is_earlier = manifest.format < FORMAT
+        self._is_chat = manifest.chat is not None
         self._type = np.dtype(manifest.token_type)
         self._bytes = self.sequence_length * self._type.itemsize
         self._folders = [f"{name}/{split}" for name in self.domains]
@@ -92,6 +93,19 @@ class SequenceStore(Dataset[DomainBatch]):
             "cross documents.",
             key="data.cross_document_attention",
         )
+
+    def check_together(self) -> None:
+        """Refuse to let attention cross documents where they are conversations.
+
+        Raises:
+            DataError: they are.
+        """
+        if self._is_chat:
+            raise DataError(
+                f"true: the data in {self.directory!r} is conversations, none of which goes on from the one before "
+                "it. Use data.cross_document_attention=false.",
+                key="data.cross_document_attention",
+            )
 
     def __getitem__(self, key: Key) -> DomainBatch:
         return self.read([key])

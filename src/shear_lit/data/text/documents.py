@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 EMPTY, INVALID, MALFORMED, TOO_LARGE = (
@@ -62,34 +63,49 @@ def repeated(text_field: str) -> str:
     return f"field {text_field!r} twice"
 
 
-def found_in_line(number: int, line: bytes, *, text_field: str, limit: int) -> Found:
-    """What a line with a JSON object is, with or without its newline; ``limit`` bytes is the most that it may have."""
+def found_in_line(
+    number: int, line: bytes, text_of: Callable[[bytes], tuple[str, str]], *, limit: int
+) -> Found:
+    """What a line with a JSON object is, with or without its newline.
+
+    Args:
+        number: Which one it is.
+        line: It, of which ``text_of`` gives the text, or an empty one and the reason why it has none.
+        text_of: As ``text_of_record`` does.
+        limit: Bytes that it may have at most.
+    """
     content = line.removesuffix(b"\n")
     if len(content) > limit:
         return Found(number, "", TOO_LARGE)
     content = content.removeprefix(BOM)
     if not content or content.isspace():
         return Found(number, "", BLANK)
-    return Found(number, *text_of_record(content, text_field))
+    return Found(number, *text_of(content))
 
 
 def text_of_record(line: bytes, text_field: str) -> tuple[str, str]:
     """The text of a line of JSON, or an empty one and the reason why it has none."""
-    try:
-        content = line.removeprefix(BOM).decode("utf-8")
-    except UnicodeDecodeError:
-        return "", _not_text(line, INVALID)
-    if _is_deep(content):
-        return "", NESTED
+    content, reason = json_of_line(line)
+    if reason:
+        return "", reason
     try:
         record = parsed(content)
     except ValueError:
-        return "", _not_text(line, MALFORMED)
+        return "", not_text(line, MALFORMED)
     if not isinstance(record, dict):
         return "", missing(text_field)
     if _has_two_texts(content, text_field):
         return "", repeated(text_field)
     return checked(record.get(text_field), missing(text_field))
+
+
+def json_of_line(line: bytes) -> tuple[str, str]:
+    """What a line of JSON says, not yet parsed, or nothing and the reason why it cannot be."""
+    try:
+        content = line.removeprefix(BOM).decode("utf-8")
+    except UnicodeDecodeError:
+        return "", not_text(line, INVALID)
+    return ("", NESTED) if _is_deep(content) else (content, "")
 
 
 def parsed(content: str) -> Any:
@@ -157,7 +173,7 @@ def listed(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
-def _not_text(line: bytes, reason: str) -> str:
+def not_text(line: bytes, reason: str) -> str:
     """``reason``, or a better one: JSON has no byte that is zero, UTF-16 has many."""
     return UTF_16 if 0 in line else reason
 

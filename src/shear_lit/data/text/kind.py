@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shear_lit.data.text.documents import Found
+from shear_lit.data.text.records import Records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ class Reading(Protocol):
     """How inputs are read."""
 
     @property
-    def text_field(self) -> str:
-        """Field or column that holds a record's document."""
+    def records(self) -> Records:
+        """What the document of a record is."""
 
     @property
     def unit_bytes(self) -> int:
@@ -95,7 +96,7 @@ class Kind(Protocol):
         """Look at the beginning of ``source``.
 
         Raises:
-            DataError: it shows already that the text field is wrong.
+            DataError: it shows already that its records have no documents, or that it has no records.
         """
 
 

@@ -43,6 +43,9 @@ KINDS: dict[str, Kind] = {
 }
 """Who cuts and reads each kind of input; ``sources`` says which files are of which."""
 
+WITHOUT_RECORDS = ("text", "megatron", "litdata", "npy", "uint16", "uint32")
+"""Kinds of inputs that are one document, or tokens, and have no records with fields."""
+
 _MOST_FILES = 1024  # that go together
 
 
@@ -89,6 +92,8 @@ def check_text_field(sources: Iterable[Source], reading: Reading) -> None:
             firsts.setdefault((source.domain, source.kind), source)
     for source in firsts.values():
         with _told(source.name):
+            if source.kind in WITHOUT_RECORDS:
+                reading.records.check_whole(source.name, source.domain)
             KINDS[source.kind].check(source, reading)
 
 

@@ -6,7 +6,7 @@ Worker processes import this module: it needs the tokenizers library and numpy, 
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +91,19 @@ def names_as_text(tokenizer: Tokenizer) -> Tokenizer:
     find one all the same where they make it of smaller pieces, a Unigram model always. So the names become ones that
     no text has, and no two pieces are joined to one. A name of one character stays what the model takes it for.
     """
+    found = renamed(tokenizer, _hidden)
+    found.encode_special_tokens = True
+    return found
+
+
+def renamed(tokenizer: Tokenizer, rename: Callable[[str], str]) -> Tokenizer:
+    """A tokenizer whose special tokens have other names, but for names of one character.
+
+    It adds no tokens around a text, and offsets are those of all that a token stands for.
+    """
     content = json.loads(tokenizer.to_str())
     names = {token["content"] for token in content["added_tokens"] if token["special"]}
-    hidden = {name: _hidden(name) for name in names if len(name) > 1}
+    hidden = {name: rename(name) for name in names if len(name) > 1}
     for token in content["added_tokens"]:
         token["content"] = hidden.get(token["content"], token["content"])
     model = content["model"]
@@ -106,9 +116,7 @@ def names_as_text(tokenizer: Tokenizer) -> Tokenizer:
     if model.get("unk_token") in hidden:
         model["unk_token"] = hidden[model["unk_token"]]
     content |= {"post_processor": None, "decoder": None, "truncation": None, "padding": None}
-    found = Tokenizer.from_str(json.dumps(content))
-    found.encode_special_tokens = True
-    return found
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def _hidden(name: str) -> str:

@@ -1,39 +1,41 @@
 """Tokenising one piece of work into a spool file: its tokens, and the hash and length of every document.
 
-A spool file is there wholly or not at all, and its name is a hash of all that decides what is in it: of the documents
-themselves, and of what makes their tokens. That it is there says that they are tokenised, whatever file they came from.
-One line of JSON is followed by the hashes, the lengths and the tokens. Worker processes import this module: it needs
-the tokenizers library and numpy, and neither torch nor transformers.
+The name of a spool file is a hash of all that decides what is in it: of the documents themselves, and of what makes
+their tokens. That it is there says that they are tokenised, whatever file they came from. Worker processes import this
+module: it needs the tokenizers library and numpy, and neither torch nor transformers.
 """
 
 import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shear_lit.data.prepared.chunks import write_part
 from shear_lit.data.text.documents import BLANK, UNCUTTABLE, Found, document_hash
 from shear_lit.data.text.pieces import Piece, Reading, documents
 from shear_lit.data.tokens.encoder import Encoder
-from shear_lit.disk.records import parse_values, record_of
+from shear_lit.data.tokens.spools import Flags, SpoolRecord, Tokens, record_of_spool, write_spool
 
 REPORTED = 5
 """How many rejected documents of a piece of work are named."""
-HASHES, LENGTHS = np.dtype("<u8"), np.dtype("<u4")
 
-_LINE_BYTES = 1 << 16
 _CONTENTS = 1 << 256
 NOTHING = "0" * 64
 """What an input without a document holds."""
-Tokens = NDArray[np.unsignedinteger]
+
+
+class Tokenised(NamedTuple):
+    """A document as tokens."""
+
+    ids: Tokens
+    """Their ids; none where the document cannot be used."""
+    flags: Flags | None = None
+    """What each of them is, as ``spools`` writes it; none for text, all of which is to be predicted."""
+    reason: str = ""
+    """Why it cannot be used; empty if it can be."""
 
 
 class Encoding(Reading, Protocol):
@@ -42,10 +44,6 @@ class Encoding(Reading, Protocol):
     @property
     def spools(self) -> Path:
         """Directory of the spool files."""
-
-    @property
-    def tokenizer_file(self) -> Path:
-        """File with the tokenizer."""
 
     @property
     def before(self) -> tuple[int, ...]:
@@ -63,31 +61,12 @@ class Encoding(Reading, Protocol):
     def tokens_key(self) -> str:
         """Hash of all that decides the tokens of a document, besides its text."""
 
-    @property
-    def split_special_tokens(self) -> bool:
-        """Whether text that looks like a special token is text."""
+    def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
+        """The tokens of each text in order, without those that are put before and after a document."""
 
     @property
     def vocabulary(self) -> int:
         """The largest token id that the tokenizer gives, and one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpoolRecord:
-    """What a spool file holds."""
-
-    documents: int
-    """Documents that can be used."""
-    tokens: int
-    """Their tokens."""
-    numbers: int
-    """Lines, rows or files that the piece of work has, usable or not."""
-    rejected: dict[str, int]
-    """Documents that cannot be used, by reason."""
-    first: list[tuple[int, str]]
-    """Number and reason of the first of these."""
-    token_type: str
-    """``uint16`` or ``uint32``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,55 +117,6 @@ def joined(pieces: Iterable[tuple[Piece, tuple[int, ...]]]) -> dict[str, str]:
     return {name: f"{content % _CONTENTS:064x}" for name, content in total.items()}
 
 
-class Spool:
-    """Reads a spool file."""
-
-    def __init__(self, path: Path) -> None:
-        """Open ``path``.
-
-        Raises:
-            OSError, ValueError: it is not there, or no whole spool file.
-        """
-        self.path = path
-        with path.open("rb") as file:
-            line = file.readline(_LINE_BYTES)
-            self.record = record_of(SpoolRecord, parse_values(line))
-            self._start, size = len(line), os.fstat(file.fileno()).st_size
-        if self.record.token_type not in ("uint16", "uint32"):
-            raise ValueError(f"{path} has tokens of {self.record.token_type!r}")
-        self._type = np.dtype(self.record.token_type).newbyteorder("<")
-        if size != self._tokens_start + self.record.tokens * self._type.itemsize:
-            raise ValueError(f"{path} has {size} bytes")
-
-    def hashes(self) -> NDArray[np.uint64]:
-        """Hashes of the documents, UInt64[documents, 2], the more significant half first."""
-        count = self.record.documents
-        return np.fromfile(self.path, HASHES, 2 * count, offset=self._start).reshape(count, 2)
-
-    def lengths(self) -> NDArray[np.int64]:
-        """Lengths of the documents in tokens, Int64[documents]."""
-        count = self.record.documents
-        return np.fromfile(self.path, LENGTHS, count, offset=self._start + 16 * count).astype(np.int64)
-
-    def tokens(self) -> Tokens:
-        """The tokens of all documents, one after the other, mapped into memory."""
-        if not self.record.tokens:
-            return np.empty(0, self._type)
-        return np.memmap(self.path, self._type, "r", offset=self._tokens_start)
-
-    @property
-    def _tokens_start(self) -> int:
-        return self._start + (2 * HASHES.itemsize + LENGTHS.itemsize) * self.record.documents
-
-
-def record_of_spool(path: Path) -> SpoolRecord | None:
-    """What a spool file holds, or ``None`` if it is not there or not whole."""
-    try:
-        return Spool(path).record
-    except (OSError, ValueError):
-        return None
-
-
 def _digest(document: Found) -> bytes:
     """SHA-256 of a document, or of why it cannot be used."""
     if document.tokens is not None:
@@ -208,15 +138,14 @@ def _write(path: Path, job: Encoding, found: list[Found]) -> SpoolRecord:
     tally = _Tally(found[-1].number if found else 0)
     usable = [document for document in found if tally.is_usable(document)]
     before, after = (np.array(ids, dtype=job.dtype) for ids in (job.before, job.after))
-    hashes, parts = bytearray(), list[Tokens]()
-    for document, ids in zip(usable, _tokens(job, usable), strict=True):
-        if ids is None:
-            tally.reject(document.number, UNCUTTABLE)
-        elif document.tokens is not None and int(ids.max()) >= job.vocabulary:
-            tally.reject(document.number, f"token ids beyond the tokenizer's {job.vocabulary:,}")
-        else:
-            hashes += document_hash(document.text) if document.tokens is None else _hash_of_tokens(ids)
-            parts.append(np.concatenate([before, ids, after], dtype=job.dtype, casting="unsafe"))
+    hashes, parts, flags = bytearray(), list[Tokens](), list[Flags]()
+    for document, found in zip(usable, _tokens(job, usable), strict=True):
+        if found.reason:
+            tally.reject(document.number, found.reason)
+            continue
+        hashes += document_hash(document.text) if document.tokens is None else _hash_of_tokens(found.ids)
+        parts.append(np.concatenate([before, found.ids, after], dtype=job.dtype, casting="unsafe"))
+        flags += [] if found.flags is None else [found.flags]
     record = SpoolRecord(
         documents=len(parts),
         tokens=sum(map(len, parts)),
@@ -224,26 +153,36 @@ def _write(path: Path, job: Encoding, found: list[Found]) -> SpoolRecord:
         rejected=dict(sorted(tally.rejected.items())),
         first=sorted(tally.first)[:REPORTED],
         token_type=job.dtype.name,
+        flagged=bool(flags),
     )
-    _write_spool(path, record, bytes(hashes), parts)
+    write_spool(path, record, bytes(hashes), parts, flags)
     return record
 
 
-def _tokens(job: Encoding, usable: list[Found]) -> Iterator[Tokens | None]:
+def _tokens(job: Encoding, usable: list[Found]) -> Iterator[Tokenised]:
     """The token ids of each document, whether it is text or came as such."""
-    texts = (document.text for document in usable if document.tokens is None)
-    encoded = _encoder(str(job.tokenizer_file), job.split_special_tokens, job.tokens_key).encode(texts)
+    encoded = job.tokenised(document.text for document in usable if document.tokens is None)
     for document in usable:
-        yield next(encoded) if document.tokens is None else np.asarray(document.tokens)
+        yield (
+            next(encoded)
+            if document.tokens is None
+            else _checked(np.asarray(document.tokens), job.vocabulary)
+        )
+
+
+def _checked(ids: Tokens, vocabulary: int) -> Tokenised:
+    too_large = int(ids.max()) >= vocabulary
+    return Tokenised(ids, reason=f"token ids beyond the tokenizer's {vocabulary:,}" if too_large else "")
+
+
+def text_tokenised(encoder: Encoder, texts: Iterable[str]) -> Iterator[Tokenised]:
+    """The tokens of each text, all of which is to be predicted."""
+    for ids in encoder.encode(texts):
+        yield Tokenised(np.empty(0, np.uint32), reason=UNCUTTABLE) if ids is None else Tokenised(ids)
 
 
 def _hash_of_tokens(ids: Tokens) -> bytes:
     return hashlib.sha256(ids.astype("<u4").tobytes()).digest()[:16]
-
-
-@lru_cache(maxsize=2)
-def _encoder(file: str, split_special_tokens: bool, key: str) -> Encoder:  # noqa: FBT001 (what it is known by)
-    return Encoder(file, split_special_tokens=split_special_tokens)
 
 
 class _Tally:
@@ -262,13 +201,3 @@ class _Tally:
     def reject(self, number: int, reason: str) -> None:
         self.rejected[reason] += 1
         self.first.append((number, reason))
-
-
-def _write_spool(path: Path, record: SpoolRecord, hashes: bytes, tokens: list[Tokens]) -> None:
-    """Write a spool file, wholly or not at all."""
-    head = (
-        json.dumps(asdict(record)).encode() + b"\n",
-        np.frombuffer(hashes, dtype=">u8").astype(HASHES).data,
-        np.array([len(part) for part in tokens], dtype=LENGTHS).data,
-    )
-    write_part(path, (*head, *(part.data for part in tokens)))

@@ -8,10 +8,12 @@ A client's file has ``PACKAGE``, ``prepare()`` (its imports), ``answer(job)`` an
 and abort. Each answer is written as its job ends.
 
 A job, one JSON a line: ``directory``, ``tokens`` (rows of ids), ``greedy_from`` (ids, or null) with ``new_tokens``,
-``text`` (or null), and ``logits``, the .npy file to write; the client is told ``log``, too, where what it prints goes.
+``text`` (or null), ``ends`` (ids), and ``logits``, the .npy file to write; the client is told ``log``, too, where what
+it prints goes.
 Its answer: ``directory``, ``version`` and ``seconds``; ``kind`` (logits or log_probabilities) of what is in the file
 ``logits``, one line for every position of every row in turn, or for those in ``positions``; ``greedy`` and ``ids``;
-``notes``; or else one line of ``error``.
+``stops``, those of ``ends`` behind which generation stops as the directory's own settings say; ``notes``; or else one
+line of ``error``.
 """
 
 import argparse

@@ -54,6 +54,8 @@ class Job:
     """How far."""
     text: str | None = None
     """Text whose ids are wanted; without one, the directory needs no tokenizer."""
+    ends: Sequence[int] = ()
+    """Ids that end a turn of a conversation: whether generation stops behind each is wanted."""
 
     def to_line(self) -> str:
         """The job as the client reads it."""
@@ -80,6 +82,8 @@ class Answer:
     """The ids that it wrote."""
     ids: Sequence[int] | None = None
     """The ids of the text."""
+    stops: Sequence[int] | None = None
+    """Those of the ids that end a turn behind which it stops; None: it was not asked, or does not tell."""
     notes: Sequence[str] = ()
     """What it warned of."""
     seconds: float = 0.0

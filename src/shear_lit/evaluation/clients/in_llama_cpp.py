@@ -64,6 +64,9 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
             "positions": positions,
             "greedy": _greedy(server, job) if job["greedy_from"] else None,
             "ids": None if job["text"] is None else server.ids(job["text"]),
+            "stops": [token for token in job["ends"] if server.stops_behind(token, job["greedy_from"])]
+            if job["greedy_from"]
+            else None,
         }
 
 
@@ -119,6 +122,14 @@ class _Server:
             raise RuntimeError(f"the server answered {json.dumps(found)}")
         best: list[dict[str, Any]] = found["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         return best
+
+    def stops_behind(self, token: int, prompt: list[int]) -> bool:
+        """Whether it stops where it is made to write ``token``."""
+        request = {"prompt": prompt, "max_tokens": 2, "temperature": 0, "logit_bias": [[token, 1e6]]}
+        found = self._server.handle_completions(request)
+        if "choices" not in found:
+            raise RuntimeError(f"the server answered {json.dumps(found)}")
+        return bool(found["choices"][0]["finish_reason"] == "stop")
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text, with what its tokenizer adds."""

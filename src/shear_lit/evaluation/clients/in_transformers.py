@@ -37,12 +37,16 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     with torch.inference_mode():
         rows = [model(input_ids=torch.tensor([row]), use_cache=False).logits[0] for row in job["tokens"]]
         np.save(job["logits"], torch.cat(rows).float().numpy())
+        stops = (
+            _stops(model, job) if job["greedy_from"] else None
+        )  # with the settings that come with the model
         greedy = _greedy(model, job) if job["greedy_from"] else None
     return {
         "kind": "logits",
         "logits": job["logits"],
         "greedy": greedy,
         "ids": None if job["text"] is None else _ids(job),
+        "stops": stops,
         "notes": notes.lines,
     }
 
@@ -59,6 +63,22 @@ def _model(directory: str) -> tuple[Any, dict[str, Any]]:
         **{name: torch.float32},
     )
     return model.eval(), report
+
+
+def _stops(model: Any, job: dict[str, Any]) -> list[int]:
+    """Which of the ids that end a turn are the last ones, where the model is made to write them."""
+    prompt, found = torch.tensor([job["greedy_from"]]), []
+    for token in job["ends"]:
+        settings = {
+            "sequence_bias": {(token,): 1e6},
+            "do_sample": False,
+            "max_new_tokens": 2,
+            "pad_token_id": 0,
+        }
+        written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+        if written.shape[1] == prompt.shape[1] + 1:
+            found.append(token)
+    return found
 
 
 def _greedy(model: Any, job: dict[str, Any]) -> list[int]:

@@ -43,7 +43,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     directory = Path(job["directory"])
     longest = max(len(row) + 1 for row in job["tokens"])
     if job["greedy_from"]:
-        longest = max(longest, len(job["greedy_from"]) + job["new_tokens"])
+        longest = max(longest, len(job["greedy_from"]) + max(2, job["new_tokens"]))
     engine = vllm.LLM(
         model=str(directory),
         dtype="float32",
@@ -66,6 +66,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
         "logits": job["logits"],
         "greedy": _greedy(engine, job) if job["greedy_from"] else None,
         "ids": None if job["text"] is None else list(engine.get_tokenizer().encode(job["text"])),
+        "stops": _stops(engine, job) if job["greedy_from"] else None,
     }
 
 
@@ -86,6 +87,19 @@ def _logits(engine: Any, tokens: list[int], vocabulary: int) -> np.ndarray:
         ids = np.fromiter(position.keys(), dtype=np.int64, count=len(position))
         logits[index, ids] = np.fromiter((entry.logprob for entry in position.values()), dtype=np.float32)
     return logits
+
+
+def _stops(engine: Any, job: dict[str, Any]) -> list[int]:
+    """Which of the ids that end a turn are the last ones, where the model is made to write them."""
+    found = []
+    for token in job["ends"]:
+        settings = vllm.SamplingParams(
+            temperature=0, max_tokens=2, logit_bias={token: 100.0}, detokenize=False
+        )
+        (written,) = engine.generate({"prompt_token_ids": job["greedy_from"]}, settings, use_tqdm=False)
+        if written.outputs[0].finish_reason == "stop":
+            found.append(token)
+    return found
 
 
 def _greedy(engine: Any, job: dict[str, Any]) -> list[int]:

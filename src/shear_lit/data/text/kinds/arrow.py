@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from shear_lit.data.text.documents import missing
 from shear_lit.data.text.kind import Piece, Reading, Source
-from shear_lit.data.text.kinds.blocks import Texts, binary, blocks, is_text, line_of, text_of_cell
-from shear_lit.data.text.refusals import check_fields, no_text_column, unreadable
+from shear_lit.data.text.kinds.blocks import Texts, blocks, line_of
+from shear_lit.data.text.refusals import unreadable
 
 _ROWS = 16  # looked at together
 _MAGIC = b"ARROW1"  # of the form with a directory
@@ -23,28 +22,27 @@ class ArrowFile(Texts):
     def check(self, source: Source, reading: Reading) -> None:
         """As in ``Kind``."""
         with _opened(source.name) as (schema, _):
-            _check_column(source.name, schema, reading.text_field)
+            _columns(source.name, schema, reading)
 
 
 def _lines(source: Source, reading: Reading) -> Iterator[tuple[int, bytes]]:
-    no_text, limit, before = missing(reading.text_field), reading.max_document_bytes, 0
+    before, records = 0, reading.records
     with _opened(source.name) as (schema, batches):
-        _check_column(source.name, schema, reading.text_field)
+        columns = _columns(source.name, schema, reading)
         for batch, fraction in batches:
-            column, after = batch.column(reading.text_field), int(source.bytes * fraction)
-            for start in range(0, len(column), _ROWS):
-                rows = binary(column.slice(start, _ROWS))
-                rows.validate(full=True)  # offsets from a file are not trusted before they are followed
-                position = before + (after - before) * start // len(column)
-                for content in rows.to_pylist():
-                    yield position, line_of(*text_of_cell(content, no_text, limit))
+            after = int(source.bytes * fraction)
+            for start in range(0, batch.num_rows, _ROWS):
+                rows = batch.select(columns).slice(start, _ROWS)
+                position = before + (after - before) * start // batch.num_rows
+                for text, reason in records.texts_of_batch(rows, reading.max_document_bytes):
+                    yield position, line_of(text, reason)
             before = after
 
 
-def _check_column(name: str, schema: Any, text_field: str) -> None:
-    check_fields(name, text_field, schema.names)
-    if not is_text(schema.field(text_field).type):
-        raise no_text_column(name, text_field, schema.field(text_field).type)
+def _columns(name: str, schema: Any, reading: Reading) -> list[str]:
+    columns = reading.records.columns(name, schema.names)
+    reading.records.check_types(name, schema)
+    return columns
 
 
 @contextmanager

@@ -2,13 +2,10 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from shear_lit.data.text.documents import TOO_LARGE, Found, text_of_bytes
+from shear_lit.data.text.documents import Found
 from shear_lit.data.text.items import lines_of_block
 from shear_lit.data.text.kind import Piece, Reading, Source
-
-_TEXT = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
 
 def blocks(source: Source, lines: Iterable[tuple[int, bytes]], unit_bytes: int) -> Iterator[Piece]:
@@ -51,25 +48,3 @@ class Texts:
 def line_of(text: str, reason: str) -> bytes:
     """A text that can be used, or the reason why there is none, as a line of a block."""
     return json.dumps([reason] if reason else text, ensure_ascii=False).encode() + b"\n"
-
-
-def text_of_cell(content: bytes | None, no_text: str, limit: int) -> tuple[str, str]:
-    """The text of a cell of a table, or an empty one and the reason why it has none; ``no_text`` where it is null."""
-    if content is None:
-        return "", no_text
-    return ("", TOO_LARGE) if len(content) > limit else text_of_bytes(content)
-
-
-def is_text(found: Any) -> bool:
-    """Whether a column of this type may hold text: bytes may, as some programs write text."""
-    name = str(found).removeprefix("dictionary<values=").partition(",")[0]
-    return name in _TEXT
-
-
-def binary(column: Any) -> Any:
-    """A column of text as bytes, which nobody has checked to be UTF-8."""
-    import pyarrow as arrow  # there is a column: it is imported already
-
-    if isinstance(column, arrow.DictionaryArray):
-        column = column.dictionary_decode()
-    return column.cast(arrow.large_binary())

@@ -8,10 +8,10 @@ from typing import IO
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.text.compression import opened
-from shear_lit.data.text.documents import BLANK, BOM, TOO_LARGE, UTF_16, checked, missing
+from shear_lit.data.text.documents import BLANK, BOM, TOO_LARGE, UTF_16
 from shear_lit.data.text.kind import Piece, Reading, Source
 from shear_lit.data.text.kinds.blocks import Texts, blocks, line_of
-from shear_lit.data.text.refusals import check_fields
+from shear_lit.data.text.records import chosen
 
 OPEN_QUOTE = "a quote that is not closed"
 """The reason for a row that ends with its file, inside a quoted value."""
@@ -32,9 +32,11 @@ class Delimited(Texts):
             return
         with opened(source.name) as (file, content):
             rows = _Rows(content, self._delimiter, reading.max_document_bytes)
-            column = _column(source, rows, reading)
+            names = _names(source, rows)
+            columns = reading.records.columns(source.name, names)
             lines = (
-                (file.tell(), line_of(*_text(row, reason, column, reading))) for row, reason in rows.read()
+                (file.tell(), line_of(*_text(row, names, columns, reason, reading)))
+                for row, reason in rows.read()
             )
             yield from blocks(source, lines, reading.unit_bytes)
 
@@ -42,11 +44,12 @@ class Delimited(Texts):
         """As in ``Kind``."""
         if source.bytes:
             with opened(source.name) as (_, content):
-                _column(source, _Rows(content, self._delimiter, reading.max_document_bytes), reading)
+                names = _names(source, _Rows(content, self._delimiter, reading.max_document_bytes))
+                reading.records.columns(source.name, names)
 
 
-def _column(source: Source, rows: "_Rows", reading: Reading) -> int:
-    """Where the text is, by the first line."""
+def _names(source: Source, rows: "_Rows") -> list[str]:
+    """The names of the columns, which are the first line."""
     names, reason = next(rows.read(), ([], ""))
     if any("\0" in name for name in names):
         reason = UTF_16
@@ -55,16 +58,15 @@ def _column(source: Source, rows: "_Rows", reading: Reading) -> int:
             f"{source.name!r} has no line of column names: its first line is {reason}. Convert it.",
             key=f"domains.{source.domain}",
         )
-    check_fields(source.name, reading.text_field, names)
-    return names.index(reading.text_field)
+    return names
 
 
-def _text(row: list[str], reason: str, column: int, reading: Reading) -> tuple[str, str]:
+def _text(
+    row: list[str], names: list[str], columns: list[str], reason: str, reading: Reading
+) -> tuple[str, str]:
     if reason:
         return "", reason
-    if not row:
-        return "", BLANK
-    return checked(row[column] if column < len(row) else None, missing(reading.text_field))
+    return reading.records.text_of_row(chosen(row, names, columns)) if row else ("", BLANK)
 
 
 class _Rows:

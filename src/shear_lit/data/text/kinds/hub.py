@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.text.documents import TOO_LARGE, checked, missing
+from shear_lit.data.text.documents import TOO_LARGE
 from shear_lit.data.text.kind import Piece, Reading, Source
 from shear_lit.data.text.kinds.blocks import Texts, blocks, line_of
-from shear_lit.data.text.refusals import check_fields
 
 HUB = "hf://"
 """What the name of a data set of the hub begins with."""
@@ -48,15 +47,15 @@ def open_hub(source: Source) -> Any:
 
 
 def _lines(source: Source, reading: Reading) -> Iterator[tuple[int, bytes]]:
-    loaded, field = open_hub(source), reading.text_field
-    check_fields(source.name, field, loaded.column_names)
+    loaded, records = open_hub(source), reading.records
+    columns = records.columns(source.name, loaded.column_names)
     count = len(loaded)
     rows = max(1, min(_MOST_ROWS, reading.unit_bytes * count // max(1, 4 * source.bytes)))
     number = 0
-    for batch in loaded.select_columns([field]).iter(rows):
-        for content in batch[field]:
+    for batch in loaded.select_columns(columns).iter(rows):
+        for row in zip(*(batch[column] for column in columns), strict=True):
             number += 1
-            text, reason = checked(content, missing(field))
+            text, reason = records.text_of_row(dict(zip(columns, row, strict=True)))
             if len(text.encode()) > reading.max_document_bytes:
                 text, reason = "", TOO_LARGE
             yield source.bytes * number // count, line_of(text, reason)

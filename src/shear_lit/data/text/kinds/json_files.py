@@ -73,7 +73,7 @@ class JsonArrays:
         """As in ``Kind``."""
         limit = reading.max_document_bytes
         for number, line in enumerate(lines_of_block(piece.block, limit), start=1):
-            found = found_in_line(number, line, text_field=reading.text_field, limit=limit)
+            found = found_in_line(number, line, reading.records.text_of_line, limit=limit)
             yield found._replace(reason=MALFORMED) if found.reason == BLANK else found
 
     def check(self, source: Source, reading: Reading) -> None:

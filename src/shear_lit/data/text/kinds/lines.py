@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from shear_lit.data.text.compression import opened
-from shear_lit.data.text.documents import BOM, Found, found_in_line, parsed, text_of_record
+from shear_lit.data.text.documents import BOM, Found, found_in_line, parsed
 from shear_lit.data.text.items import lines_of_block, lines_of_range, lines_of_stream
 from shear_lit.data.text.kind import Piece, Reading, Source
 from shear_lit.data.text.kinds.blocks import blocks
 from shear_lit.data.text.kinds.json_files import JsonArrays, check_is_no_object, holds_array
-from shear_lit.data.text.refusals import check_fields
 
 _LOOKED_AT = 100  # lines
 
@@ -69,17 +68,17 @@ class CompressedLines:
 
 def _found(lines: Iterable[bytes], reading: Reading) -> Iterator[Found]:
     for number, line in enumerate(lines, start=1):
-        yield found_in_line(number, line, text_field=reading.text_field, limit=reading.max_document_bytes)
+        yield found_in_line(number, line, reading.records.text_of_line, limit=reading.max_document_bytes)
 
 
 def _check(source: Source, reading: Reading) -> None:
     fields: dict[str, None] = {}
     for line in islice(_first_lines(source, reading), _LOOKED_AT):
-        if text_of_record(line, reading.text_field)[0]:
+        if reading.records.text_of_line(line)[0]:
             return
         fields |= dict.fromkeys(_fields(line))
     if fields:
-        check_fields(source.name, reading.text_field, fields)
+        reading.records.columns(source.name, fields)
 
 
 def _first_lines(source: Source, reading: Reading) -> Iterator[bytes]:

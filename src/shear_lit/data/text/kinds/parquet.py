@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from shear_lit.data.text.documents import Found, missing
+from shear_lit.data.text.documents import Found
 from shear_lit.data.text.kind import Piece, Reading, Source
-from shear_lit.data.text.kinds.blocks import Texts, binary, blocks, is_text, line_of, text_of_cell
-from shear_lit.data.text.refusals import check_fields, no_text_column, unreadable
+from shear_lit.data.text.kinds.blocks import Texts, blocks, line_of
+from shear_lit.data.text.refusals import unreadable
 
 _MOST_ROWS = 64  # read at once
 _LARGE = 2  # units: a larger row group is cut
@@ -23,7 +23,7 @@ class Parquet(Texts):
 
     def cut(self, source: Source, reading: Reading) -> Iterator[Piece]:
         """As in ``Kind``."""
-        sizes = _group_sizes(source.name, reading.text_field)
+        sizes = _group_sizes(source.name, reading)
         whole, start, before, done = max(1, sum(sizes)), 0, 0, 0
         for index, size in enumerate(sizes):
             is_large = size > _LARGE * reading.unit_bytes
@@ -50,7 +50,7 @@ class Parquet(Texts):
 
     def check(self, source: Source, reading: Reading) -> None:
         """As in ``Kind``."""
-        _group_sizes(source.name, reading.text_field)
+        _group_sizes(source.name, reading)
 
 
 def _share(source: Source, before: int, done: int, whole: int) -> int:
@@ -73,14 +73,12 @@ def _rows(source: Source, group: int, size: int, reading: Reading) -> Iterator[P
 
 
 def _texts(name: str, groups: list[int], reading: Reading) -> Iterator[tuple[str, str]]:
-    no_text, limit = missing(reading.text_field), reading.max_document_bytes
     # Pages are read as they are needed: a row group may be larger than the memory.
     with _table(name) as table:
         rows = _rows_at_once(table, groups, reading)
-        found = table.iter_batches(rows, row_groups=groups, columns=[reading.text_field], use_threads=False)
-        for batch in found:
-            for content in binary(batch.column(0)).to_pylist():
-                yield text_of_cell(content, no_text, limit)
+        columns = reading.records.columns(name, table.schema_arrow.names)
+        for batch in table.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
+            yield from reading.records.texts_of_batch(batch, reading.max_document_bytes)
 
 
 def _rows_at_once(table: Any, groups: list[int], reading: Reading) -> int:
@@ -95,13 +93,12 @@ def _row_count(name: str, group: int) -> int:
         return int(table.metadata.row_group(group).num_rows)
 
 
-def _group_sizes(name: str, text_field: str) -> list[int]:
+def _group_sizes(name: str, reading: Reading) -> list[int]:
     """Bytes of each row group."""
     with _table(name) as table:
         schema, metadata = table.schema_arrow, table.metadata
-        check_fields(name, text_field, schema.names)
-        if not is_text(schema.field(text_field).type):
-            raise no_text_column(name, text_field, schema.field(text_field).type)
+        reading.records.columns(name, schema.names)
+        reading.records.check_types(name, schema)
         return [_bytes(metadata.row_group(index)) for index in range(metadata.num_row_groups)]
 
 

@@ -1,0 +1,1 @@
+"""Talking to models: at a terminal, line by line through a pipe, or through a server that others ask."""

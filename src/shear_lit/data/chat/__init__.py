@@ -1,0 +1,1 @@
+"""From conversations to tokens, and which of them are the assistant's."""
