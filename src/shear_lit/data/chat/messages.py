@@ -60,6 +60,14 @@ class Conversation(NamedTuple):
         content = {"messages": self.messages} | ({"tools": self.tools} if self.tools else {})
         return json.dumps(content, ensure_ascii=False)
 
+    def as_lines(self) -> str:
+        """What it says, as lines: those of two conversations that say the same differ in white space and case alone."""
+        lines = []
+        for message in self.messages:
+            rest = {name: value for name, value in message.items() if name not in ("role", "content")}
+            lines += [message["role"], message["content"], *([json.dumps(rest)] if rest else [])]
+        return "\n".join([*lines, *([json.dumps(self.tools)] if self.tools else [])])
+
 
 class UnusableConversation(ValueError):
     """A record that is no conversation, or one that cannot be used; its text is the reason, the same for all alike."""

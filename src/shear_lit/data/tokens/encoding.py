@@ -61,6 +61,9 @@ class Encoding(Reading, Protocol):
     def tokens_key(self) -> str:
         """Hash of all that decides the tokens of a document, besides its text."""
 
+    def compared(self, text: str) -> str:
+        """What of a document tells whether another one is the same; see ``document_hash``."""
+
     def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
         """The tokens of each text in order, without those that are put before and after a document."""
 
@@ -143,7 +146,8 @@ def _write(path: Path, job: Encoding, found: list[Found]) -> SpoolRecord:
         if found.reason:
             tally.reject(document.number, found.reason)
             continue
-        hashes += document_hash(document.text) if document.tokens is None else _hash_of_tokens(found.ids)
+        is_text = document.tokens is None
+        hashes += document_hash(job.compared(document.text)) if is_text else _hash_of_tokens(found.ids)
         parts.append(np.concatenate([before, found.ids, after], dtype=job.dtype, casting="unsafe"))
         flags += [] if found.flags is None else [found.flags]
     record = SpoolRecord(
