@@ -19,8 +19,8 @@ from tests.data.chat.subjects import (
     text_tokenizer,
 )
 
-SAMPLE = 5000 if os.environ.get("SHEAR_LIT_TUNE") == "all" else 12
-"""Conversations for each template and tokenizer; ``make tune`` takes 5,000."""
+SAMPLE = 600 if os.environ.get("SHEAR_LIT_TUNE") == "all" else 12
+"""Conversations for each template and tokenizer; ``make tune`` takes 16,200 in all."""
 
 
 def chat(*contents, system=None):

@@ -136,7 +136,7 @@ def _message(entry: Any) -> dict[str, Any]:
     if known is None:
         raise UnusableConversation(UNKNOWN_ROLE)
     calls = entry.get("tool_calls")
-    message = {"role": known, "content": "" if content is None and calls else _text(content)}
+    message: dict[str, Any] = {"role": known, "content": "" if content is None and calls else _text(content)}
     if calls:
         message["tool_calls"] = _calls(calls)
     for name in ("tool_call_id", "name", "reasoning_content"):
@@ -174,7 +174,9 @@ def _calls(calls: Any) -> list[dict[str, Any]]:
     """Calls of tools, whose arguments OpenAI writes as JSON inside a string, and templates want as what it says."""
     found = []
     for call in calls if isinstance(calls, Sequence) and not isinstance(calls, str) else [None]:
-        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(call, Mapping):
+            raise UnusableConversation(NO_CALLS)
+        function = call.get("function")
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise UnusableConversation(NO_CALLS)
         arguments = function.get("arguments") or {}
