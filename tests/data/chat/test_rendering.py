@@ -2,14 +2,16 @@
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shear_lit.data.chat.messages import Conversation, UnusableConversation
 from shear_lit.data.chat.rendering import Renderer
-from shear_lit.data.chat.templates import ChatTemplate
+from shear_lit.data.chat.templates import ChatTemplate, find_template
 from shear_lit.data.errors import DataError
+from shear_lit.data.tokens.tokenizer import load_tokenizer
 from tests.data.chat.subjects import (
     KINDS,
     TEMPLATES,
@@ -119,6 +121,27 @@ def rendered_by(kind, source, *, allowed=(), **variables):
     special = {"bos_token": "<s>", "eos_token": "</s>"}
     template = ChatTemplate(name="of a test", source=source, special_tokens=special, variables=variables)
     return Renderer(text_tokenizer(kind).backend, template, allowed=allowed)
+
+
+SMOLLM2 = Path("~/.cache/shear_lit/smollm2-135m-instruct").expanduser()
+
+
+@pytest.mark.assets
+@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="the demo has not fetched its source")
+def test_smollm2s_own_template_gives_its_own_ids():
+    """Its template writes a system message of its own, of which nothing is learned, nor is any of it a delimiter."""
+    from transformers import AutoTokenizer
+
+    tokenizer, theirs = load_tokenizer(str(SMOLLM2)), AutoTokenizer.from_pretrained(SMOLLM2)
+    own = Renderer(tokenizer.backend, find_template(tokenizer))
+    assert own.delimiters == set()
+    for conversation in sample(4, 30, "smollm2"):
+        rendered = own.render(conversation)
+        assert rendered.ids.tolist() == theirs.apply_chat_template(conversation.messages, return_dict=False)
+        learned = [theirs.decode(rendered.ids[part]) for part in runs(rendered.learned)]
+        answers = [m["content"] for m in conversation.messages if m["role"] == "assistant"]
+        # White space at the beginning of an answer may be one token with the line break of the header.
+        assert [text.lstrip() for text in learned] == [f"{answer.lstrip()}<|im_end|>" for answer in answers]
 
 
 # Text that imitates a template
