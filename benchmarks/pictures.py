@@ -72,6 +72,7 @@ def pairs(asked):
 
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
+        (place / "toy").mkdir()
         toy = write_toy(place / "toy")
         texts = [str(path) for path in (place / "toy").glob("*.jsonl")]
         write_source(place / "source", trained_tokenizer(texts), **MODEL)

@@ -89,25 +89,30 @@ def _table(rows: object, heads: tuple[str, ...] = ()) -> str:
 
     lines = [f"<tr>{''.join(cells(heads, 'th'))}</tr>"] if heads else []
     lines += [f"<tr>{''.join(cells(row, 'td'))}</tr>" for row in rows]  # type: ignore[attr-defined]
-    return f"<table>{''.join(lines)}</table>"
+    return f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>'
 
 
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Ranking</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+.wide {{ overflow-x: auto; }}
+h1, h2, td {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 td, th {{ border-bottom: 1px solid #ddd; padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; }}
 .row {{ display: flex; align-items: end; gap: .75rem; margin: .25rem 0; }}
 .low {{ margin: 1px 0; line-height: 1.1; }}
 .low .bars {{ height: 1.1rem; }}
-.row span {{ width: 2rem; text-align: right; color: #777; }}
-.bars {{ display: flex; align-items: end; gap: 1px; height: 2.5rem; max-width: 70vw; border-bottom: 1px solid #bbb; }}
+.row span {{ width: 2rem; text-align: right; color: #595959; }}
+.bars {{ display: flex; align-items: end; gap: 1px; height: 2.5rem; max-width: 55vw; border-bottom: 1px solid #bbb; }}
 .bars i {{ flex: 1; background: #3b6ea5; min-height: 1px; }}
-small {{ color: #777; }}
+small {{ color: #595959; }}
 </style>
+<main>
 {content}
+</main>
 </html>
 """
