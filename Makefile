@@ -13,7 +13,7 @@
 # make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured; looks
 # the shipped suites up in the harness's whole registry; and lets two processes share a text.
 # make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.
-# make tune holds the labels of 5,000 conversations of each chat template and kind of tokenizer against the template
+# make tune holds the labels of 16,200 conversations, of each chat template and kind of tokenizer, against the template
 # rendered turn by turn, and their ids against transformers; and tunes in every way: on several processes, resumed, with
 # adapters in every family.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they

@@ -486,7 +486,6 @@ CASES: tuple[Case, ...] = (
         ("--packing=concatenate", "packing is no key"),
         ("--append_eos=true", "append_eos is no key"),
         ("--text_field=body", "text_field is no key"),
-        ("--domains.talk={toy}/gqa-tied/tokenizer.json", "domains.talk"),
         ("--domains.talk=uint16:{toy}/law.jsonl", "domains.talk=", "has no records"),
         ("--shares.prune=2", "shares", "prune"),
     ),

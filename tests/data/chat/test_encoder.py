@@ -30,7 +30,7 @@ def encoder_of(tmp_path_factory):
 def test_long_conversations_are_cut_where_questions_begin(encoder_of, name):
     """Each part is as long as it can be, and is what the template makes of its messages behind the system message."""
     numbers, own = random.Random(5), renderer("bytes", name)
-    for _ in range(10):
+    for _ in range(4):
         conversation = random_conversation(numbers, turns=6)
         messages = conversation.messages
         head = messages[: len(messages) % 2]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from shear_lit.data.chat.marking import answers_of
 from shear_lit.data.chat.messages import ASSISTANT, Conversation, UnusableConversation, conversation_of_text
 from shear_lit.data.chat.rendering import Rendered, Renderer
 from shear_lit.data.prepared.conversations import ChatRecord
@@ -57,11 +58,14 @@ class ChatEncoder:
         whole = self._renderer.render(conversation)
         if len(whole.ids) <= self._length:
             return [whole]
+        # A question at the end that has no answer is of no use once it is a part of its own.
+        answered = conversation.messages[: answers_of(conversation)[-1] + 1]
+        conversation = Conversation(answered, conversation.tools)
         head, exchanges = _exchanges(conversation)
         parts, begin = list[Rendered](), 0
         while begin < len(exchanges):
             part, begin = self._longest(conversation, head, exchanges, begin)
-            if part.learned.any():  # questions at the end may have no answer
+            if part.learned.any():  # its answers may all be of weight 0
                 parts.append(part)
         if not parts:
             raise UnusableConversation(TOO_LONG)

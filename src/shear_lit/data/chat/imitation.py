@@ -84,8 +84,8 @@ class Imitations:
                 if found[0] not in self._allowed and _is_apart(text, found):
                     return self._reason(found[0])
         for text in others:
-            if found := self._any_special.search(text):
-                return self._reason(found[0])
+            if special := self._any_special.search(text):
+                return self._reason(special[0])
         return ""
 
     def has_special(self, texts: Iterable[str]) -> bool:

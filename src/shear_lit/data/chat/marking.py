@@ -138,7 +138,7 @@ def _regions(text: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> l
     for index, (_, number) in enumerate(places):
         previous = found[-1].end if found else 0
         start, end = starts.get(number), ends.get(number)
-        if start is None:
+        if start is None and end is not None:
             first = _MOVED.search(text, previous, end)
             start = first.start() if first else end
         if end is None:

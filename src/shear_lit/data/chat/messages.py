@@ -60,6 +60,14 @@ class Conversation(NamedTuple):
         content = {"messages": self.messages} | ({"tools": self.tools} if self.tools else {})
         return json.dumps(content, ensure_ascii=False)
 
+    def as_lines(self) -> str:
+        """What it says, as lines: those of two conversations that say the same differ in white space and case alone."""
+        lines = []
+        for message in self.messages:
+            rest = {name: value for name, value in message.items() if name not in ("role", "content")}
+            lines += [message["role"], message["content"], *([json.dumps(rest)] if rest else [])]
+        return "\n".join([*lines, *([json.dumps(self.tools)] if self.tools else [])])
+
 
 class UnusableConversation(ValueError):
     """A record that is no conversation, or one that cannot be used; its text is the reason, the same for all alike."""
@@ -128,7 +136,7 @@ def _message(entry: Any) -> dict[str, Any]:
     if known is None:
         raise UnusableConversation(UNKNOWN_ROLE)
     calls = entry.get("tool_calls")
-    message = {"role": known, "content": "" if content is None and calls else _text(content)}
+    message: dict[str, Any] = {"role": known, "content": "" if content is None and calls else _text(content)}
     if calls:
         message["tool_calls"] = _calls(calls)
     for name in ("tool_call_id", "name", "reasoning_content"):
@@ -166,7 +174,9 @@ def _calls(calls: Any) -> list[dict[str, Any]]:
     """Calls of tools, whose arguments OpenAI writes as JSON inside a string, and templates want as what it says."""
     found = []
     for call in calls if isinstance(calls, Sequence) and not isinstance(calls, str) else [None]:
-        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(call, Mapping):
+            raise UnusableConversation(NO_CALLS)
+        function = call.get("function")
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise UnusableConversation(NO_CALLS)
         arguments = function.get("arguments") or {}

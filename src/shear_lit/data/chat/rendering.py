@@ -124,7 +124,7 @@ class Renderer:
         template = self.template
         messages = [{k: v for k, v in m.items() if k != "weight"} for m in conversation.messages]
         try:
-            (text,), _ = render_jinja_template(
+            rendered: Any = render_jinja_template(
                 conversations=[messages],
                 tools=conversation.tools or None,
                 chat_template=template.source,
@@ -137,7 +137,7 @@ class Renderer:
             raise UnusableConversation(REFUSED + known) from error
         except Exception as error:  # what a template does to values that it did not expect
             raise UnusableConversation(f"{REFUSED} ({type(error).__name__})") from error
-        return str(text)
+        return str(rendered[0][0])
 
     def render(self, conversation: Conversation) -> Rendered:
         """The tokens of a conversation.
@@ -239,8 +239,8 @@ class Renderer:
         """The tokens of a marked text, in which the template's special tokens have the names that they have here."""
         parts, before, special = [], 0, 0
         for name in self._any_special.finditer(found.moved):
-            own = moved(name[0]) if len(name[0]) > 1 else name[0]
-            parts += [moved_back(found.moved[before : name.start()]), own]
+            hidden = moved(name[0]) if len(name[0]) > 1 else name[0]
+            parts += [moved_back(found.moved[before : name.start()]), hidden]
             before, special = name.end(), special + 1
         text = "".join([*parts, moved_back(found.moved[before:])])
         encoding = self._tokenizer.encode(text, add_special_tokens=False)

@@ -1,6 +1,7 @@
 """Best-fit packing: which document goes into which sequence, and how sequences are laid out."""
 
 from bisect import bisect_left, insort
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from shear_lit.data.prepared.chunks import SequenceDocuments
 from shear_lit.data.tokens.spools import BEGINS
 
+Value = TypeVar("Value", bound=np.generic)
 Placed = list[list[tuple[int, int]]]
 """The documents of each sequence, in order: where each begins in the stream, and its length in tokens."""
 
@@ -45,7 +47,7 @@ def parts_of(flags: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.flatnonzero(flags & BEGINS)
 
 
-def laid_out(values: NDArray[np.generic], sequences: Placed, length: int) -> NDArray[np.generic]:
+def laid_out(values: NDArray[Value], sequences: Placed, length: int) -> NDArray[Value]:
     """What stands in the sequences, one after the other, of one value for each token; padding is 0."""
     laid = np.zeros((len(sequences), length), dtype=values.dtype)
     for row, pieces in zip(laid, sequences, strict=True):

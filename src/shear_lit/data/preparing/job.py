@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from shear_lit.data.chat.messages import conversation_of_text
 from shear_lit.data.chat.records import Conversations
 from shear_lit.data.prepared.conversations import ChatRecord
 from shear_lit.data.prepared.manifest import TokenizerRecord
@@ -88,6 +89,10 @@ class Job:
         """What decides the tokens of a document, besides its text and the tokenizer."""
         raise NotImplementedError
 
+    def compared(self, text: str) -> str:
+        """What of a document tells whether another one is the same."""
+        return text
+
     def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
         """The tokens of each text in order, without those that are put before and after a document."""
         raise NotImplementedError
@@ -165,6 +170,10 @@ class ChatJob(Job):
     """What the user asked for."""
     made_by: ChatRecord
     """The template, and what else makes tokens of conversations."""
+
+    def compared(self, text: str) -> str:
+        """As in ``Job``: what its messages say."""
+        return conversation_of_text(text).as_lines()
 
     def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
         """As in ``Job``: what the assistant says is to be predicted."""

@@ -198,13 +198,13 @@ def _write(job: Job, task: ChunkTask, folder: Path) -> Packed:
     packed = Packed(chunk=None, padding=len(tokens) - text)
     if job.chat is None:
         return replace(packed, chunk=write_chunk(folder, task.number, [tokens], bounds, length))
-    learned = laid_out(found.flags & LEARNED, sequences, length)
+    learned = laid_out(found.flags & LEARNED > 0, sequences, length)
     return replace(
         packed,
-        chunk=write_chunk(folder, task.number, [tokens], bounds, length, learned=learned > 0),
+        chunk=write_chunk(folder, task.number, [tokens], bounds, length, learned=learned),
         parts=len(starts),
         turns=int((found.flags & ANSWERS > 0).sum()),
-        learned=int((learned > 0).sum()),
+        learned=int(learned.sum()),
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import SPLITS, Bounds
-from shear_lit.data.preparing.settings import PrepareSettings, SplitShares, SplitTokens
+from shear_lit.data.preparing.settings import CommonSettings, SplitShares, SplitTokens
 from shear_lit.data.text.documents import PLACES, place_of
 from shear_lit.data.tokens.spools import Spool
 
@@ -85,7 +85,7 @@ def marks_of(path: Path, start: int, documents: int) -> NDArray[np.uint8]:
 
 
 def select(
-    domain: str, marks: Marks, numbers: Sequence[int], settings: PrepareSettings, frozen: Bounds | None
+    domain: str, marks: Marks, numbers: Sequence[int], settings: CommonSettings, frozen: Bounds | None
 ) -> Selection:
     """Divide the documents of ``domain``, which are in the spools ``numbers``, and write it into ``marks``.
 
@@ -168,7 +168,7 @@ def place_below(documents: Callable[[], Documents], top: float, tokens: int) -> 
     return low / PLACES, there
 
 
-def _bounds(domain: str, marks: Marks, numbers: Sequence[int], settings: PrepareSettings) -> Bounds:
+def _bounds(domain: str, marks: Marks, numbers: Sequence[int], settings: CommonSettings) -> Bounds:
     def documents() -> Documents:
         for number in numbers:
             spool, kept = marks.spools[number], marks.of(number) == 0

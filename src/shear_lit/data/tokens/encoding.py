@@ -61,6 +61,9 @@ class Encoding(Reading, Protocol):
     def tokens_key(self) -> str:
         """Hash of all that decides the tokens of a document, besides its text."""
 
+    def compared(self, text: str) -> str:
+        """What of a document tells whether another one is the same; see ``document_hash``."""
+
     def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
         """The tokens of each text in order, without those that are put before and after a document."""
 
@@ -139,13 +142,14 @@ def _write(path: Path, job: Encoding, found: list[Found]) -> SpoolRecord:
     usable = [document for document in found if tally.is_usable(document)]
     before, after = (np.array(ids, dtype=job.dtype) for ids in (job.before, job.after))
     hashes, parts, flags = bytearray(), list[Tokens](), list[Flags]()
-    for document, found in zip(usable, _tokens(job, usable), strict=True):
-        if found.reason:
-            tally.reject(document.number, found.reason)
+    for document, one in zip(usable, _tokens(job, usable), strict=True):
+        if one.reason:
+            tally.reject(document.number, one.reason)
             continue
-        hashes += document_hash(document.text) if document.tokens is None else _hash_of_tokens(found.ids)
-        parts.append(np.concatenate([before, found.ids, after], dtype=job.dtype, casting="unsafe"))
-        flags += [] if found.flags is None else [found.flags]
+        is_text = document.tokens is None
+        hashes += document_hash(job.compared(document.text)) if is_text else _hash_of_tokens(one.ids)
+        parts.append(np.concatenate([before, one.ids, after], dtype=job.dtype, casting="unsafe"))
+        flags += [] if one.flags is None else [one.flags]
     record = SpoolRecord(
         documents=len(parts),
         tokens=sum(map(len, parts)),
