@@ -152,7 +152,8 @@ class Renderer:
 
     def prompt(self, conversation: Conversation) -> NDArray[np.uint32]:
         """The ids of the tokens behind which the assistant is to answer; as ``render``."""
-        asked = self._first(conversation, len(conversation.messages), self._usable(conversation)[1], asks=True)
+        count = len(conversation.messages)
+        asked = self._first(conversation, count, self._usable(conversation)[1], asks=True)
         return self._tokenised(asked, [], []).ids
 
     def _usable(self, conversation: Conversation) -> tuple[Marked, list[str]]:
