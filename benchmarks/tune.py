@@ -115,9 +115,8 @@ def transcript(source: Path, model: Path, conversations: list[list[dict[str, str
 def validations(place: Path) -> dict[str, float]:
     """The loss of held-out answers by step, in nats per token."""
     with (place / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    column = f"loss/validation/{DOMAIN}"
-    return {row["step"]: round(float(row[column]), 4) for row in rows if row.get(column)}
+        rows = [row for row in csv.DictReader(file) if row["name"] == f"loss/validation/{DOMAIN}"]
+    return {row["step"]: round(float(row["value"]), 4) for row in rows}
 
 
 def main() -> None:

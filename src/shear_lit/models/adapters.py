@@ -18,7 +18,7 @@ from shear_lit.models.registry import family_of
 from shear_lit.ranges import Count, Fraction, PositiveNumber, as_plain_numbers
 from shear_lit.theory.noise import mixed
 
-EVERY = "all"
+EVERY: Literal["all"] = "all"
 """The word for all linear layers of the blocks."""
 _BASE, _DOWN, _UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 
