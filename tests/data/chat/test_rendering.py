@@ -21,7 +21,7 @@ from tests.data.chat.subjects import (
     text_tokenizer,
 )
 
-SAMPLE = 600 if os.environ.get("SHEAR_LIT_TUNE") == "all" else 12
+SAMPLE = 600 if os.environ.get("SHEAR_LIT_TUNE") == "all" else 6
 """Conversations for each template and tokenizer; ``make tune`` takes 16,200 in all."""
 
 
@@ -336,6 +336,20 @@ def test_an_answer_of_weight_0_is_not_learned():
     assert learned == ["w<|im_end|>"] and len(rendered.answers) == 2
     conversation.messages[1]["weight"] = 1
     assert renderer("bytes", "chatml").render(conversation).learned.sum() > rendered.learned.sum()
+
+
+def test_headers_of_a_template_that_knows_no_asking_are_not_learned():
+    own = rendered_by("bytes", chatml("m.content").removesuffix(ASKS))
+    rendered = own.render(chat("x", "y", "z", "w"))
+    learned = [reference("bytes").decode(rendered.ids[part]) for part in runs(rendered.learned)]
+    assert learned == ["y<|im_end|>", "w<|im_end|>"]
+
+
+def test_what_a_template_writes_before_an_answer_that_it_asks_for_is_learned():
+    own = rendered_by("bytes", chatml("('<think></think>' if m.role == 'assistant' else '') + m.content"))
+    rendered = own.render(chat("x", "y"))
+    (part,) = runs(rendered.learned)
+    assert reference("bytes").decode(rendered.ids[part]) == "<think></think>y<|im_end|>"
 
 
 def test_a_conversation_may_begin_with_an_answer():

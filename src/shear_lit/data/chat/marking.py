@@ -19,8 +19,8 @@ from shear_lit.data.chat.messages import ASSISTANT, Conversation
 
 _PLANE, _SIZE = 0xF0000, 0x10000
 _BEGINS, _ENDS = 0x100000, 0x108000  # and the number of the message
-MOST_MESSAGES = _ENDS - _BEGINS
-"""A conversation has fewer."""
+MOST_MESSAGES = TOOLS = _ENDS - _BEGINS - 1
+"""A conversation has fewer; its tools have this number."""
 _STAYS = '"\\\x7f'  # and all that is no larger than a space
 _PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 _MARK = re.compile("[\U00100000-\U0010ffff]")
@@ -32,7 +32,7 @@ class Region:
     """Where the text of a message lies in a rendered conversation."""
 
     message: int
-    """Which message it is, from 0; tools come after the last one."""
+    """Which message it is, from 0; ``TOOLS``, if it is none."""
     start: int
     """Where its first character lies that is no white space."""
     end: int
@@ -112,7 +112,7 @@ def marked(conversation: Conversation, kept: Collection[str] = ()) -> Conversati
     messages = [
         _marked_message(message, number, kept) for number, message in enumerate(conversation.messages)
     ]
-    return Conversation(messages, _each(conversation.tools, _marker(len(messages), kept), ("type",)))
+    return Conversation(messages, _each(conversation.tools, _marker(TOOLS, kept), ("type",)))
 
 
 def read_marked(rendered: str) -> Marked:

@@ -145,41 +145,39 @@ class Renderer:
         Raises:
             UnusableConversation: it has text that imitates the template's, or the template cannot express it.
         """
-        found, kept = self._usable(conversation)
-        spans = [self._span(conversation, found, number, kept) for number in answers_of(conversation)]
+        found, shown = self._usable(conversation)
+        spans = [self._span(shown, found, number) for number in answers_of(conversation)]
         weights = [conversation.messages[number].get("weight", 1) for number in answers_of(conversation)]
         return self._tokenised(found, spans, weights)
 
     def prompt(self, conversation: Conversation) -> NDArray[np.uint32]:
         """The ids of the tokens behind which the assistant is to answer; as ``render``."""
-        count = len(conversation.messages)
-        asked = self._first(conversation, count, self._usable(conversation)[1], asks=True)
-        return self._tokenised(asked, [], []).ids
+        _, shown = self._usable(conversation)
+        return self._tokenised(read_marked(self.text(shown, asks=True)), [], []).ids
 
-    def _usable(self, conversation: Conversation) -> tuple[Marked, list[str]]:
-        """As ``_marked``, of a conversation that has nothing which a reader would take for the template's."""
+    def _usable(self, conversation: Conversation) -> tuple[Marked, Conversation]:
+        """As ``_marked``, of a conversation without imitations and of which all is written."""
         texts, others = strings_of(conversation)
         if len(conversation.messages) >= MOST_MESSAGES:
             raise UnusableConversation(TOO_MANY)
         private = any(map(is_private, (*texts, *others)))
         if reason := NO_PRIVATE if private else self._imitations.reason(texts, others):
             raise UnusableConversation(reason)
-        found, kept = self._marked(conversation, texts)
+        found, shown = self._marked(conversation, texts)
         self._check_whole(conversation, found)
-        return found, kept
+        return found, shown
 
-    def _marked(self, conversation: Conversation, texts: Sequence[str]) -> tuple[Marked, list[str]]:
-        """The text of a conversation, marked, and what of messages was not moved for that."""
-        text = self.text(conversation)
-        found = read_marked(self.text(marked(conversation)))
-        if found.text == text:
-            return found, []
+    def _marked(self, conversation: Conversation, texts: Sequence[str]) -> tuple[Marked, Conversation]:
+        """The text of a conversation, marked, and the conversation with the marks that it was made of."""
+        text, shown = self.text(conversation), marked(conversation)
+        if (found := read_marked(self.text(shown))).text == text:
+            return found, shown
         # The template may look for a text in messages: what it names is left as it is, if it is no special token.
         kept = [constant for constant in self._constants if any(constant in one for one in texts)]
         if kept and not self._imitations.has_special(texts):
-            found = read_marked(self.text(marked(conversation, kept)))
-            if found.text == text:
-                return found, kept
+            shown = marked(conversation, kept)
+            if (found := read_marked(self.text(shown))).text == text:
+                return found, shown
         raise UnusableConversation(CHANGED)
 
     @cached_property
@@ -202,39 +200,41 @@ class Renderer:
         except UnusableConversation:
             return False
 
-    def _span(
-        self, conversation: Conversation, found: Marked, number: int, kept: Sequence[str]
-    ) -> tuple[int, int]:
+    def _span(self, shown: Conversation, found: Marked, number: int) -> tuple[int, int]:
         """From which character to which one the text is what the assistant writes as message ``number``."""
         region = found.region(number)
         if region is None:
             raise UnusableConversation(LEFT_OUT_TOOLS)
-        return self._start(conversation, found, region, kept), self._end(conversation, found, region, kept)
+        return self._start(shown, found, region), self._end(shown, found, region)
 
-    def _start(self, conversation: Conversation, found: Marked, region: Region, kept: Sequence[str]) -> int:
+    def _start(self, shown: Conversation, found: Marked, region: Region) -> int:
         before = found.before(region)
         if not region.message:
             return region.start  # a conversation that begins with an answer: nothing asks for it
-        asked = self._first(conversation, region.message, kept, asks=True).tail()
-        if before.startswith(asked):
-            return region.start - len(before) + len(asked)
-        if asked.startswith(
-            before
-        ):  # the template asks for an answer by its beginning, which it then leaves out
+        asked = self._tail(shown, region.message, asks=True)
+        if asked.startswith(before):  # it asks by the beginning of an answer, which it then leaves out
             return region.start
-        raise UnusableConversation(NOT_ASKED)
+        if not before.startswith(asked):
+            raise UnusableConversation(NOT_ASKED)
+        more = before[len(asked) :]
+        if more.strip() and asked == self._tail(shown, region.message, asks=False):
+            return region.start  # it knows no asking, and writes a header of its own before an answer
+        return region.start - len(more)
 
-    def _end(self, conversation: Conversation, found: Marked, region: Region, kept: Sequence[str]) -> int:
-        ended = self._first(conversation, region.message + 1, kept, asks=False).tail()
+    def _end(self, shown: Conversation, found: Marked, region: Region) -> int:
         end = self._any_special.search(behind := found.behind(region))
-        if end is None or not ended.startswith(behind[: end.end()]):
+        if end is None:
             raise UnusableConversation(NO_END)
+        if region.message + 1 < len(shown.messages):
+            ended = self._tail(shown, region.message + 1, asks=False)
+            if not ended.startswith(behind[: end.end()]):  # it is the next message's
+                raise UnusableConversation(NO_END)
         return region.end + end.end()
 
-    def _first(self, conversation: Conversation, messages: int, kept: Sequence[str], *, asks: bool) -> Marked:
-        """The first messages of a conversation alone."""
-        first = Conversation(conversation.messages[:messages], conversation.tools)
-        return read_marked(self.text(marked(first, kept), asks=asks))
+    def _tail(self, shown: Conversation, messages: int, *, asks: bool) -> str:
+        """What the template writes behind the last of the first messages of a conversation alone."""
+        first = Conversation(shown.messages[:messages], shown.tools)
+        return read_marked(self.text(first, asks=asks)).tail()
 
     def _tokenised(self, found: Marked, spans: Sequence[tuple[int, int]], weights: Sequence[int]) -> Rendered:
         """The tokens of a marked text, in which the template's special tokens have the names that they have here."""
@@ -263,10 +263,10 @@ class Renderer:
         for roles in ([_SYSTEM, *_PROBE], _PROBE):
             conversation = Conversation([{"role": role, "content": text} for role, text in roles], [])
             try:
-                found, _ = self._marked(conversation, [])
+                found, shown = self._marked(conversation, [])
                 self._check_whole(conversation, found)
                 for number in answers_of(conversation):
-                    self._span(conversation, found, number, [])
+                    self._span(shown, found, number)
             except UnusableConversation as error:
                 if roles is _PROBE:
                     raise self._unusable(str(error)) from error
