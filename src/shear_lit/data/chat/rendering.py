@@ -156,7 +156,7 @@ class Renderer:
         return self._tokenised(read_marked(self.text(shown, asks=True)), [], []).ids
 
     def _usable(self, conversation: Conversation) -> tuple[Marked, Conversation]:
-        """As ``_marked``, of a conversation that has nothing which a reader would take for the template's."""
+        """As ``_marked``, of a conversation without imitations and of which all is written."""
         texts, others = strings_of(conversation)
         if len(conversation.messages) >= MOST_MESSAGES:
             raise UnusableConversation(TOO_MANY)
