@@ -14,7 +14,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cells import run_cells
 from machine import machine
@@ -37,8 +37,8 @@ class Cell:
 class Bench:
     """The demo's source, text and references, and what is made of them."""
 
-    def __init__(self, work: Path) -> None:
-        self.place = DemoDirectory(work, DEMO)
+    def __init__(self, work: Path, device: Literal["cpu", "cuda"]) -> None:
+        self.place = DemoDirectory(work, DEMO, device)
         cache = default_cache()
         self.source = fetch_source(cache)
         if not self.place.data.is_dir():
@@ -62,7 +62,7 @@ class Bench:
                 str(place.data),
                 sequences_per_domain=sequences,
                 sample=cell.seed,
-                device="cpu",
+                device=place.device,
             )
         seeds = dict.fromkeys(("seed_everything", "model.seed", "data.seed"), str(cell.seed))
         pruned = place.fit(
@@ -94,8 +94,9 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/demo-seeds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    bench, file = Bench(options.work), options.work / "seeds.jsonl"
+    bench, file = Bench(options.work, options.device), options.work / "seeds.jsonl"
     run_cells(bench.run, [Cell(seed=seed) for seed in options.seeds], file, said)
     losses = [json.loads(line)["loss"] for line in file.read_text().splitlines()]
     mean, error = statistics.mean(losses), statistics.stdev(losses) / len(losses) ** 0.5

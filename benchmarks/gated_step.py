@@ -5,10 +5,11 @@ weights. The gated step also draws all gates, computes the size penalty and upda
 Prints one JSON line.
 
     python benchmarks/gated_step.py --model smollm2-135m
+    python benchmarks/gated_step.py --model llama-1b --tokens 8192 --device cuda --precision bf16-mixed
 
 Time: one process, plain and gated steps alternate on one model (which comes first alternates too); each pair
 gives one ratio. Memory: child processes that run one kind of step each; the peak of the resident set, beyond
-what the imports take.
+what the imports take; on a device, the peak of what is allocated there.
 """
 
 import argparse
@@ -85,6 +86,16 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         query_pre_attn_scalar=128,
         max_position_embeddings=8192,
     ),
+    "llama-1b": lambda: LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=5504,
+        num_hidden_layers=20,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=32000,
+        tie_word_embeddings=True,
+        **_LLAMA,
+    ),
     "pythia-70m": lambda: GPTNeoXConfig(
         hidden_size=512,
         intermediate_size=2048,
@@ -94,7 +105,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
     ),
 }
-BAR = 1.05
+BARS = {"time": 1.03, "memory": 1.02}
 STEPS_FOR_MEMORY = 3
 KINDS = ("plain", "gated")
 
@@ -111,15 +122,17 @@ def build(name: str) -> PreTrainedModel:
 class Training:
     """One model and its optimizer, which takes plain steps, and gated ones while gates are attached."""
 
-    def __init__(self, name: str, tokens: int) -> None:
-        self.model = build(name)
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device, self.narrow = options.device, options.precision == "bf16-mixed"
+        with self.device:
+            self.model = build(options.model)
         self.family: Family = family_of(self.model.config)
         shape = self.family.shape
         self.axes = tuple(axis for axis in Axis if shape.units(axis) > 1)
         self.target = {axis: 0.3 for axis in self.axes}
-        self.gates = Gates(shape, self.axes)
-        self.multipliers = Multipliers(self.axes)
-        self.tokens = torch.randint(0, self.model.config.vocab_size, (1, tokens))
+        self.gates = Gates(shape, self.axes).to(self.device)
+        self.multipliers = Multipliers(self.axes).to(self.device)
+        self.tokens = torch.randint(0, self.model.config.vocab_size, (1, options.tokens), device=self.device)
         # Parameters without a gradient are skipped: a plain step updates the weights only.
         self.optimizer = torch.optim.AdamW(
             [
@@ -134,11 +147,13 @@ class Training:
     def step(self, attached: AttachedGates | None) -> None:
         """One update, with gates where they are attached."""
         penalty: torch.Tensor | float = 0.0
-        if attached is not None:
-            state = self.gates(keyed_uniform(self.family.shape, self.axes, key=(0, self.steps, 0)))
-            attached.set(state.values)
-            penalty = self.multipliers(state.sparsity, self.target).total
-        loss = self.model(self.tokens, labels=self.tokens).loss + penalty
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
+            if attached is not None:
+                noise = keyed_uniform(self.family.shape, self.axes, key=(0, self.steps, 0))
+                state = self.gates({axis: part.to(self.device) for axis, part in noise.items()})
+                attached.set(state.values)
+                penalty = self.multipliers(state.sparsity, self.target).total
+            loss = self.model(self.tokens, labels=self.tokens).loss + penalty
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -147,18 +162,25 @@ class Training:
     def timed_step(self, kind: str) -> float:
         """The seconds of one step; attaching, which a run does once, is not counted."""
         attached = attach(self.model, self.family) if kind == "gated" else None
+        self.wait()
         start = time.perf_counter()
         self.step(attached)
+        self.wait()
         seconds = time.perf_counter() - start
         if attached is not None:
             attached.detach()
         return seconds
 
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
-def measure_time(name: str, tokens: int, repeats: int) -> dict[str, object]:
+
+def measure_time(options: argparse.Namespace) -> dict[str, object]:
     """Seconds of both kinds of step and the ratio of each repeat."""
-    training = Training(name, tokens)
-    for kind in KINDS:
+    training, repeats = Training(options), options.repeats
+    for kind in KINDS * 2:
         training.timed_step(kind)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for repeat in range(repeats):
@@ -170,33 +192,47 @@ def measure_time(name: str, tokens: int, repeats: int) -> dict[str, object]:
         "gated_seconds": statistics.median(seconds["gated"]),
         "time_ratio": statistics.median(ratios),
         "time_ratio_spread": [min(ratios), max(ratios)],
+        "time_ratio_interval": median_interval(ratios),
         "time_ratios": ratios,
     }
 
 
-def peak_mebibytes() -> float:
-    """The highest resident set of this process so far."""
+def median_interval(values: list[float]) -> list[float]:
+    """The 95 % interval of the median, by bootstrap."""
+    random = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, len(values), (10_000, len(values)), generator=random)
+    medians = torch.tensor(values, dtype=torch.float64)[drawn].quantile(0.5, dim=1)
+    return medians.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def peak_mebibytes(device: torch.device) -> float:
+    """The most that this process has held so far: its resident set, or what it has allocated on the device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def memory_of_one_kind(name: str, tokens: int, kind: str) -> dict[str, float]:
+def memory_of_one_kind(options: argparse.Namespace) -> dict[str, float]:
     """What a child process prints: its peak beyond the imports, and beyond the built model."""
-    imports = peak_mebibytes()
-    training = Training(name, tokens)
-    built = peak_mebibytes()
-    attached = attach(training.model, training.family) if kind == "gated" else None
+    imports = peak_mebibytes(options.device)
+    training = Training(options)
+    built = peak_mebibytes(options.device)
+    attached = attach(training.model, training.family) if options.child == "gated" else None
     for _ in range(STEPS_FOR_MEMORY):
         training.step(attached)
-    peak = peak_mebibytes()
+    peak = peak_mebibytes(options.device)
     return {"total": peak - imports, "beyond_model": peak - built}
 
 
-def measure_memory(name: str, tokens: int, repeats: int) -> dict[str, object]:
+def measure_memory(options: argparse.Namespace) -> dict[str, object]:
     """Peaks of both kinds of step, each in processes of its own."""
     peaks: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-    for _ in range(repeats):
+    for _ in range(options.memory_repeats):
         for kind in KINDS:
-            command = [sys.executable, __file__, "--model", name, "--tokens", str(tokens), "--child", kind]
+            command = [sys.executable, __file__, "--child", kind]
+            command += [
+                f"--{name}={getattr(options, name)}" for name in ("model", "tokens", "device", "precision")
+            ]
             child = subprocess.run(command, check=True, capture_output=True, text=True)
             peaks[kind].append(json.loads(child.stdout))
     result: dict[str, object] = {}
@@ -222,27 +258,30 @@ def main() -> None:
         "--memory-repeats", type=int, default=3, help="pairs of child processes; 0 skips memory"
     )
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of the one sequence of a step")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(memory_of_one_kind(options.model, options.tokens, options.child)))
+        print(json.dumps(memory_of_one_kind(options)))
         return
     # The children run first, while this process holds no model.
     figures: dict[str, object] = {}
     if options.memory_repeats:
-        figures |= measure_memory(options.model, options.tokens, options.memory_repeats)
+        figures |= measure_memory(options)
     if options.repeats:
-        figures |= measure_time(options.model, options.tokens, options.repeats)
+        figures |= measure_time(options)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build(options.model).parameters())
     print(
         json.dumps(
             {
                 "benchmark": "gated_step",
-                "bar": BAR,
+                "bars": BARS,
                 "model": options.model,
                 "parameters": parameters,
                 "tokens": options.tokens,
+                "precision": options.precision,
                 "repeats": options.repeats,
                 "memory_repeats": options.memory_repeats,
                 **{

@@ -92,6 +92,7 @@ TABLES: dict[str, tuple[Level, list[Cell]]] = {
             Cell(way="exact"),
             Cell(way="gradual"),
             *(Cell(learns=learns, seed=seed) for learns in (TEACHER, BOTH, TEXT) for seed in (1, 2)),
+            *(Cell(way=way, seed=seed) for way in ("exact", "gradual") for seed in (1, 2)),
             Cell(way="random", seed=1),
         ],
     ),

@@ -25,6 +25,7 @@ from machine import machine
 from repair import Bench, Cell
 from shear_lit.commands.prepare import prepare
 from shear_lit.data.preparing.settings import SplitShares
+from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.models.huggingface import build_model
 from shear_lit.models.registry import carved_config, family_of
@@ -46,6 +47,12 @@ OURS = {
 }
 
 
+def text(bench: Bench, sample: int, sequences: int, micro_batch: int) -> CalibrationText:
+    """A sample of the training text: so many windows of each domain."""
+    batches = bench.batches(Cell(sample=sample), sequences=sequences, micro_batch=micro_batch)
+    return CalibrationText(batches, bench.device)  # type: ignore[arg-type]
+
+
 def rival_gates(table: str, bench: Bench, sample: int) -> GateValues:
     """What optipfair keeps, as gates of 0 and 1."""
     import optipfair
@@ -54,8 +61,7 @@ def rival_gates(table: str, bench: Bench, sample: int) -> GateValues:
     shape = bench.family.shape
     model = copy.deepcopy(bench.model()).to(bench.device)
     batches = [
-        {"input_ids": passage.inputs["input_ids"]}
-        for passage in bench.text(sample, "", sequences=WINDOWS, micro_batch=1)
+        {"input_ids": passage.inputs["input_ids"]} for passage in text(bench, sample, WINDOWS, micro_batch=1)
     ]
     if table == "layers":
         found = analyze_layer_importance(model, batches, show_progress=False)
@@ -92,8 +98,8 @@ def losses(bench: Bench, gates: GateValues, sample: int) -> tuple[float, float]:
     config = carved_config(bench.config, kept.shape, kept_layers=kept.layers.tolist())
     cut = build_model(config, bench.carved(gates), dtype=torch.float32).eval()
     before = mean_loss(bench.losses(cut))
-    text = bench.text(sample, "", sequences=REPAIR_WINDOWS, micro_batch=4)
-    repair(bench.model(), cut, bench.family, family_of(config), kept, text, device=bench.device)
+    passages = text(bench, sample, REPAIR_WINDOWS, micro_batch=4)
+    repair(bench.model(), cut, bench.family, family_of(config), kept, passages, device=bench.device)
     return before, mean_loss(bench.losses(cut))
 
 

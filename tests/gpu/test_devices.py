@@ -98,6 +98,7 @@ def test_units_are_ranked_on_cuda_as_on_the_cpu(toy, tmp_path):
 
 
 def test_cut_is_repaired_on_cuda_as_on_the_cpu(toy, tmp_path):
+    """On the same text: what a source generates is drawn by the device, and another device draws otherwise."""
     rank(str(toy.source()), str(tmp_path / "scores.safetensors"), data=str(toy.data), device="cpu")
     logits, tokens = {}, torch.arange(2, 22)[None]
     for device in ("cpu", "cuda"):
@@ -106,6 +107,7 @@ def test_cut_is_repaired_on_cuda_as_on_the_cpu(toy, tmp_path):
             target=ModelShape(layers=2, hidden=24, query_heads=4, kv_heads=2, intermediate=32),
             repair=str(toy.data),
             repair_tokens=400,
+            repair_generated_fraction=0.0,
             device=device,
             output=str(tmp_path / device),
         )

@@ -254,13 +254,13 @@ def test_no_activation_and_no_weight_is_stored_a_second_time(variant, dtype):
 def test_a_plain_product_with_the_weights_would_store_them_a_second_time(monkeypatch):
     """The twin of the measure."""
     from shear_lit.pruning import attach as attach_module
-    from shear_lit.pruning.gated import scaled
+
+    def plain(x, weight, bias, rows, columns):
+        for gates in (None if rows is None else rows[:, None], columns):
+            weight = weight if gates is None else weight * gates
+        return nn.functional.linear(x, weight, bias)
 
     model, ids = toy_model(toy_config(GQA), dtype=torch.float32).train(), toy_ids(sequences=8, length=60)
     lean = stored_bytes(model, soft_gates(GQA), ids)
-    monkeypatch.setattr(
-        attach_module,
-        "gated_linear",
-        lambda x, weight, bias, rows, columns: nn.functional.linear(x, scaled(weight, rows, columns), bias),
-    )
+    monkeypatch.setattr(attach_module, "gated_linear", plain)
     assert stored_bytes(model, soft_gates(GQA), ids) - lean > 4 * model.config.hidden_size * 36 * 4

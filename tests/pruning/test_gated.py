@@ -114,12 +114,16 @@ def test_gated_linear_leaves_its_inputs_as_they_were():
 
 
 def test_scaled_of_a_bfloat16_weight_is_rounded_once():
-    """Both gates are multiplied in float32, before the rounding."""
+    """All is multiplied in float32, before the rounding."""
     weight = torch.randn(5, 4).bfloat16()
-    rows, columns = torch.rand(5), torch.rand(4)
-    product = scaled(weight, rows, columns)
-    assert product.dtype == torch.float32
-    torch.testing.assert_close(product, weight.float() * rows[:, None] * columns, rtol=0, atol=0)
+    for rows, columns in itertools.product((None, torch.rand(5)), (None, torch.rand(4))):
+        expected = weight.float()
+        for gates in (None if rows is None else rows[:, None], columns):
+            expected = expected if gates is None else expected * gates
+        for dtype in (torch.float32, torch.bfloat16):
+            product = scaled(weight, rows, columns, dtype)
+            assert product.dtype == dtype
+            torch.testing.assert_close(product, expected.to(dtype), rtol=0, atol=0)
 
 
 def gates_of(values: torch.Tensor) -> NormGates:

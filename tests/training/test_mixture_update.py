@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from shear_lit.data.order.mixture_log import read_mixture_log
+from shear_lit.theory.online_mixture import OdmState, Seen, odm_update
 from tests.toy import DOMAINS, LENGTH
 from tests.training.forks import run
 from tests.training.runs import fit
@@ -79,7 +82,12 @@ def test_log_goes_back_with_a_resume_and_keeps_what_followed(toy, tmp_path):
     flags = [f"--ckpt_path={checkpoint}", "--data.mixture.references={code: 0.5, law: 2.5, wiki: 3.0}"]
     (record,) = run(fit, tmp_path / "second", arguments=[*arguments, *flags])
     after = read_mixture_log(tmp_path / "run")
-    assert after.up_to(4) == before.up_to(4) and [change.step for change in after.updates] == [0, 4, 8, 12]
+    assert after.up_to(4, 4) == before.up_to(4, 4) and [change.step for change in after.updates] == [
+        0,
+        4,
+        8,
+        12,
+    ]
     assert after.updates[2].weights == record["mixtures"][8] != before.updates[2].weights
     assert read_mixture_log(tmp_path / "run" / "mixture-2.json") == before
 
@@ -88,3 +96,102 @@ def test_static_mixture_stays(whole):
     (record,) = whole("pretrain", *STATIC)[1]
     for mixture in record["mixtures"].values():
         np.testing.assert_array_equal(weights(mixture), START)
+
+
+BY_TRAINING = (
+    "--data.mixture.references=null",
+    "--data.mixture.update_at_start=false",
+    "--data.mixture.update_every_steps=2",
+)
+
+
+def followed(folder):
+    return {change.step: (change.losses, change.weights) for change in read_mixture_log(folder).updates}
+
+
+def losses_of_source(toy, record, first, last):
+    """Of each domain, over the micro-batches of some steps, by transformers on the source."""
+    model = AutoModelForCausalLM.from_pretrained(toy.source(), dtype=torch.float64)
+    sums, counts = np.zeros(3), np.zeros(3)
+    for (step, _), batch in record["batches"].items():
+        if first <= step < last:
+            for tokens, domain in zip(batch["tokens"], batch["domain"].tolist(), strict=True):
+                with torch.no_grad():
+                    loss = model(tokens[None], labels=tokens[None]).loss
+                sums[domain] += float(loss) * (len(tokens) - 1)
+                counts[domain] += len(tokens) - 1
+    return sums / counts
+
+
+@pytest.mark.parametrize("strategy", [(), ("--trainer.strategy=ddp",)], ids=["one process", "two"])
+def test_bandit_follows_the_losses_of_training(toy, tmp_path, strategy):
+    """Weights that hardly learn have the source's losses; a run that is resumed between two moves ends alike."""
+    flags = [*BY_TRAINING, "--data.mixture.rule=odm", "--model.optimizer.weights_learning_rate=1e-12"]
+    flags += [*strategy, "--checkpoint.every_steps=3", "--checkpoint.keep=-1"]
+    flags += ["--trainer.devices=2"] if strategy else []
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), *flags]
+    records = run(fit, tmp_path / "log", arguments=arguments, processes=2 if strategy else 1)
+    log = followed(tmp_path / "run")
+    batches = {key: value for record in records for key, value in record["batches"].items()}
+    weights, state = torch.tensor(START), OdmState(rewards=(0.0,) * 3)
+    for step in range(2, 13, 2):
+        losses, found = log[step]
+        expected = losses_of_source(toy, {"batches": batches}, step - 2, step)
+        np.testing.assert_allclose(list(losses.values()), expected, rtol=1e-5)
+        seen = Seen(
+            losses=torch.tensor(list(losses.values()), dtype=torch.float64),
+            shares=torch.zeros(3, dtype=torch.float64),
+            step=step,
+            sequences=0,
+        )
+        weights, state = odm_update(weights, state, seen)
+        np.testing.assert_allclose(list(found.values()), weights.numpy(), rtol=1e-12)
+
+    again = [*arguments, f"--ckpt_path={tmp_path / 'run' / 'checkpoints' / 'step=000003.ckpt'}"]
+    again[again.index(f"--trainer.default_root_dir={tmp_path / 'run'}")] = (
+        f"--trainer.default_root_dir={tmp_path / 'again'}"
+    )
+    run(fit, tmp_path / "log-again", arguments=again, processes=2 if strategy else 1)
+    resumed = followed(tmp_path / "again")
+    assert {step: log[step] for step in range(4, 13, 2)} == {step: resumed[step] for step in range(4, 13, 2)}
+
+
+def test_laws_of_losses_move_the_mixture_when_there_are_enough(toy, tmp_path):
+    flags = [*BY_TRAINING, "--data.mixture.rule=ado", "--data.mixture.update_every_steps=1"]
+    (record,) = run(fit, tmp_path / "log", arguments=[*toy.arguments("pretrain", tmp_path / "run"), *flags])
+    log = followed(tmp_path / "run")
+    assert all(log[step][1] == log[0][1] for step in range(1, 10)) and log[10][1] != log[0][1] != log[12][1]
+    assert len(record["data"]["rule"]["points"]) == 12
+
+
+def test_global_batch_may_change_at_a_resume(toy, tmp_path):
+    """From 8 to 16 sequences: said, written down, kept by a further resume, and met by the batches."""
+    folder = tmp_path / "run"
+    arguments = [
+        *toy.arguments("pretrain", folder),
+        "--checkpoint.every_steps=2",
+        "--checkpoint.keep=-1",
+        *STATIC,
+    ]
+    run(fit, tmp_path / "first", arguments=[*arguments, "--trainer.max_steps=8"])
+    wider = [*arguments, "--data.global_batch=16"]
+    (record,) = run(
+        fit,
+        tmp_path / "second",
+        arguments=[*wider, f"--ckpt_path={folder / 'checkpoints' / 'step=000006.ckpt'}"],
+    )
+    assert "data.global_batch is 16 from step 6 on, and was 8" in (tmp_path / "second" / "0.log").read_text()
+    counts = {step: 0 for step, _ in record["batches"]}
+    for (step, _), batch in record["batches"].items():
+        counts[step] += len(batch["domain"])
+    assert counts == dict.fromkeys(range(6, 12), 16)
+    drawn = np.array([record["data"]["loader"]["drawn"]]).ravel()
+    assert drawn.sum() == 6 * 8 + 6 * 16 and (np.abs(drawn - drawn.sum() * START) < 2).all()
+    run(
+        fit,
+        tmp_path / "third",
+        arguments=[*wider, f"--ckpt_path={folder / 'checkpoints' / 'step=000010.ckpt'}"],
+    )
+    log = read_mixture_log(folder)
+    assert (log.global_batch, log.present_batch) == (8, 16)
+    assert [(change.step, change.global_batch) for change in log.updates if change.global_batch] == [(6, 16)]

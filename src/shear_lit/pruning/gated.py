@@ -38,14 +38,20 @@ def norm_gates(values: Float[Tensor, "*rows units"], is_open: Bool[Tensor, "*row
 
 
 def scaled(
-    weight: Float[Tensor, "out in"], rows: Float[Tensor, "out"] | None, columns: Float[Tensor, "in"] | None
+    weight: Float[Tensor, "out in"],
+    rows: Float[Tensor, "out"] | None,
+    columns: Float[Tensor, "in"] | None,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "out in"]:
-    """``weight`` with its rows and columns multiplied by gates, in the wider of the dtypes."""
-    if rows is None:
-        return weight if columns is None else weight * columns
-    product = weight * rows[:, None]
-    # In place: the product is new, and every gate has the same dtype.
-    return product if columns is None else product.mul_(columns)
+    """``weight`` with its rows and columns multiplied by gates in the wider of the dtypes, and rounded once."""
+    factors = [part for part in (None if rows is None else rows[:, None], columns) if part is not None]
+    if not factors:
+        return weight.to(dtype)
+    *first, last = factors
+    product = weight * first[0] if first else weight
+    # Rounded where it is written: another pass over a weight costs as much as the product.
+    out = product if first and product.dtype == dtype else torch.empty_like(weight, dtype=dtype)
+    return torch.mul(product, last, out=out)
 
 
 class _GatedLinear(torch.autograd.Function):
@@ -54,7 +60,7 @@ class _GatedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, rows, columns):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight, bias, rows, columns)
-        scaled_weight = scaled(weight, rows, columns).to(x.dtype)
+        scaled_weight = scaled(weight, rows, columns, x.dtype)
         if bias is not None:
             bias = (bias if rows is None else bias * rows).to(x.dtype)
         return functional.linear(x, scaled_weight, bias)
@@ -74,7 +80,7 @@ def _linear_gradients(
     x, weight, bias, rows, columns = saved
     needs_x, needs_weight, needs_bias, needs_rows, needs_columns = needed
     wide = torch.promote_types(weight.dtype, torch.float32)
-    grad_x = grad @ scaled(weight, rows, columns).to(grad.dtype) if needs_x else None
+    grad_x = grad @ scaled(weight, rows, columns, grad.dtype) if needs_x else None
     grad = grad.reshape(-1, grad.shape[-1])
     grad_weight = grad_bias = grad_rows = grad_columns = None
     if needs_weight or needs_rows or needs_columns:

@@ -60,6 +60,8 @@ class Sums(NamedTuple):
     """The objective, with gradient."""
     language: Float[Tensor, ""]
     divergence: Float[Tensor, ""]
+    tokens: Float[Tensor, "rows"]
+    """Cross-entropy of each row; 0 where none is predicted."""
 
 
 def next_tokens(labels: Int64[Tensor, "sequences tokens"]) -> Int64[Tensor, "sequences tokens"]:
@@ -88,10 +90,9 @@ def objective(
         assert weights.kind == "forward_kl", weights.kind
         teacher = teacher.row_wise()
     needs = torch.is_grad_enabled() and (rows.requires_grad or head.weight.requires_grad)
-    total, language, divergence = _Objective.apply(
-        rows, head.weight, head.bias, head.cap, targets.flatten(), weights, teacher, needs
+    return Sums(
+        *_Objective.apply(rows, head.weight, head.bias, head.cap, targets.flatten(), weights, teacher, needs)
     )
-    return Sums(total, language, divergence)
 
 
 @torch.no_grad()
@@ -152,11 +153,12 @@ def _summed(
     teacher: Given | Sparse | None,
     *,
     needs: bool,
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Any, Any, Any]]:
-    """The sums, and the gradients of hidden states, weight and bias."""
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], tuple[Any, Any, Any]]:
+    """What ``Sums`` has, and the gradients of hidden states, weight and bias."""
     wide = _wide(hidden.dtype)
     head, weight = head._replace(weight=head.weight.to(hidden.dtype)), head.weight
     language, divergence = (torch.zeros((), dtype=wide, device=hidden.device) for _ in range(2))
+    tokens = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
     grad_hidden = torch.empty_like(hidden) if needs else None
     grad_weight = torch.zeros_like(weight, dtype=_wide(weight.dtype)) if needs else None
     grad_bias = torch.zeros_like(head.bias, dtype=wide) if needs and head.bias is not None else None
@@ -165,7 +167,8 @@ def _summed(
         counted = (wanted != IGNORED)[:, None]
         logits = _logits(rows, head)
         log_q = logits.log_softmax(-1)
-        language += _cross_entropy(log_q, wanted).sum()
+        tokens[part] = _cross_entropy(log_q, wanted)
+        language += tokens[part].sum()
         slope, plain = None, False
         if isinstance(teacher, Sparse) and weights.divergence:
             diverged, slope = _diverged_from_kept(logits, log_q, teacher.at(part), weights, needs=needs)
@@ -196,7 +199,7 @@ def _summed(
     total = weights.language * language + weights.divergence * divergence
     if grad_weight is not None:
         grad_weight = grad_weight.to(weight.dtype)
-    return (total, language, divergence), (grad_hidden, grad_weight, grad_bias)
+    return (total, language, divergence, tokens), (grad_hidden, grad_weight, grad_bias)
 
 
 def _row_products(first: Tensor, second: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Dynamic batch loading: the domain mixture follows the losses (arXiv:2310.06694, section 2.2, algorithm 1)."""
 
 from enum import StrEnum
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
@@ -18,6 +19,17 @@ class MixtureRule(StrEnum):
     """w <- w exp(loss - reference), normalised, then mixed with the uniform mixture (deviation D1)."""
     STATIC = "static"
     """w stays as it is."""
+    ODM = "odm"
+    """A bandit that follows training losses (``theory.online_mixture``)."""
+    ADO = "ado"
+    """Laws of training losses (``theory.online_mixture``)."""
+
+    @property
+    def follows(self) -> Literal["validation", "training"] | None:
+        """Which losses move the mixture."""
+        if self is MixtureRule.STATIC:
+            return None
+        return "training" if self in (MixtureRule.ODM, MixtureRule.ADO) else "validation"
 
     @property
     def default_floor(self) -> float:

@@ -91,8 +91,7 @@ class Boundary(Checkpoint):
             self.log.check()
         validated = validates and self._validate()
         if validated:
-            self._move_mixture()
-            self._write_gates_and_mixture()
+            self._write_gates_and_mixture(self._move_mixture())
         self._ask_suite()
         if validated or self.log.due:
             self.log.report(validated=validated)
@@ -148,17 +147,20 @@ class Boundary(Checkpoint):
             for logger in self.trainer.loggers:
                 logger.log_metrics(figures, step=self._step)
 
-    def _move_mixture(self) -> None:
-        assert self.module.domain_losses is not None
-        self.module.data.update_mixture(self.module.domain_losses)
+    def _move_mixture(self) -> dict[str, float]:
+        """Move it, and give the losses that it followed."""
+        module = self.module
+        losses = module.domain_losses if module.training_losses is None else module.training_losses.taken()
+        assert losses is not None
+        module.data.update_mixture(losses)
+        return dict(zip(module.data.domains, losses.tolist(), strict=True))
 
-    def _write_gates_and_mixture(self) -> None:
+    def _write_gates_and_mixture(self, followed: dict[str, float]) -> None:
         log_alpha = None if self.module.gates is None else whole_gates(self.module)
         if self.trainer.is_global_zero:
             if log_alpha is not None:
                 write_gates(self.trainer, self.module, log_alpha)
-            losses, errors = self.module.named_losses, self.module.named_errors
-            add_to_mixture_log(self.trainer, self.module.data, losses, errors)
+            add_to_mixture_log(self.trainer, self.module.data, followed, self.module.named_errors)
             self.pictures.show(log_alpha)
 
     def _save(self) -> None:

@@ -141,6 +141,8 @@ class StepSums(NamedTuple):
     """The objective, with gradient."""
     language: Tensor
     divergence: Tensor
+    tokens: Tensor
+    """Cross-entropy of each row."""
     layers: Tensor
     """The distance of the streams, without its weight."""
 

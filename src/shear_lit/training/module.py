@@ -43,7 +43,7 @@ from shear_lit.pruning.stages import stage_shapes
 from shear_lit.ranges import CountFrom0, as_plain_numbers
 from shear_lit.ranking.criteria import criteria_by_axis, named
 from shear_lit.ranking.scores import read_scores
-from shear_lit.theory.losses import Weights
+from shear_lit.theory.losses import Weights, next_tokens
 from shear_lit.theory.shape import Axis, ModelShape
 from shear_lit.training.checkpoints import ENTRY, CheckpointFacts
 from shear_lit.training.distillation import Distillation, of_gates, sums_of_each
@@ -57,6 +57,7 @@ from shear_lit.training.optimizer import (
     build_schedule,
 )
 from shear_lit.training.strategies import shard
+from shear_lit.training.training_losses import TRAINING_LOSSES, TrainingLosses
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +139,8 @@ class ShearingModule(L.LightningModule):
         self.game: Game | None = None
         self.learning: Learning | None = None
         self.domain_loss: DomainLoss | None = None
+        self.training_losses: TrainingLosses | None = None
+        """Since the last move of a mixture that follows them."""
         self.domain_losses: Tensor | None = None
         """Losses of the last validation by domain, in nats per token."""
         self.document_losses: DocumentLosses | None = None
@@ -198,6 +201,8 @@ class ShearingModule(L.LightningModule):
             self._read_source(first)
         if self.domain_loss is None:
             self.domain_loss = DomainLoss(len(self.data.domains))
+        if self.training_losses is None and self.data.mixture.follows == "training":
+            self.training_losses = TrainingLosses(len(self.data.domains))
 
     def configure_model(self) -> None:
         """Read the weights, attach gates, and shard where the strategy asks for it (called before every run)."""
@@ -305,6 +310,9 @@ class ShearingModule(L.LightningModule):
             sums, *others = sums_of_each(self.model, self._inputs(batch), objectives, None)
         else:
             sums, *others = self.learning.sums(self.model, batch, self._inputs, gates, objectives)
+        if self.training_losses is not None:
+            targets = next_tokens(self._inputs(batch)["labels"])
+            self.training_losses.update(sums.tokens.view_as(targets), targets, batch["domain"])
         predicted = self._predicted_by(batch)
         output: StepOutput = {"loss": sums.total / predicted, "language_loss": sums.language / predicted}
         if self.learning is not None:
@@ -389,11 +397,16 @@ class ShearingModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what ``export`` must know, as plain types."""
         checkpoint[ENTRY] = self.facts().to_entry()
+        if self.training_losses is not None:
+            rank = self.trainer.global_rank
+            checkpoint[TRAINING_LOSSES] = self.training_losses.gathered(self.sum_over_ranks, rank=rank)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Know the last validation's losses again, which the next checkpoint repeats."""
         facts = CheckpointFacts.from_entry(checkpoint[ENTRY], "the one that is resumed")
         self._restored_step, losses = facts.step, facts.losses
+        if self.training_losses is not None and (saved := checkpoint.get(TRAINING_LOSSES)):
+            self.training_losses.go_on(saved, rank=self.trainer.global_rank)
         self.repaired = facts.repair
         names = self.data.domains
         if losses.keys() == set(names):

@@ -7,6 +7,7 @@ import json
 import logging
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,13 +64,17 @@ def begin_mixture_log(trainer: L.Trainer, data: DomainData) -> None:
         add_to_mixture_log(trainer, data, None)
         return
     written = read_mixture_log(path, "trainer.default_root_dir")
-    known = written.up_to(max(written.updates[0].step, data.updated_at_step))
-    if known == written:
-        return
-    kept = free_path(path)
-    write_mixture_log(kept, written)
-    write_mixture_log(path, known)
-    _log.info("%s goes back to step %d; what followed is kept in %s", path, known.updates[-1].step, kept)
+    moved = max(written.updates[0].step, data.updated_at_step)
+    known = written.up_to(moved, trainer.global_step)
+    if known != written:
+        kept = free_path(path)
+        write_mixture_log(kept, written)
+        write_mixture_log(path, known)
+        _log.info("%s goes back to step %d; what followed is kept in %s", path, known.updates[-1].step, kept)
+    if known.present_batch != data.global_batch:
+        here = MixtureChange(step=trainer.global_step, weights=data.weights, losses=None)
+        change = known.updates[-1] if known.updates[-1].step == here.step else here
+        write_mixture_log(path, known.followed_by(replace(change, global_batch=data.global_batch)))
 
 
 def add_to_mixture_log(
@@ -85,7 +90,8 @@ def add_to_mixture_log(
     else:
         length = data.manifest.sequence_length
         log = MixtureLog(domains=data.domains, global_batch=data.global_batch, sequence_length=length)
-    references = None if losses is None else data.mixture.read_references()
+    compared = losses is not None and data.mixture.follows == "validation"
+    references = data.mixture.read_references() if compared else None
     within: tuple[str, ...] = ()
     if losses is not None and references is not None:
         within = references.within_error(losses, errors or {})

@@ -55,7 +55,17 @@ def test_loss_that_was_not_measured_is_null_on_disk(tmp_path):
 def test_a_change_takes_the_place_of_what_was_written_of_its_step_and_later():
     before = log(change(0, 0.1), change(50, 0.2), change(100, 0.3))
     assert before.followed_by(change(50, 0.4)) == log(change(0, 0.1), change(50, 0.4))
-    assert before.followed_by(change(150, 0.4)).up_to(100) == before
+    assert before.followed_by(change(150, 0.4)).up_to(100, 100) == before
+
+
+def test_a_global_batch_that_changed_stays_written_whatever_becomes_of_its_step():
+    wider = MixtureChange(step=6, weights={"a": 0.2, "b": 0.8}, losses=None, global_batch=16)
+    written = log(change(0, 0.1), change(4, 0.2), wider, change(8, 0.3))
+    assert [each.step for each in written.up_to(4, 7).updates] == [0, 4, 6]
+    assert [each.step for each in written.up_to(4, 5).updates] == [0, 4]
+    assert written.up_to(0, 5).present_batch == 8 and written.present_batch == 16
+    moved = written.followed_by(change(6, 0.4, {"a": 1.0, "b": 2.0}))
+    assert moved.updates[-1].global_batch == 16 and moved.updates[-1].weights["a"] == 0.4
 
 
 def content(**changes):

@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 
+from shear_lit.data.errors import DataError
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.serving.loader import MixtureLoader
 
@@ -134,6 +135,19 @@ def test_order_of_sequences_goes_on_with_another_micro_batch_and_other_ranks(exp
         _, state = read(loader(0, before, micro=micro), position // (before * micro))
         rest = read_by_all(after, 0, state=state, micro=other)
         assert [item[2:] for item in rest] == [item[2:] for item in expected[position:]]
+
+
+def test_another_global_batch_begins_only_between_two(caplog):
+    def wider(sizes, **settings):
+        return MixtureSchedule(sizes, **{**settings, "global_batch": 2 * GLOBAL})
+
+    with caplog.at_level(logging.INFO):
+        loader(schedule=wider).load_state_dict(read(loader(), GLOBAL)[1])
+    assert f"data.global_batch is {2 * GLOBAL} from step 1 on, and was {GLOBAL}" in caplog.text
+    with pytest.raises(
+        DataError, match=rf"data\.global_batch={2 * GLOBAL}: the checkpoint stands 4 sequences"
+    ):
+        loader(schedule=wider).load_state_dict(read(loader(), 4)[1])
 
 
 def test_a_domain_that_runs_out_is_said_once_by_one_rank(caplog):

@@ -235,12 +235,39 @@ def test_saved_state_of_another_run_is_refused_with_its_key():
     saved = plan.state_dict(plan.start([0.5, 0.3, 0.2]))
     for other, key in (
         (schedule(seed=4), "data.seed"),
-        (schedule(global_batch=16), "data.global_batch"),
         (schedule({"a": [13], "b": [40], "d": [14]}), "data.mixture.proportions"),
         (schedule({"a": [13], "b": [40], "c": [14]}), "data.directory"),
     ):
         with pytest.raises(DataError, match=key):
             other.restored(saved)
+
+
+def test_another_global_batch_goes_on_with_what_domains_are_owed():
+    """A hundred changes at random steps: each batch is floor or ceiling of share and carry, and nobody drifts."""
+    chance, sizes = random.Random(5), (6, 8, 16, 30)
+    weights, owed = [0.5, 0.3, 0.2], np.zeros(3)
+    plan = schedule(global_batch=8)
+    state = plan.start(weights)
+    for _ in range(100):
+        for _ in range(chance.randrange(1, 6)):
+            batch, state = plan.next_batch(state)
+            counts = np.bincount(batch.domain, minlength=3)
+            owed = owed + plan.global_batch * np.array(weights) - counts
+            assert (counts >= 0).all() and counts.sum() == plan.global_batch
+            assert (np.abs(owed) < 1 + 1e-6).all() and abs(owed.sum()) < 1e-6
+        saved = json.loads(json.dumps(plan.state_dict(state)))
+        plan = schedule(global_batch=chance.choice(sizes))
+        state = plan.restored(saved)
+        # A debt larger than a share of the new batch is forgiven (``settled_carry``).
+        owed = np.array(state.carry) / module.UNIT
+
+
+def test_a_change_of_the_global_batch_that_is_none_changes_nothing():
+    plan = schedule(global_batch=8)
+    state = served(plan, plan.start([0.5, 0.3, 0.2]), 7)[1]
+    assert schedule(global_batch=8).restored(plan.state_dict(state)) == state
+    other = schedule(global_batch=80).restored(plan.state_dict(state))
+    assert other == state  # a share of 80 is more than any debt
 
 
 def test_a_capped_domain_is_read_to_its_last_sequence_and_its_weight_goes_to_the_others():

@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from shear_lit.commands.demo.errors import DemoError
 from shear_lit.commands.demo.numbers import DemoNumbers
@@ -49,8 +49,8 @@ def check_output(directory: Path, needed_bytes: int) -> None:
 class DemoDirectory:
     """``data/``, ``references.yaml``, a folder for each run, ``models/``, and the report."""
 
-    def __init__(self, path: Path, numbers: DemoNumbers) -> None:
-        self.path, self.numbers = path, numbers
+    def __init__(self, path: Path, numbers: DemoNumbers, device: Literal["cpu", "cuda"] = "cpu") -> None:
+        self.path, self.numbers, self.device = path, numbers, device
         self.data, self.references = path / "data", path / "references.yaml"
 
     def model(self, name: str) -> Path:
@@ -69,7 +69,7 @@ class DemoDirectory:
     def measure_references(self, source: Path) -> DomainLosses:
         """Measure the source's losses, and write them for the mixture."""
         sizes = self.numbers.evaluation_sequences, self.numbers.evaluation_micro_batch
-        references = measure(str(source), str(self.data), str(self.references), *sizes, device="cpu")
+        references = measure(str(source), str(self.data), str(self.references), *sizes, device=self.device)
         assert references is not None, "there is one process"
         logger.info("%s", references)
         return references.measured
@@ -77,7 +77,7 @@ class DemoDirectory:
     def evaluate(self, model: Path) -> DomainLosses:
         """Measure a model's losses on the sequences on which the source's were measured."""
         sizes = self.numbers.evaluation_sequences, self.numbers.evaluation_micro_batch
-        losses = evaluate(str(model), str(self.data), *sizes, device="cpu")
+        losses = evaluate(str(model), str(self.data), *sizes, device=self.device)
         assert losses is not None, "there is one process"
         return losses
 
@@ -91,14 +91,14 @@ class DemoDirectory:
             criterion,
             data,
             sequences_per_domain=numbers.ranking_sequences,
-            device="cpu",
+            device=self.device,
             seed=numbers.control_seed,
         )
         return scores
 
     def cut(self, scores: Path, name: str, target: ModelShape, *, repair_tokens: int = 0) -> ExportResult:
         """Cut the source at the best units of a ranking, repaired on so many tokens or not."""
-        repair = {"repair": str(self.data), "repair_tokens": repair_tokens, "device": "cpu"}
+        repair = {"repair": str(self.data), "repair_tokens": repair_tokens, "device": self.device}
         chosen: dict[str, Any] = repair if repair_tokens else {}
         exported = export(gates=str(scores), output=str(self.model(name)), target=target, **chosen)
         logger.info("%s", exported)
@@ -118,6 +118,7 @@ class DemoDirectory:
         """Train ``source`` in the folder ``run``, and give what its last checkpoint says of itself."""
         paths = {
             "trainer.default_root_dir": str(self.path / run),
+            "trainer.accelerator": self.device,
             "model.source": str(source),
             "data.directory": str(self.data),
             "data.mixture.references": str(self.references),

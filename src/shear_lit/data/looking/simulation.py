@@ -78,6 +78,12 @@ def simulate(
     Raises:
         DataError: the batch or the steps make no sense, no batch is known, or too little is left to fill a batch.
     """
+    changed = [update.step for update in history.updates if update.global_batch]
+    if changed and global_batch is None:
+        raise DataError(
+            f"the run changed its global batch at step {changed[0]}: a simulation has one. Give --global_batch.",
+            key="global_batch",
+        )
     batch = history.global_batch if global_batch is None else global_batch
     if batch < 1 or steps < 1:
         raise DataError(

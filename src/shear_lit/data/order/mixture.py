@@ -39,8 +39,9 @@ class MixtureSettings:
     """Fraction of each domain at the start, which sum to 1; or a run (or its `mixture.json`), whose last they are."""
     references: str | dict[str, float] | None = None
     """Reference losses: a file of `shear-lit reference`, or nats per token by domain; not needed by `static`."""
-    rule: Literal["paper", "release", "static"] = "paper"
-    """`paper`: w exp(max(0, loss - reference)); `release`: w exp(loss - reference) and a floor; `static`: w."""
+    rule: Literal["paper", "release", "static", "odm", "ado"] = "paper"
+    """`paper`: w exp(max(0, loss - reference)); `release`: w exp(loss - reference) and a floor; `static`: w;
+    `odm`, `ado`: by training losses."""
     floor: float | Literal["rule"] = "rule"
     """Fraction of the uniform mixture that each update mixes in; `rule`: 0 for `paper`, 1e-4 for `release`."""
     minimum: dict[str, Fraction] = field(default_factory=dict)
@@ -95,6 +96,11 @@ class MixtureSettings:
         return MixtureRule(self.rule).default_floor if self.floor == "rule" else float(self.floor)
 
     @property
+    def follows(self) -> Literal["validation", "training"] | None:
+        """Which losses move the mixture."""
+        return MixtureRule(self.rule).follows
+
+    @property
     def limits_updates(self) -> bool:
         """Whether there is a smallest or largest weight, or a largest change."""
         return bool(self.minimum or self.maximum or self.largest_change is not None)
@@ -140,16 +146,23 @@ class MixtureSettings:
                 f"{self.rule!r} is no rule: the rules are {rules}. Choose one of them.",
                 key="data.mixture.rule",
             )
-        if self.references is None and self.rule != "static":
+        if self.references is None and self.follows == "validation":
             raise DataError(
                 f"data.mixture.references is missing: rule {self.rule!r} compares losses with it. "
                 "Give a file of `shear-lit reference measure`, losses by domain, or use data.mixture.rule=static.",
             )
-        if self.floor != "rule" and (self.rule == "static" or not 0 <= float(self.floor) < 1):
+        floored = self.follows == "validation"
+        if self.floor != "rule" and not (floored and 0 <= float(self.floor) < 1):
             raise DataError(
                 f"{self.floor} with rule {self.rule!r}: a floor is a fraction from 0 to below 1 and "
-                "has no effect on a static mixture. Correct it, or leave it out.",
+                "has an effect on the rules 'paper' and 'release' alone. Correct it, or leave it out.",
                 key="data.mixture.floor",
+            )
+        if self.update_at_start and self.follows == "training":
+            raise DataError(
+                f"{self.rule!r} follows the losses of training, of which there are none at the start. Use "
+                "data.mixture.update_at_start=false.",
+                key="data.mixture.update_at_start",
             )
 
     def _check_limits(self) -> None:

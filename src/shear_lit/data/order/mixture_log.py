@@ -1,8 +1,9 @@
 """The log of a run's mixture, ``mixture.json`` in the run's directory: each change, and the losses it followed.
 
 ``{"format": 1, "domains": [...], "global_batch": G, "sequence_length": T, "updates": [{"step": 0, "weights": {...},
-"losses": {...} or null}, ...]}``, one update per step, in order. The first one is what the run began with. With the
-settings of the run, these weights give its order of sequences again.
+"losses": {...} or null}, ...]}``, one update per step, in order. The first one is what the run began with.
+Where a resume has changed the global batch, the update of its step says so. With the settings of the run, these weights
+give its order of sequences again.
 """
 
 import math
@@ -34,6 +35,8 @@ class MixtureChange:
     """Nats per token that the mixture followed, nan where none was measured; none for what a run begins with."""
     within_error: tuple[str, ...] = ()
     """Domains whose loss is no further from its reference than the reference's own 95 % interval."""
+    global_batch: int = 0
+    """Sequences of an optimizer step from here on, where that has changed at a resume; 0: it has not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +53,31 @@ class MixtureLog:
     """The changes, one per step, in order."""
 
     @property
+    def present_batch(self) -> int:
+        """Sequences of an optimizer step after the last change."""
+        changed = [change.global_batch for change in self.updates if change.global_batch]
+        return changed[-1] if changed else self.global_batch
+
+    @property
     def final_weights(self) -> dict[str, float]:
         """The weights after the last update."""
         return self.updates[-1].weights
 
-    def up_to(self, step: int) -> "MixtureLog":
-        """The log without what came after ``step``: what a run that resumes there knows."""
-        return replace(self, updates=tuple(change for change in self.updates if change.step <= step))
+    def up_to(self, moved: int, step: int) -> "MixtureLog":
+        """What a run knows that resumes at ``step`` and whose mixture last moved at ``moved``."""
+        known = [change for change in self.updates if change.step <= (step if change.global_batch else moved)]
+        return replace(self, updates=tuple(known))
 
     def followed_by(self, change: MixtureChange) -> "MixtureLog":
-        """The log that ends with ``change``; what was written of its step, or of later ones, is no longer so."""
-        earlier = self.up_to(change.step - 1)
-        return replace(earlier, updates=(*earlier.updates, change))
+        """The log that ends with ``change``; what was written of its step, or of later ones, is no longer so.
+
+        But for a global batch that changed there: it has.
+        """
+        earlier = [each for each in self.updates if each.step < change.step]
+        same = [each.global_batch for each in self.updates if each.step == change.step]
+        if same and not change.global_batch:
+            change = replace(change, global_batch=same[0])
+        return replace(self, updates=(*earlier, change))
 
 
 def write_mixture_log(path: str | Path, log: MixtureLog) -> None:
@@ -105,7 +121,8 @@ def _entry(change: MixtureChange) -> dict[str, Any]:
     if losses is not None:  # JSON knows no nan
         losses = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}  # type: ignore[misc]
     doubtful = {"within_error": list(change.within_error)} if change.within_error else {}
-    return {"step": change.step, "weights": change.weights, "losses": losses, **doubtful}
+    changed = {"global_batch": change.global_batch} if change.global_batch else {}
+    return {"step": change.step, "weights": change.weights, "losses": losses, **doubtful, **changed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +131,7 @@ class _Update:
     weights: dict[str, float]
     losses: dict[str, float | None] | None = None
     within_error: tuple[str, ...] = ()
+    global_batch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,4 +173,10 @@ def _change_of(update: _Update, domains: set[str], *, bare: bool) -> MixtureChan
         raise ValueError(f"the losses of step {update.step} are not those of its domains")
     read = None if losses is None else {n: math.nan if v is None else float(v) for n, v in losses.items()}
     weights = {name: float(weight) for name, weight in update.weights.items()}
-    return MixtureChange(step=update.step, weights=weights, losses=read, within_error=update.within_error)
+    return MixtureChange(
+        step=update.step,
+        weights=weights,
+        losses=read,
+        within_error=update.within_error,
+        global_batch=update.global_batch,
+    )

@@ -216,6 +216,7 @@ class MixtureSchedule:
         """``state`` in plain types, with what it depends on."""
         return {
             **self._identity(),
+            "global_batch": self.global_batch,
             "weights": list(state.weights),
             "carry": [left / UNIT for left in state.carry],  # exact: powers of two
             "drawn": list(state.drawn),
@@ -226,8 +227,10 @@ class MixtureSchedule:
     def restored(self, saved: Mapping[str, Any]) -> ScheduleState:
         """The state that ``state_dict`` saved.
 
+        The global batch may be another one. Carry is kept then, as after a change of weights: it counts sequences.
+
         Raises:
-            DataError: it belongs to another order: other seed, global batch, domains or data.
+            DataError: it belongs to another order: other seed, domains or data.
         """
         for name, here in self._identity().items():
             if saved.get(name) != here:
@@ -236,21 +239,19 @@ class MixtureSchedule:
                     "and could not go on. Use the checkpoint's, or start a new run without --ckpt_path.",
                     key=_KEYS[name],
                 )
+        weights, carry = tuple(saved["weights"]), tuple(round(left * UNIT) for left in saved["carry"])
+        if saved["global_batch"] != self.global_batch:
+            carry = settled_carry(carry, self._shares(weights))
         return ScheduleState(
-            weights=tuple(saved["weights"]),
-            carry=tuple(round(left * UNIT) for left in saved["carry"]),
+            weights=weights,
+            carry=carry,
             drawn=tuple(saved["drawn"]),
             exhausted=tuple(name in saved["exhausted"] for name in self.domains),
             batch=saved["batch"],
         )
 
     def _identity(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "global_batch": self.global_batch,
-            "domains": list(self.domains),
-            "layout": self._layout,
-        }
+        return {"seed": self.seed, "domains": list(self.domains), "layout": self._layout}
 
     def _shares(self, weights: tuple[float, ...]) -> tuple[int, ...]:
         if self._shares_of[0] != weights:
@@ -294,7 +295,6 @@ class MixtureSchedule:
 
 _KEYS = {
     "seed": "data.seed",
-    "global_batch": "data.global_batch",
     "domains": "data.mixture.proportions",
     "layout": "data.directory",
 }

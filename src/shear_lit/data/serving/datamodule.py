@@ -13,11 +13,7 @@ from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.order.moving import MovingMixture
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared.manifest import Manifest, check_same_domains
-from shear_lit.data.serving.loader import (
-    MixtureLoader,
-    ValidationLoader,
-    accumulation_of,
-)
+from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import is_same
@@ -182,6 +178,7 @@ class DomainData(LightningDataModule):
         if self._restored is not None:
             self._check_restored(self._restored)
             self._loader.load_state_dict(self._restored["loader"])
+            self._moving.load_state_dict(self._restored.get("rule", {}))
             self._updated_at = int(self._restored["updated_at"])
         return self._loader
 
@@ -204,8 +201,8 @@ class DomainData(LightningDataModule):
         """Where the mixture stands, in plain types; empty before there is a training loader."""
         if self._loader is None:
             return dict(self._restored or {})
-        data = self.manifest.fingerprint
-        return {"data": data, "updated_at": self._updated_at, "loader": self._loader.state_dict()}
+        known = {"data": self.manifest.fingerprint, "updated_at": self._updated_at}
+        return {**known, "loader": self._loader.state_dict(), "rule": self._moving.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a saved state for the training loader, which checks it: validation needs none of it."""
@@ -262,22 +259,28 @@ class DomainData(LightningDataModule):
     def update_mixture(self, losses: Mapping[str, float] | Tensor) -> dict[str, float]:
         """Move the mixture by the domains' losses (nats per token), and give the new weights; only at a boundary.
 
+        They are those of a validation, or of the training since the last update (``mixture.follows``).
+
         Raises:
             DataError: the loss of a domain that is drawn from is not finite, or a loss is of no known domain.
         """
         assert self._loader is not None, "the mixture moves while training"
         state = self._loader.state
-        moving = MovingMixture(self.mixture, self.domains, self.references)
-        self._loader.set_weights(moving.moved(state.weights, losses))
+        moved = self._moving.moved(state.weights, losses, step=state.batch, drawn=state.drawn)
+        self._loader.set_weights(moved)
         self._updated_at = state.batch
         return self.weights
+
+    @cached_property
+    def _moving(self) -> MovingMixture:
+        return MovingMixture(self.mixture, self.domains, self.references, self._start_weights())
 
     def _start_weights(self) -> list[float]:
         return [self.proportions[name] for name in self.domains]
 
     def _check_validation(self) -> None:
         for name, chunks in self.manifest.chunk_sizes("validation").items():
-            if self.mixture.rule != "static" and self.proportions[name] > 0 and not sum(chunks):
+            if self.mixture.follows == "validation" and self.proportions[name] > 0 and not sum(chunks):
                 raise DataError(
                     f"{self.mixture.rule!r}: domain {name!r} has no validation sequence, so nothing "
                     "tells the loss that its weight follows. Prepare more validation text of it, give it a proportion "

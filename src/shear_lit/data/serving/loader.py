@@ -190,6 +190,7 @@ class MixtureLoader:
             DataError: it belongs to another order of sequences, or to the middle of a global batch of other parts.
         """
         restored = self._schedule.restored(state)
+        self._segments.check_batch(state)
         if state["position"] % self._segments.together:
             raise DataError(
                 f"{self._segments.micro_batch}: the checkpoint stands {state['position']} sequences "

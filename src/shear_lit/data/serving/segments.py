@@ -2,11 +2,12 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch.utils.data import Sampler
 
+from shear_lit.data.errors import DataError
 from shear_lit.data.order.schedule import GlobalBatch, MixtureSchedule, ScheduleState
 from shear_lit.data.serving.store import Key
 
@@ -79,6 +80,29 @@ class Segments(Sampler[list[Key]]):
                 self._say_exhausted(planned.after)
             self.state, self.position = planned.after, 0
         return planned
+
+    def check_batch(self, saved: Mapping[str, Any]) -> None:
+        """Say that the global batch is another than that of the saved state, which can begin only where one has ended.
+
+        Raises:
+            DataError: it stands inside of one.
+        """
+        here, before = self.schedule.global_batch, saved["global_batch"]
+        if here == before:
+            return
+        if saved["position"]:
+            raise DataError(
+                f"{here}: the checkpoint stands {saved['position']} sequences into a global batch of {before}, which "
+                f"must end first. Use {before}, or a checkpoint taken between steps.",
+                key="data.global_batch",
+            )
+        if self.ranks.start == 0:
+            _log.info(
+                "data.global_batch is %d from step %d on, and was %d: what domains are owed is kept",
+                here,
+                saved["batch"],
+                before,
+            )
 
     def _say_exhausted(self, after: ScheduleState) -> None:
         told = zip(self.schedule.domains, self.state.exhausted, after.exhausted, strict=True)
