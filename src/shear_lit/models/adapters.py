@@ -112,9 +112,9 @@ def attach_adapters(model: Any, lora: Lora, *, seed: int) -> None:
     import peft
 
     names = [name for name in linear_layers(model.config) if _is_target(name, lora.targets)]
-    settings = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, bias="none"
-    )
+    # Peft declares alpha as a whole number, and takes any.
+    sizes: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    settings = peft.LoraConfig(**sizes, target_modules=names, bias="none")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, model)
