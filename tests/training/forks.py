@@ -7,6 +7,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -42,6 +43,8 @@ def _work(
             NODE_RANK="0",
         )
     torch.set_num_threads(1)
+    # As at a terminal: where tests run in the background, a shell has told them to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0
     try:
         result = function(**options)
