@@ -167,7 +167,9 @@ def test_published_mixture_sums_to_one(published):
 
 
 def test_rule_is_found_by_its_name_in_a_configuration():
-    assert [mixture.MixtureRule(name) for name in ("paper", "release", "static")] == list(MixtureRule)
+    assert [mixture.MixtureRule(name) for name in ("paper", "release", "static", "odm", "ado")] == list(
+        MixtureRule
+    )
 
 
 def random_bounds(weights, generator):

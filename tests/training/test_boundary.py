@@ -24,9 +24,9 @@ def fit_and_note(arguments):
     for part in PARTS:
         own = getattr(boundary.Boundary, f"_{part}")
 
-        def noted(self, own=own, part=part):
+        def noted(self, *given, own=own, part=part):
             came.append((self.trainer.global_step, part))
-            return own(self)
+            return own(self, *given)
 
         setattr(boundary.Boundary, f"_{part}", noted)
     write = boundary.RunLog.report
@@ -55,9 +55,10 @@ def ordering_after_the_validation():
     move = boundary.Boundary._move_mixture
 
     def late(self):
-        move(self)
+        followed = move(self)
         if self.trainer.global_step == 0:
             starting.order_gates(self.module, self.module.pruning)
+        return followed
 
     boundary.Boundary._move_mixture = late
 
