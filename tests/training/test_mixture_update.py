@@ -1,12 +1,19 @@
 """The mixture follows the losses of each validation, and holds for the steps until the next."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.order.mixture_log import read_mixture_log
+from shear_lit.data.serving.datamodule import DomainData
+from shear_lit.data.serving.remote import read_prepared
 from shear_lit.theory.online_mixture import OdmState, Seen, odm_update
+from shear_lit.training import checks
+from shear_lit.training.errors import RunError
 from tests.toy import DOMAINS, LENGTH
 from tests.training.forks import run
 from tests.training.runs import fit
@@ -195,3 +202,25 @@ def test_global_batch_may_change_at_a_resume(toy, tmp_path):
     log = read_mixture_log(folder)
     assert (log.global_batch, log.present_batch) == (8, 16)
     assert [(change.step, change.global_batch) for change in log.updates if change.global_batch] == [(6, 16)]
+
+
+def test_caps_count_what_was_read_in_batches_of_another_size(toy):
+    """Six steps of 8 and six of 16 are 144 sequences, where twelve of 16 would be 192."""
+    sizes = read_prepared(str(toy.data)).chunk_sizes("pretrain")
+    proportions = dict(zip(DOMAINS, START.tolist(), strict=True))
+
+    def data(sequences):
+        cap = (sequences + 3) / sum(
+            map(sum, sizes.values())
+        )  # of each domain, a part of a sequence is not read
+        mixture = MixtureSettings(
+            proportions=proportions, rule="static", max_epochs=cap, update_every_steps=2
+        )
+        return DomainData(str(toy.data), mixture, split="pretrain", global_batch=16)
+
+    facts = SimpleNamespace(step=6, tokens=48 * LENGTH)
+    checks._check_epochs(data(144), 12, facts)
+    with pytest.raises(RunError, match=r"trainer\.max_steps=12.*Use trainer\.max_steps=8"):
+        checks._check_epochs(data(144), 12, None)
+    with pytest.raises(RunError, match=r"trainer\.max_steps=14.*Use trainer\.max_steps=12"):
+        checks._check_epochs(data(144), 14, facts)

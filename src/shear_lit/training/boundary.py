@@ -150,7 +150,9 @@ class Boundary(Checkpoint):
     def _move_mixture(self) -> dict[str, float]:
         """Move it, and give the losses that it followed."""
         module = self.module
-        losses = module.domain_losses if module.training_losses is None else module.training_losses.taken()
+        losses = module.domain_losses
+        if module.training_losses is not None:
+            losses = module.training_losses.taken(module.sum_over_ranks)
         assert losses is not None
         module.data.update_mixture(losses)
         return dict(zip(module.data.domains, losses.tolist(), strict=True))

@@ -61,7 +61,7 @@ def check_run(
     else:
         data.check(world_size=trainer.world_size, max_steps=trainer.max_steps)
         check_watched(trainer.callbacks, reported(data.domains, [0.0] * len(data.domains)))  # type: ignore[attr-defined]
-        _check_epochs(data, trainer.max_steps)
+        _check_epochs(data, trainer.max_steps, facts)
         _check_durations(module, trainer)
         _check_adapters(module)
         _check_pruning(module)
@@ -101,8 +101,11 @@ def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
         )
 
 
-def _check_epochs(data: DomainData, steps: int) -> None:
-    """Refuse a run that is sure to reach the caps of its domains before it ends, and say how long it can be."""
+def _check_epochs(data: DomainData, steps: int, facts: CheckpointFacts | None) -> None:
+    """Refuse a run that is sure to reach the caps of its domains before it ends, and say how long it can be.
+
+    What a run has read that goes on was read in batches of any size.
+    """
     caps, mixture = data.mixture.max_epochs, data.mixture
     by_name = caps if isinstance(caps, dict) else dict.fromkeys(data.domains, caps)
     sizes = data.manifest.chunk_sizes(data.split)
@@ -113,8 +116,10 @@ def _check_epochs(data: DomainData, steps: int) -> None:
     most = sum(
         math.floor(float(limit or 0) * sum(sizes[name])) for name, limit in zip(drawn, limits, strict=True)
     )
-    possible = most // data.global_batch // mixture.update_every_steps * mixture.update_every_steps
-    if steps > most // data.global_batch:
+    done, read = (0, 0) if facts is None else (facts.step, facts.tokens // data.manifest.sequence_length)
+    longest = done + max(0, most - read) // data.global_batch
+    possible = longest // mixture.update_every_steps * mixture.update_every_steps
+    if steps > longest:
         way = (
             f"Use trainer.max_steps={possible}"
             if possible

@@ -9,33 +9,32 @@ from shear_lit.evaluation.domain_loss import DomainLoss
 
 TRAINING_LOSSES = "training_losses"
 """Their key in a checkpoint."""
+SumOverRanks = Callable[[Tensor], Tensor]
 _STATES = ("loss_sum", "token_count")
 
 
 class TrainingLosses(DomainLoss):
-    """Of all processes, in nats per token. Between two moves a checkpoint holds them."""
+    """In nats per token. Between two moves a checkpoint holds them, so that they may be asked for before any update."""
 
-    def taken(self) -> Tensor:
-        """The means since they were last taken, in float64, nan without a token; every process must ask."""
-        means = self.compute().cpu()
+    def taken(self, sum_over_ranks: SumOverRanks) -> Tensor:
+        """The mean of each domain since they were last taken, of all processes; nan without a token."""
+        losses, tokens = self._sums(sum_over_ranks).values()
         self.reset()
-        return means
+        return (losses / tokens).cpu()
 
-    def gathered(self, sum_over_ranks: Callable[[Tensor], Tensor], *, rank: int) -> dict[str, list[float]]:
+    def gathered(self, sum_over_ranks: SumOverRanks, *, rank: int) -> dict[str, list[float]]:
         """The sums of all processes, which the first one has from here on, as it does after a resume."""
-        found = {name: sum_over_ranks(getattr(self, name)) for name in _STATES}
+        found = self._sums(sum_over_ranks)
         self._set(found, rank=rank)
         return {name: total.tolist() for name, total in found.items()}
 
     def go_on(self, saved: Mapping[str, list[float]], *, rank: int) -> None:
         """Have what a checkpoint holds."""
-        self._set(
-            {
-                name: torch.tensor(saved[name], dtype=torch.float64, device=self.loss_sum.device)
-                for name in _STATES
-            },
-            rank=rank,
-        )
+        kind = {"dtype": torch.float64, "device": self.loss_sum.device}
+        self._set({name: torch.tensor(saved[name], **kind) for name in _STATES}, rank=rank)
+
+    def _sums(self, sum_over_ranks: SumOverRanks) -> dict[str, Tensor]:
+        return {name: sum_over_ranks(getattr(self, name)) for name in _STATES}
 
     def _set(self, sums: Mapping[str, Tensor], *, rank: int) -> None:
         for name, total in sums.items():
