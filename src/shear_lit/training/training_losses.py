@@ -30,8 +30,9 @@ class TrainingLosses(DomainLoss):
 
     def go_on(self, saved: Mapping[str, list[float]], *, rank: int) -> None:
         """Have what a checkpoint holds."""
-        kind = {"dtype": torch.float64, "device": self.loss_sum.device}
-        self._set({name: torch.tensor(saved[name], **kind) for name in _STATES}, rank=rank)
+        device = self.loss_sum.device
+        sums = {name: torch.tensor(saved[name], dtype=torch.float64, device=device) for name in _STATES}
+        self._set(sums, rank=rank)
 
     def _sums(self, sum_over_ranks: SumOverRanks) -> dict[str, Tensor]:
         return {name: sum_over_ranks(getattr(self, name)) for name in _STATES}
