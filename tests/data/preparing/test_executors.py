@@ -138,7 +138,7 @@ def test_an_executor_that_lost_a_result_would_be_found(settings, write_jsonl):
         def run(self, do, tasks):
             yield from ((task, do(task)) for task in list(tasks)[1:])
 
-    with pytest.raises(KeyError):
+    with pytest.raises(RuntimeError, match="the executor has lost results"):
         prepare(settings({"web": write_jsonl("web.jsonl", TEXTS)}, unit_bytes=500), Loses())
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shear_lit.data.tokens.spools import HASHES, Spool
+from shear_lit.data.preparing.sections import Held, documents_of
+from shear_lit.data.tokens.spools import HASHES
 
 BUCKET_DOCUMENTS = 1_000_000
 """Documents that are sorted in memory at once, about."""
@@ -21,19 +22,19 @@ _MOST_BUCKETS = 256  # open files; beyond so many buckets they grow
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("index", "<u8")])
 
 
-def mark_duplicates(spools: Sequence[Spool], marks: Path, earlier: Path | None, kept: Path) -> None:
-    """Mark every document whose hash came before it: one byte for each, in the order of the spools.
+def mark_duplicates(held: Sequence[Held], marks: Path, earlier: Path | None, kept: Path) -> None:
+    """Mark every document whose hash came before it: one byte for each, in their order.
 
     Args:
-        spools: The documents, in the order in which the first of equal ones is kept.
+        held: The documents, in the order in which the first of equal ones is kept.
         marks: File to write: 1 for a document that is dropped; the buckets are written beside it.
         earlier: File of the sorted hashes that earlier runs kept, if there were any.
         kept: File to write: those and the new ones, sorted.
     """
-    documents = sum(spool.record.documents for spool in spools)
+    documents = sum(map(documents_of, held))
     count = min(_MOST_BUCKETS, max(1, -(-documents // BUCKET_DOCUMENTS)))
     buckets = [marks.with_name(f"bucket-{number}") for number in range(count)]
-    _fill(buckets, spools)
+    _fill(buckets, held)
     with marks.open("wb") as file:
         file.truncate(documents)
     with kept.open("wb") as file:
@@ -44,12 +45,12 @@ def mark_duplicates(spools: Sequence[Spool], marks: Path, earlier: Path | None, 
         os.fsync(file.fileno())
 
 
-def _fill(buckets: list[Path], spools: Sequence[Spool]) -> None:
+def _fill(buckets: list[Path], held: Sequence[Held]) -> None:
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("wb")) for path in buckets]
         start = 0
-        for spool in spools:
-            entries = _entries(spool, start)
+        for one in held:
+            entries = _entries(one, start)
             start += len(entries)
             numbers = ((entries["high"] >> np.uint64(32)) * np.uint64(len(buckets))) >> np.uint64(32)
             order = np.argsort(numbers, kind="stable")
@@ -58,8 +59,8 @@ def _fill(buckets: list[Path], spools: Sequence[Spool]) -> None:
                 file.write(part.tobytes())
 
 
-def _entries(spool: Spool, start: int) -> NDArray[np.void]:
-    hashes = spool.hashes()
+def _entries(held: Held, start: int) -> NDArray[np.void]:
+    hashes = held.hashes()
     entries = np.empty(len(hashes), dtype=_ENTRY)
     entries["high"], entries["low"] = hashes[:, 0], hashes[:, 1]
     entries["index"] = np.arange(start, start + len(hashes))

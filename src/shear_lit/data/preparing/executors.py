@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.preparing.settings import CommonSettings
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -72,6 +73,19 @@ class Processes:
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def executor_of(settings: CommonSettings, size: int) -> Executor:
+    """Who does the tasks of a run on ``size`` bytes, as its settings say; a piece of work needs no other process.
+
+    Raises:
+        DataError: a package for it is not installed.
+    """
+    if settings.executor == "ray":
+        from shear_lit.data.preparing.ray_executor import RayCluster
+
+        return RayCluster(settings.workers)
+    return Here() if settings.workers == 1 or size <= settings.unit_bytes else Processes(settings.workers)
 
 
 def _begin() -> None:

@@ -2,31 +2,41 @@
 
 Every input is cut into pieces of work that depend on nothing but the input. Each is tokenised into a file of its own
 in ``<output>.partial``, by whoever is free. Then duplicates are dropped and the documents divided, which needs their
-hashes alone, and every chunk is packed, again by whoever is free. A run that is stopped, by whatever means, goes on
-where it was, and ends with the same bytes.
+hashes and lengths alone, and every chunk is packed, again by whoever is free. A run that is stopped, by whatever
+means, goes on where it was, and ends with the same bytes. The stages may be done apart from each other, and those two
+in parts, by machines that share the storage of the output.
 """
 
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.chunks import write_part
 from shear_lit.data.prepared.manifest import FORMAT, MANIFEST, Manifest
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.chat import chat_job, check_same_conversations
 from shear_lit.data.preparing.chat_settings import ChatSettings
 from shear_lit.data.preparing.commit import clear, clear_work, commit, disk_error, locked, output_place
-from shear_lit.data.preparing.executors import Executor, Here, Processes
+from shear_lit.data.preparing.executors import Executor, executor_of
 from shear_lit.data.preparing.job import Job, TextJob
-from shear_lit.data.preparing.ledger import ledger_of, new_sources
-from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings
-from shear_lit.data.preparing.stages import Before, assembled, contents, tokenised
+from shear_lit.data.preparing.ledger import ledger_of
+from shear_lit.data.preparing.plan import PartNumber, Plan, check_plan, plan_of, write_plan
+from shear_lit.data.preparing.sections import Section, dealt, sections
+from shear_lit.data.preparing.selection import Selected, check_selected, selected_before
+from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings, Stage
+from shear_lit.data.preparing.stages import collect, pack_part, select_documents
+from shear_lit.data.preparing.tokenising import Before, gathered, tokenise
+from shear_lit.data.text.kind import PIPELINE
 from shear_lit.data.text.pieces import check_text_field
 from shear_lit.data.text.sources import Source, find_sources
 from shear_lit.data.tokens.tokenizer import TextTokenizer, load_tokenizer
 
 _BYTES_PER_TOKEN = 4  # of raw text, about: usual text has 3 to 5
 _MOST_COMPRESSED = 3  # about
+_IN_PARTS = ("tokenise", "pack")
 
 
 def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manifest:
@@ -38,34 +48,135 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
 
     Args:
         settings: What to prepare, and how.
-        executor: Who does the tasks; by default ``settings.workers`` processes of this machine.
+        executor: Who does the tasks; by default ``settings`` says it.
 
     Raises:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
+    with begun(settings, executor) as run:
+        write_plan(run.job, run.plan)
+        run.tokenise(PartNumber(), trusting=False)
+        run.pack(PartNumber(), selected := run.select())
+        return run.commit(selected)
+
+
+def prepare_stage(
+    settings: CommonSettings, stage: Stage, part: PartNumber | None = None, executor: Executor | None = None
+) -> Manifest | None:
+    """Do one stage of ``prepare``, or one part of it: ``tokenise`` in parts, ``select``, ``pack`` in parts, ``commit``.
+
+    Parts may be done at the same time and in any order, and again, also another number of them. All are given the same
+    settings; the output is that of ``prepare``. The last stage gives the manifest.
+
+    Args:
+        settings: What to prepare, and how.
+        stage: Which stage.
+        part: Which part of it; by default all of it.
+        executor: Who does the tasks; by default ``settings`` says it.
+
+    Raises:
+        DataError: as ``prepare``, or an earlier stage is not done, or was done with other settings or inputs.
+    """
+    if part is not None and stage not in _IN_PARTS:
+        raise DataError(
+            f"'{part.number}/{part.of}': only the stages {' and '.join(_IN_PARTS)} are done in parts. Leave it out, or "
+            "name one of them with --stage.",
+            key="part",
+        )
+    if stage == "all":
+        return prepare(settings, executor)
+    part = part or PartNumber()
+    with begun(settings, executor, shared=stage in _IN_PARTS) as run:
+        selected = selected_before(run.job)
+        if stage == "commit" and selected and run.before and run.before.manifest.runs == selected.run:
+            return run.cleared(run.before.manifest)  # an earlier call moved all files, and was stopped then
+        check_plan(run.job, run.plan)
+        if stage == "tokenise":
+            run.tokenise(part, trusting=True)
+        elif stage == "select":
+            run.select()
+        else:
+            selected = check_selected(run.job, stage, run.plan.hash())
+            if stage == "commit":
+                return run.commit(selected)
+            run.pack(part, selected)
+    return None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stage begins with, the same for all, and what each of them does."""
+
+    job: Job
+    """Settings, and what was found out of them."""
+    sources: list[Source]
+    """The inputs."""
+    before: Before | None
+    """The data that is added to."""
+    plan: Plan
+    """What all stages agree on."""
+    executor: Executor
+    """Who does the tasks."""
+    output: Path
+    """The directory that is written."""
+
+    def tokenise(self, part: PartNumber, *, trusting: bool) -> None:
+        """Tokenise the part's sections; ``trusting`` as in ``tokenising.tokenise``."""
+        own = dealt(self._sections(), part.number, part.of, self.job.unit_bytes)
+        own = [section for section in own if section.sources[0].kind != PIPELINE]
+        _check_disk(self.output, self.job, [source for section in own for source in section.sources])
+        tokenise(self.job, own, self.before, self.executor, trusting=trusting)
+
+    def select(self) -> Selected:
+        """Divide the documents, all of which are tokenised."""
+        domains = gathered(self.job, self._sections(), self.before)
+        return select_documents(self.job, domains, self.before, self.plan.hash())
+
+    def pack(self, part: PartNumber, selected: Selected) -> None:
+        """Write the part's chunks."""
+        if selected.domains:
+            pack_part(self.job, part, self.executor)
+
+    def commit(self, selected: Selected) -> Manifest:
+        """Make what was packed a part of the output, and remove all that was worked with."""
+        if not selected.domains:
+            assert self.before is not None
+            return self.cleared(self.before.manifest)
+        manifest = collect(self.job, gathered(self.job, self._sections(), self.before), selected, self.before)
+        commit(self.job.packed, self.output)
+        return self.cleared(manifest)
+
+    def cleared(self, manifest: Manifest) -> Manifest:
+        """Remove all that was worked with."""
+        clear(self.output, manifest)
+        clear_work(self.job.work)
+        return manifest
+
+    def _sections(self) -> list[Section]:
+        return list(sections(self.sources, self.job, whole=self.before is not None))
+
+
+@contextmanager
+def begun(
+    settings: CommonSettings, executor: Executor | None = None, *, shared: bool = False
+) -> Iterator[Run]:
+    """Find out what there is to do, while no other run can change the output."""
     output = output_place(settings.output)
     _earlier(output)  # what cannot be written to is refused before anything is made beside it
     work = output.with_name(f"{output.name}.partial")
     try:
-        with locked(work):
-            manifest = _prepared(settings, output, work, executor)
-            clear(output, manifest)
-            clear_work(work)
+        with locked(work, shared=shared):
+            yield _run(settings, output, work, executor)
     except OSError as error:
         raise disk_error(work, error) from error
-    return manifest
 
 
-def _prepared(settings: CommonSettings, output: Path, work: Path, executor: Executor | None) -> Manifest:
-    """Do what is to be done, while no other run can change the output."""
+def _run(settings: CommonSettings, output: Path, work: Path, executor: Executor | None) -> Run:
     earlier = _earlier(output)
     sources = find_sources(settings.domains, exclude=output)
     tokenizer = load_tokenizer(settings.tokenizer)
     _check_special_tokens(settings, tokenizer)
     job = _job(settings, tokenizer, work)
-    if executor is None:
-        small = sum(source.bytes for source in sources) <= settings.unit_bytes
-        executor = Here() if settings.workers == 1 or small else Processes(settings.workers)
     before = None
     if earlier is not None:
         check_same_conversations(earlier, job.chat, settings.output)
@@ -73,16 +184,14 @@ def _prepared(settings: CommonSettings, output: Path, work: Path, executor: Exec
     check_text_field(sources, job)
     if earlier is not None:
         before = Before(earlier, ledger_of(output, earlier))
-        sources = new_sources(sources, contents(job, sources, executor), before.ledger.inputs())
-        if not sources:
-            return earlier
-    _check_disk(output, job, sources)
-    job.spools.mkdir(exist_ok=True)
-    job.tokenizer_file.write_text(tokenizer.backend.to_str(), encoding="utf-8")
+    for folder in (job.spools, job.sections):
+        folder.mkdir(exist_ok=True)
+    content = tokenizer.backend.to_str().encode()
+    if not (job.tokenizer_file.is_file() and job.tokenizer_file.read_bytes() == content):
+        write_part(job.tokenizer_file, (content,))
     assert job.tokens_key  # computed once, here, and taken along by every task
-    manifest = assembled(job, tokenised(job, sources, executor), before, executor)
-    commit(job.packed, output)
-    return manifest
+    executor = executor or executor_of(settings, sum(source.bytes for source in sources))
+    return Run(job, sources, before, plan_of(job, sources, earlier), executor, output)
 
 
 def _job(settings: CommonSettings, tokenizer: TextTokenizer, work: Path) -> Job:
