@@ -87,6 +87,7 @@ def test_a_task_that_is_done_again_changes_nothing_and_another_run_of_the_pipeli
 
 
 def test_tasks_that_have_not_ended_are_named(options):
+    prepare_stage(options, "tokenise")
     with pytest.raises(DataError, match="come from a pipeline, of which all tasks have not ended"):
         prepare_stage(options, "select")
     handed_over(options, 3, order=[0])

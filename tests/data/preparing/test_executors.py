@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.preparing import prepare as module
+from shear_lit.data.preparing import executors as module
 from shear_lit.data.preparing.executors import Here, Processes
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.preparing.reporting import StageProgress

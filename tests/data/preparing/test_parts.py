@@ -146,9 +146,13 @@ def test_only_two_stages_have_parts(options, stage):
 
 
 def test_stages_come_in_their_order(options):
-    assert "sections of the inputs are not tokenised" in refused(options, "select")
-    assert "Run `--stage select` first" in refused(options, "pack", PartNumber(1, 2))
-    assert "Run `--stage select` first" in refused(options, "commit")
+    for stage in ("select", "pack", "commit"):
+        assert "nothing is tokenised yet. Run `--stage tokenise` first" in refused(options, stage)
+    assert not Path(options.output + ".partial").exists()
+    prepare_stage(options, "tokenise", PartNumber(1, 9))
+    assert "sections of the inputs are not tokenised: " in refused(options, "select")
+    for stage in ("pack", "commit"):
+        assert "Run `--stage select` first" in refused(options, stage)
 
 
 def test_parts_work_beside_each_other_and_not_beside_another_stage(options):

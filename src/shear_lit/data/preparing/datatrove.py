@@ -15,7 +15,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparing.pipelines import Given, write_list
-from shear_lit.data.preparing.plan import PartNumber, check_plan
+from shear_lit.data.preparing.plan import PartNumber
 from shear_lit.data.preparing.prepare import begun, prepare_stage
 from shear_lit.data.preparing.sections import SECTION_PIECES, SectionRecord, done_piece, write_record
 from shear_lit.data.preparing.settings import PrepareSettings, Stage
@@ -88,7 +88,7 @@ class HandOver(PipelineStep):
             DataError: other tasks have other settings, or a document names no input.
         """
         with begun(self.settings, shared=True) as run:
-            check_plan(run.job, run.plan)
+            run.start()
             inputs: dict[str, _Input] = {}
             open_input = None
             for document in data or ():

@@ -81,13 +81,11 @@ def write_plan(job: Job, plan: Plan) -> None:
 
 
 def check_plan(job: Job, plan: Plan) -> None:
-    """Refuse a part of another run than the one that is at work in the directory; the first part begins it.
+    """Refuse a part of another run than the one that is at work in the directory.
 
     Raises:
         DataError: it has other settings, inputs, or data to add to.
     """
-    if not job.plan.exists():
-        write_plan(job, plan)
     try:
         there = record_of(Plan, read_values(job.plan))
     except (OSError, ValueError) as error:

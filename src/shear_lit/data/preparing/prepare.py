@@ -54,7 +54,7 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
     with begun(settings, executor) as run:
-        write_plan(run.job, run.plan)
+        run.start(anew=True)
         run.tokenise(PartNumber(), trusting=False)
         run.pack(PartNumber(), selected := run.select())
         return run.commit(selected)
@@ -90,7 +90,11 @@ def prepare_stage(
         selected = selected_before(run.job)
         if stage == "commit" and selected and run.before and run.before.manifest.runs == selected.run:
             return run.cleared(run.before.manifest)  # an earlier call moved all files, and was stopped then
-        check_plan(run.job, run.plan)
+        if stage != "tokenise" and not run.job.plan.exists():
+            raise DataError(
+                f"{stage!r}: nothing is tokenised yet. Run `--stage tokenise` first.", key="stage"
+            )
+        run.start()
         if stage == "tokenise":
             run.tokenise(part, trusting=True)
         elif stage == "select":
@@ -111,6 +115,8 @@ class Run:
     """Settings, and what was found out of them."""
     sources: list[Source]
     """The inputs."""
+    tokenizer: TextTokenizer
+    """What makes the tokens."""
     before: Before | None
     """The data that is added to."""
     plan: Plan
@@ -120,11 +126,26 @@ class Run:
     output: Path
     """The directory that is written."""
 
+    def start(self, *, anew: bool = False) -> None:
+        """Write what all stages need, or see that it is there and of the same run; ``anew``, no other run counts."""
+        job, first = self.job, anew or not self.job.plan.exists()
+        if first:
+            known = {(i.domain, i.name) for i in self.before.ledger.inputs()} if self.before else set()
+            _check_disk(self.output, job, [s for s in self.sources if (s.domain, s.name) not in known])
+        for folder in (job.spools, job.sections):
+            folder.mkdir(exist_ok=True)
+        content = self.tokenizer.backend.to_str().encode()
+        if not (job.tokenizer_file.is_file() and job.tokenizer_file.read_bytes() == content):
+            write_part(job.tokenizer_file, (content,))
+        assert job.tokens_key  # computed once, here, and taken along by every task
+        if first:
+            write_plan(job, self.plan)
+        check_plan(job, self.plan)
+
     def tokenise(self, part: PartNumber, *, trusting: bool) -> None:
         """Tokenise the part's sections; ``trusting`` as in ``tokenising.tokenise``."""
         own = dealt(self._sections(), part.number, part.of, self.job.unit_bytes)
         own = [section for section in own if section.sources[0].kind != PIPELINE]
-        _check_disk(self.output, self.job, [source for section in own for source in section.sources])
         tokenise(self.job, own, self.before, self.executor, trusting=trusting)
 
     def select(self) -> Selected:
@@ -184,14 +205,8 @@ def _run(settings: CommonSettings, output: Path, work: Path, executor: Executor 
     check_text_field(sources, job)
     if earlier is not None:
         before = Before(earlier, ledger_of(output, earlier))
-    for folder in (job.spools, job.sections):
-        folder.mkdir(exist_ok=True)
-    content = tokenizer.backend.to_str().encode()
-    if not (job.tokenizer_file.is_file() and job.tokenizer_file.read_bytes() == content):
-        write_part(job.tokenizer_file, (content,))
-    assert job.tokens_key  # computed once, here, and taken along by every task
     executor = executor or executor_of(settings, sum(source.bytes for source in sources))
-    return Run(job, sources, before, plan_of(job, sources, earlier), executor, output)
+    return Run(job, sources, tokenizer, before, plan_of(job, sources, earlier), executor, output)
 
 
 def _job(settings: CommonSettings, tokenizer: TextTokenizer, work: Path) -> Job:
