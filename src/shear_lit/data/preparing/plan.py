@@ -66,7 +66,8 @@ def plan_of(job: Job, sources: Sequence[Source], before: Manifest | None) -> Pla
     """The plan of a run."""
     settings = {key: value for key, value in asdict(job.settings).items() if key not in _OF_NOBODY}
     settings["tokenizer"] = f"{job.tokenizer.name} ({job.tokenizer.fingerprint[:12]})"
-    settings["template"] = job.chat.sha256 if job.chat else ""
+    if job.chat:
+        settings["template_sha256"] = job.chat.sha256  # a file of the same name may have changed
     inputs: dict[str, list[Any]] = {}
     for source in sources:
         inputs.setdefault(source.domain, []).append([source.name, source.kind, source.bytes])

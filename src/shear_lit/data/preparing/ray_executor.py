@@ -13,7 +13,7 @@ _AHEAD = 2  # tasks that wait for each core, which hold their text
 
 
 class RayCluster:
-    """Does tasks on the cluster that ``RAY_ADDRESS`` names, or on one that is begun on this machine.
+    """Does tasks on the cluster that ``RAY_ADDRESS`` names, or on one on this machine that ends with this process.
 
     All of its machines share the storage of the output, and have this package.
     """
@@ -36,14 +36,9 @@ class RayCluster:
         """As in ``Executor``; a task whose process ends by itself is done again by another, three times at most."""
         import ray
 
-        begun = not ray.is_initialized()
-        if begun:
+        if not ray.is_initialized():
             _begin(ray, self._workers)
-        try:
-            yield from _run(ray, do, iter(tasks))
-        finally:
-            if begun:
-                ray.shutdown()
+        yield from _run(ray, do, iter(tasks))
 
 
 def _begin(ray: Any, workers: int) -> None:
