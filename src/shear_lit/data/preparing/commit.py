@@ -21,6 +21,9 @@ from shear_lit.disk.writing import check_folder
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors that say that a disk has no space left."""
 
+SELECTION = "selection.json"
+"""The file of a run's directory that says what was selected, and how often the data was added to then."""
+
 _LOCK = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _log = logging.getLogger(__name__)
@@ -166,8 +169,8 @@ def _is_own_folder(path: Path, output: Path) -> bool:
 
 
 def clear_work(directory: Path) -> None:
-    """Remove what a run that is done worked with."""
-    for path in directory.iterdir():
+    """Remove what a run that is done worked with; last what says that it is."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name == SELECTION):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != _LOCK:

@@ -15,6 +15,7 @@ from shear_lit.data.chat.records import Conversations
 from shear_lit.data.prepared.conversations import ChatRecord
 from shear_lit.data.prepared.manifest import TokenizerRecord
 from shear_lit.data.preparing.chat_settings import ChatSettings
+from shear_lit.data.preparing.commit import SELECTION
 from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings
 from shear_lit.data.text.records import Records, TextField
 from shear_lit.data.tokens.encoder import Encoder
@@ -60,7 +61,7 @@ class Job:
     @property
     def selection(self) -> Path:
         """File that says what was selected."""
-        return self.work / "selection.json"
+        return self.work / SELECTION
 
     @property
     def tasks(self) -> Path:

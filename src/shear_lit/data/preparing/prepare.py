@@ -91,8 +91,9 @@ def prepare_stage(
         if stage == "commit" and selected and run.before and run.before.manifest.runs == selected.run:
             return run.cleared(run.before.manifest)  # an earlier call moved all files, and was stopped then
         if stage != "tokenise" and not run.job.plan.exists():
+            left = "that is not committed" if run.before else "yet"
             raise DataError(
-                f"{stage!r}: nothing is tokenised yet. Run `--stage tokenise` first.", key="stage"
+                f"{stage!r}: nothing is tokenised {left}. Run `--stage tokenise` first.", key="stage"
             )
         run.start()
         if stage == "tokenise":
