@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from shear_lit.data.prepared.manifest import TokenizerRecord
-from shear_lit.data.preparing import stages
+from shear_lit.data.preparing import duplicates, stages
 from shear_lit.data.preparing.job import TextJob
 from shear_lit.data.preparing.sections import SECTION_PIECES, DonePiece, Section, SectionFiles, SectionRecord
 from shear_lit.data.preparing.settings import PrepareSettings, SplitTokens
@@ -141,9 +141,9 @@ def measure(folder: Path, documents: int) -> dict:
     }
 
 
-def simulated(documents: int, where: str | None) -> dict:
+def simulated(documents: int, options: argparse.Namespace) -> dict:
     """Make the files, and select in another process."""
-    with tempfile.TemporaryDirectory(dir=where) as place:
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
         sections = make(job_in(folder), documents)
         listed = [
@@ -152,6 +152,7 @@ def simulated(documents: int, where: str | None) -> dict:
         ]
         (folder / "sections-list").write_text(json.dumps(listed))
         asked = [sys.executable, __file__, "--inside", str(folder), "--documents", str(documents)]
+        asked += ["--bucket-documents", str(options.bucket_documents)]
         found = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True)
         shutil.rmtree(folder / "sections")
         return json.loads(found.stdout.splitlines()[-1])
@@ -179,12 +180,19 @@ def main() -> None:
     parser.add_argument("--documents", type=int, nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--to", type=int, default=10**9)
     parser.add_argument("--folder", default=None, help="where to make the temporary directory")
+    parser.add_argument(
+        "--bucket-documents",
+        type=int,
+        default=duplicates.BUCKET_DOCUMENTS,
+        help="documents that are sorted at once; of 10^9 it is 4 million, as there are 256 buckets at most",
+    )
     parser.add_argument("--inside", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
+        duplicates.BUCKET_DOCUMENTS = options.bucket_documents
         print(json.dumps(measure(Path(options.inside), options.documents[0])))
         return
-    found = [simulated(documents, options.folder) for documents in options.documents]
+    found = [simulated(documents, options) for documents in options.documents]
     result = {"question": "barrier", "bar": {"minutes": 60, "gigabytes": 64}, "measured": found}
     if len(found) > 1:
         result["carried_on"] = carried_on(*found[-2:], options.to)

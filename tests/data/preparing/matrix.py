@@ -205,7 +205,7 @@ def with_datatrove(work, first, added, wanted, more):
         (work / "corpus" / name).write_text(lines_of(documents))
     plain = replace(first, domains={"web": str(work / "corpus" / "??.jsonl")}, output=str(work / "read-here"))
     prepare(plain)
-    given = replace(plain, domains={"web": "datatrove:"}, output=str(work / "handed-over"))
+    given = replace(plain, domains={"web": "datatrove://"}, output=str(work / "handed-over"))
     pipeline = [Reads(work / "corpus", files), HandOver(given, "web")]
     logs = str(work / "logs-reads")
     LocalPipelineExecutor(pipeline, tasks=8, workers=2, logging_dir=logs, start_method="fork").run()

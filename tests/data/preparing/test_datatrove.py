@@ -8,6 +8,7 @@ import pytest
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.preparing import sections as sections_module
+from shear_lit.data.preparing.chat_settings import ChatSettings
 from shear_lit.data.preparing.prepare import prepare, prepare_stage
 from tests.data.preparing.corpora import UNIT, lines_of, texts
 from tests.trees import tree
@@ -42,7 +43,7 @@ class Reads(PipelineStep):
 def options(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(sections_module, "SECTION_PIECES", 2)
     small = {"unit_bytes": UNIT, "chunk_bytes": 16 * 2 * 40, "workers": 1, "max_rejected_fraction": 0.1}
-    return settings({"web": "datatrove:"}, **small)
+    return settings({"web": "datatrove://"}, **small)
 
 
 def handed_over(options, tasks, *, folder=Path("corpus"), files=FILES, order=None):
@@ -88,7 +89,7 @@ def test_a_task_that_is_done_again_changes_nothing_and_another_run_of_the_pipeli
 
 def test_tasks_that_have_not_ended_are_named(options):
     prepare_stage(options, "tokenise")
-    with pytest.raises(DataError, match="come from a pipeline, of which all tasks have not ended"):
+    with pytest.raises(DataError, match="come from a pipeline, of which no task has ended"):
         prepare_stage(options, "select")
     handed_over(options, 3, order=[0])
     with pytest.raises(DataError, match=r"stage='select'.*tasks 2, 3 of 3 have not ended"):
@@ -126,8 +127,11 @@ def test_what_the_data_holds_is_not_added_again(options):
 
 
 def test_a_domain_that_is_no_pipeline_s_and_a_document_without_an_input_are_refused(options, tmp_path):
-    with pytest.raises(DataError, match=r"domains\.web='a\.jsonl'.*Use domains\.web=datatrove:"):
+    with pytest.raises(DataError, match=r"domains\.web='a\.jsonl'.*Use domains\.web=datatrove://"):
         HandOver(replace(options, domains={"web": "a.jsonl"}), "web")
+    with pytest.raises(DataError, match=r"format='chat': a pipeline gives text"):
+        chat = {"domains": {"web": "datatrove://"}, "tokenizer": "none", "output": "none"}
+        HandOver(ChatSettings(**chat), "web")
     step = HandOver(options, "web", input_key="source")
     with pytest.raises(DataError, match=r"input_key='source': document 'a.jsonl/0' has no such entry"):
         list(step.run(Reads(tmp_path).run()))

@@ -7,6 +7,7 @@ them. Both need ``pip install 'shear-lit[datatrove]'``, and storage that all tas
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.preparing.executors import ONE_THREAD
 from shear_lit.data.preparing.pipelines import Given, write_list
 from shear_lit.data.preparing.plan import PartNumber
 from shear_lit.data.preparing.prepare import begun, prepare_stage
@@ -53,7 +55,7 @@ class PrepareStep(PipelineStep):
 
 
 class HandOver(PipelineStep):
-    """Tokenises the documents of a pipeline for ``prepare``, whose domain is given as ``datatrove:`` then.
+    """Tokenises the documents of a pipeline for ``prepare``, whose domain is given as ``datatrove://`` then.
 
     What is prepared does not depend on how many tasks there are: inputs come in the order of their names, and an
     input's documents in the order in which the task gave them that reads it. A document's input is what its metadata
@@ -70,13 +72,15 @@ class HandOver(PipelineStep):
         """Give documents to ``domain`` of ``settings``; the metadata's ``input_key`` names the input of each.
 
         Raises:
-            DataError: the settings give the domain no ``datatrove:``.
+            DataError: the settings give the domain no ``datatrove://``, or are those of conversations.
         """
         super().__init__()
+        if not isinstance(settings, PrepareSettings):
+            raise DataError("'chat': a pipeline gives text. Prepare conversations from files.", key="format")
         given = settings.domains.get(domain, ())
-        if f"{PIPELINE}:" not in ([given] if isinstance(given, str) else given):
+        if f"{PIPELINE}://" not in ([given] if isinstance(given, str) else given):
             raise DataError(
-                f"{given!r}: documents of a pipeline go to a domain that says so. Use domains.{domain}={PIPELINE}:",
+                f"{given!r}: documents of a pipeline go to a domain that says so. Use domains.{domain}={PIPELINE}://",
                 key=f"domains.{domain}",
             )
         self.settings, self.domain, self.input_key = settings, domain, input_key
@@ -87,6 +91,7 @@ class HandOver(PipelineStep):
         Raises:
             DataError: other tasks have other settings, or a document names no input.
         """
+        os.environ |= ONE_THREAD
         with begun(self.settings, shared=True) as run:
             run.start()
             inputs: dict[str, _Input] = {}

@@ -16,6 +16,12 @@ from shear_lit.data.preparing.settings import CommonSettings
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+ONE_THREAD = {
+    **dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "TOKENIZERS_PARALLELISM": "true",  # by that one thread, which is a sixth faster than by the one that asks it
+}
+"""The environment of a process that is one of several on its machine."""
+
 _AHEAD = 2  # tasks that wait for each process, which hold their text
 
 
@@ -90,10 +96,7 @@ def executor_of(settings: CommonSettings, size: int) -> Executor:
 
 def _begin() -> None:
     """In each process: one thread for each, no Ctrl-C, which the starting process answers, and an end with that one."""
-    os.environ |= dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    os.environ["TOKENIZERS_PARALLELISM"] = (
-        "true"  # by that one thread, which is a sixth faster than by this one
-    )
+    os.environ |= ONE_THREAD
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -100,9 +100,10 @@ def _lists(job: Job, domain: str) -> dict[int, Path]:
     missing = [str(task) for task in range(1, tasks + 1) if task not in lists]
     if missing or not tasks:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        what = f"tasks {', '.join(missing[:_NAMED])}{more} of {tasks}" if tasks else "all tasks"
+        what = f"tasks {', '.join(missing[:_NAMED])}{more} of {tasks} have" if tasks else "no task has"
+        what += " ended" if not tasks else " not ended"
         raise DataError(
-            f"'select': documents of domain {domain!r} come from a pipeline, of which {what} have not ended. Run "
+            f"'select': documents of domain {domain!r} come from a pipeline, of which {what}. Run "
             "it with shear_lit.data.preparing.datatrove.HandOver as its last step, and the same settings.",
             key="stage",
         )

@@ -15,7 +15,7 @@ from shear_lit.data.text.sources import Source
 from shear_lit.disk.records import read_values, record_of
 
 # What changes no byte, and what a run that was stopped by it may change; inputs are compared file by file.
-_OF_NOBODY = ("output", "domains", "workers", "executor", "max_rejected_fraction")
+_MAY_DIFFER = ("output", "domains", "workers", "executor", "max_rejected_fraction")
 _MOST_PARTS = 100_000
 
 
@@ -64,7 +64,7 @@ class Plan:
 
 def plan_of(job: Job, sources: Sequence[Source], before: Manifest | None) -> Plan:
     """The plan of a run."""
-    settings = {key: value for key, value in asdict(job.settings).items() if key not in _OF_NOBODY}
+    settings = {key: value for key, value in asdict(job.settings).items() if key not in _MAY_DIFFER}
     settings["tokenizer"] = f"{job.tokenizer.name} ({job.tokenizer.fingerprint[:12]})"
     if job.chat:
         settings["template_sha256"] = job.chat.sha256  # a file of the same name may have changed

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.preparing.executors import Result, Task
+from shear_lit.data.preparing.executors import ONE_THREAD, Result, Task
 
 _AHEAD = 2  # tasks that wait for each core, which hold their text
 
@@ -42,11 +42,9 @@ class RayCluster:
 
 
 def _begin(ray: Any, workers: int) -> None:
-    one_thread = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = {"env_vars": one_thread | {"TOKENIZERS_PARALLELISM": "true"}}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of the run
     here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-    ray.init(log_to_driver=False, runtime_env=environment, **here)
+    ray.init(log_to_driver=False, runtime_env={"env_vars": ONE_THREAD}, **here)
 
 
 def _run(ray: Any, do: Callable[[Task], Result], left: Iterator[Task]) -> Iterator[tuple[Task, Result]]:

@@ -77,7 +77,7 @@ class _Finder:
         if pattern.startswith(HUB):
             yield pattern, self._hub(pattern)
             return
-        if pattern == f"{PIPELINE}:":
+        if pattern == f"{PIPELINE}://":
             yield pattern, Source(domain=self._domain, name=pattern, kind=PIPELINE, bytes=0)
             return
         before, _, after = pattern.partition(":")
