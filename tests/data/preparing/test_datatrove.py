@@ -115,6 +115,17 @@ def test_a_document_that_cannot_be_used_is_counted_and_named(options, caplog):
     assert "corpus/a.jsonl:61: empty document" in caplog.text
 
 
+def test_what_a_reader_fails_with_is_its_own_error_and_its_task_has_not_ended(options):
+    def fails():
+        yield from Reads(Path("corpus")).run()
+        raise ConnectionResetError("the bucket")
+
+    with pytest.raises(ConnectionResetError, match="the bucket"):
+        list(HandOver(options, "web").run(fails()))
+    with pytest.raises(DataError, match="no task has ended"):
+        prepare_stage(options, "select")
+
+
 def test_what_the_data_holds_is_not_added_again(options):
     handed_over(options, 2)
     finished(options)

@@ -2,13 +2,16 @@
 
 import fcntl
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.chunks import write_part
 from shear_lit.data.preparing import sections as sections_module
+from shear_lit.data.preparing.commit import clear_work
 from shear_lit.data.preparing.plan import PartNumber
 from shear_lit.data.preparing.prepare import prepare, prepare_stage
 from shear_lit.data.preparing.sections import Section, dealt, sections
@@ -210,3 +213,53 @@ def test_a_large_file_is_cut_into_sections_which_have_its_pieces(tmp_path, monke
     array.write_text(json.dumps([{"text": text} for text in texts(30)]))
     other = replace(source, name=str(array), bytes=array.stat().st_size)
     assert len(list(sections([other], job, whole=False))) == 1
+
+
+def test_an_input_that_was_written_anew_with_the_same_size_is_read_again(options, tmp_path):
+    prepare_stage(options, "tokenise")
+    large = Path(options.domains["web"][0])
+    lines = large.read_text().splitlines(keepends=True)
+    large.write_text("".join([*lines[1:], lines[0]]))
+    in_parts(options, 2)
+    prepare(replace(options, output=str(tmp_path / "whole")))
+    assert tree(options.output) == tree(tmp_path / "whole")
+
+
+def test_what_was_tokenised_for_new_data_is_not_taken_for_data_that_holds_it(options, whole):
+    prepare_stage(options, "tokenise")
+    shutil.copytree(whole.output, options.output)
+    assert "other data there" in refused(options, "tokenise")
+    Path(options.output + ".partial", "plan.json").unlink()
+    assert in_parts(options, 2).runs == 1
+    assert tree(options.output) == tree(whole.output)
+
+
+def test_a_selection_of_another_plan_is_not_packed(options):
+    prepare_stage(options, "tokenise")
+    prepare_stage(options, "select")
+    Path(options.output + ".partial", "plan.json").unlink()
+    other = replace(options, sequence_length=32)
+    prepare_stage(other, "tokenise")
+    for stage in ("pack", "commit"):
+        assert "Run `--stage select` first" in refused(other, stage)
+
+
+def test_what_says_that_a_commit_is_done_is_removed_last(tmp_path, monkeypatch):
+    for name in ("selection.json", "plan.json", "marks", "tasks.jsonl", "lock"):
+        (tmp_path / name).touch()
+    removed, real = [], Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **more: (removed.append(path.name), real(path, **more)))
+    clear_work(tmp_path)
+    assert removed[-1] == "selection.json" and len(removed) == 4
+
+
+def test_two_machines_may_write_one_file_at_once(tmp_path, monkeypatch):
+    """Their processes may even have the same number."""
+
+    def another(_):
+        monkeypatch.undo()
+        write_part(tmp_path / "spool", (b"content",))
+
+    monkeypatch.setattr("shear_lit.data.prepared.chunks.os.fsync", another)
+    write_part(tmp_path / "spool", (b"content",))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"content"]

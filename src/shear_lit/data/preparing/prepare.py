@@ -53,7 +53,7 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
     Raises:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
-    with begun(settings, executor) as run:
+    with _told_of_disk(settings), begun(settings, executor) as run:
         run.start(anew=True)
         run.tokenise(PartNumber(), trusting=False)
         run.pack(PartNumber(), selected := run.select())
@@ -86,7 +86,7 @@ def prepare_stage(
     if stage == "all":
         return prepare(settings, executor)
     part = part or PartNumber()
-    with begun(settings, executor, shared=stage in _IN_PARTS) as run:
+    with _told_of_disk(settings), begun(settings, executor, shared=stage in _IN_PARTS) as run:
         selected = selected_before(run.job)
         if stage == "commit" and selected and run.before and run.before.manifest.runs == selected.run:
             return run.cleared(run.before.manifest)  # an earlier call moved all files, and was stopped then
@@ -182,15 +182,29 @@ class Run:
 def begun(
     settings: CommonSettings, executor: Executor | None = None, *, shared: bool = False
 ) -> Iterator[Run]:
-    """Find out what there is to do, while no other run can change the output."""
+    """Find out what there is to do, while no other run can change the output.
+
+    Raises:
+        DataError: a setting cannot be met, or another run is at work.
+        OSError: the directory of the run cannot be written.
+    """
     output = output_place(settings.output)
     _earlier(output)  # what cannot be written to is refused before anything is made beside it
-    work = output.with_name(f"{output.name}.partial")
+    with locked(work := _work_of(output), shared=shared):
+        yield _run(settings, output, work, executor)
+
+
+@contextmanager
+def _told_of_disk(settings: CommonSettings) -> Iterator[None]:
+    """What the system says against writing, as what a person is told."""
     try:
-        with locked(work, shared=shared):
-            yield _run(settings, output, work, executor)
+        yield
     except OSError as error:
-        raise disk_error(work, error) from error
+        raise disk_error(_work_of(output_place(settings.output)), error) from error
+
+
+def _work_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
 
 
 def _run(settings: CommonSettings, output: Path, work: Path, executor: Executor | None) -> Run:
