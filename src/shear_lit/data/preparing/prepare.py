@@ -7,18 +7,22 @@ means, goes on where it was, and ends with the same bytes. The stages may be don
 in parts, by machines that share the storage of the output.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.chunks import write_part
-from shear_lit.data.prepared.manifest import FORMAT, MANIFEST, Manifest
-from shear_lit.data.prepared.reading import read_manifest
+from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.preparing.chat import chat_job, check_same_conversations
 from shear_lit.data.preparing.chat_settings import ChatSettings
+from shear_lit.data.preparing.checks import (
+    check_disk,
+    check_same_settings,
+    check_special_tokens,
+    earlier_manifest,
+)
 from shear_lit.data.preparing.commit import clear, clear_work, commit, disk_error, locked, output_place
 from shear_lit.data.preparing.executors import Executor, executor_of
 from shear_lit.data.preparing.job import Job, TextJob
@@ -34,8 +38,6 @@ from shear_lit.data.text.pieces import check_text_field
 from shear_lit.data.text.sources import Source, find_sources
 from shear_lit.data.tokens.tokenizer import TextTokenizer, load_tokenizer
 
-_BYTES_PER_TOKEN = 4  # of raw text, about: usual text has 3 to 5
-_MOST_COMPRESSED = 3  # about
 _IN_PARTS = ("tokenise", "pack")
 
 
@@ -132,7 +134,7 @@ class Run:
         job, first = self.job, anew or not self.job.plan.exists()
         if first:
             known = {(i.domain, i.name) for i in self.before.ledger.inputs()} if self.before else set()
-            _check_disk(self.output, job, [s for s in self.sources if (s.domain, s.name) not in known])
+            check_disk(self.output, job, [s for s in self.sources if (s.domain, s.name) not in known])
         for folder in (job.spools, job.sections):
             folder.mkdir(exist_ok=True)
         content = self.tokenizer.backend.to_str().encode()
@@ -189,7 +191,7 @@ def begun(
         OSError: the directory of the run cannot be written.
     """
     output = output_place(settings.output)
-    _earlier(output)  # what cannot be written to is refused before anything is made beside it
+    earlier_manifest(output)  # what cannot be written to is refused before anything is made beside it
     with locked(work := _work_of(output), shared=shared):
         yield _run(settings, output, work, executor)
 
@@ -208,15 +210,15 @@ def _work_of(output: Path) -> Path:
 
 
 def _run(settings: CommonSettings, output: Path, work: Path, executor: Executor | None) -> Run:
-    earlier = _earlier(output)
+    earlier = earlier_manifest(output)
     sources = find_sources(settings.domains, exclude=output)
     tokenizer = load_tokenizer(settings.tokenizer)
-    _check_special_tokens(settings, tokenizer)
+    check_special_tokens(settings, tokenizer)
     job = _job(settings, tokenizer, work)
     before = None
     if earlier is not None:
         check_same_conversations(earlier, job.chat, settings.output)
-        _check_same_settings(earlier, settings, tokenizer)
+        check_same_settings(earlier, settings, tokenizer)
     check_text_field(sources, job)
     if earlier is not None:
         before = Before(earlier, ledger_of(output, earlier))
@@ -229,66 +231,3 @@ def _job(settings: CommonSettings, tokenizer: TextTokenizer, work: Path) -> Job:
         return chat_job(settings, tokenizer, work)
     assert isinstance(settings, PrepareSettings)
     return TextJob(settings=settings, tokenizer=tokenizer.record(), work=work)
-
-
-def _earlier(output: Path) -> Manifest | None:
-    """The manifest of the data that is there already, if there is any."""
-    if (output / MANIFEST).is_file():
-        try:
-            return read_manifest(output)
-        except DataError as error:
-            error.key = "output"
-            raise
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise DataError(
-            f"{str(output)!r} is not an empty directory, nor does it hold prepared data to which files could "
-            "be added: nothing is ever overwritten. Choose another directory, or remove it.",
-            key="output",
-        )
-    return None
-
-
-def _check_same_settings(earlier: Manifest, settings: CommonSettings, tokenizer: TextTokenizer) -> None:
-    """Refuse to add to data that was made differently."""
-    if not tokenizer.is_of(earlier.tokenizer.fingerprint):
-        raise DataError(
-            f"{settings.tokenizer!r} (fingerprint {tokenizer.fingerprint[:12]}) is not the one that made what "
-            f"is in output={settings.output!r}: {earlier.tokenizer.name!r} ({earlier.tokenizer.fingerprint[:12]}). "
-            "Use that one, or prepare into another directory.",
-            key="tokenizer",
-        )
-    keys = ["sequence_length", "prepend_bos", "append_eos", "text_field", "shares", "tokens"]
-    for key in keys + (["packing", "split_special_tokens"] if earlier.format == FORMAT else []):
-        asked, found = getattr(settings, key), getattr(earlier, key)
-        asked = asdict(asked) if key in ("shares", "tokens") else asked
-        if asked != found and (found or key not in ("text_field", "shares", "tokens")):
-            raise DataError(
-                f"{asked!r}: what is in output={settings.output!r} was prepared with {found!r}, and files "
-                f"can only be added in the same way. Use {key}={found!r}, or prepare into another directory.",
-                key=key,
-            )
-
-
-def _check_special_tokens(settings: CommonSettings, tokenizer: TextTokenizer) -> None:
-    for wanted, token, key in (
-        (settings.append_eos, tokenizer.eos_id, "append_eos"),
-        (settings.prepend_bos, tokenizer.bos_id, "prepend_bos"),
-    ):
-        if wanted and token is None:
-            raise DataError(
-                f"true: tokenizer {settings.tokenizer!r} has no such token. Use --{key} false.", key=key
-            )
-
-
-def _check_disk(output: Path, job: Job, sources: list[Source]) -> None:
-    compressed = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".parquet")
-    text = sum(s.bytes * (_MOST_COMPRESSED if s.name.endswith(compressed) else 1) for s in sources)
-    there = sum(path.stat().st_size for path in job.spools.glob("*"))
-    needed = 2 * text * job.dtype.itemsize // _BYTES_PER_TOKEN - there  # each token is spooled, then packed
-    free = shutil.disk_usage(job.work).free
-    if free < needed:
-        raise DataError(
-            f"{str(output)!r}: {free / 1e9:.2f} GB are free there, and {text / 1e9:.2f} GB of text may take "
-            f"{needed / 1e9:.2f} GB while it is prepared. Make space, or choose a directory on another disk.",
-            key="output",
-        )
