@@ -195,8 +195,9 @@ def read_plan(path: str, domains: Sequence[str], where: str) -> tuple[MixtureLog
             raise ValueError(f"trainer.max_steps={shown(steps)}, max_epochs={shown(caps)}")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path!r}: {getattr(error, 'strerror', None) or one_line(error)}: of a config, data.mixture.proportions, data.global_batch and "
-            "trainer.max_steps are read. Write them into it, or give the mixture.json of a run.",
+            f"{path!r}: {getattr(error, 'strerror', None) or one_line(error)}: of a config, "
+            "data.mixture.proportions, data.global_batch and trainer.max_steps are read. "
+            "Write them into it, or give the mixture.json of a run.",
             key=_KEY,
         ) from error
     check_same_domains(domains, found.domains, _KEY, where, value=repr(path))
