@@ -1,9 +1,12 @@
 """``shear-lit prepare``: raw text to prepared data."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shear_lit.data.preparing.settings import PrepareSettings
+
+if TYPE_CHECKING:
+    from shear_lit.data.text.contamination.tasks import Task
 
 _log = logging.getLogger(__name__)
 
@@ -20,5 +23,16 @@ def prepare(**settings: Any) -> None:
     from shear_lit.data.preparing.prepare import prepare as prepare_data
     from shear_lit.data.preparing.reporting import summary
 
-    manifest = prepare_data(options)
+    manifest = prepare_data(options, tasks=_tasks(options))
     _log.info("%s\n%s", options.output, summary(manifest))
+
+
+def _tasks(options: PrepareSettings) -> list["Task"]:
+    """The evaluation tasks of the suites that are asked for."""
+    if not options.decontaminate.suites:
+        return []
+    from shear_lit.commands.scoring import suite_named
+    from shear_lit.evaluation.suites.questions import tasks_of_suite
+
+    suites = [suite_named(name) for name in options.decontaminate.suites]
+    return [task for suite in suites for task in tasks_of_suite(suite, options.decontaminate.fields)]

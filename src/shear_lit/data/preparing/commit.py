@@ -22,7 +22,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _LOCK = "lock"
 # What a run makes in the directory that it works in; what has another name is somebody else's.
-_OF_A_RUN = re.compile(r"lock|spool|packed|chunks|tokenizer\.json|marks|duplicates|bucket-[0-9]+|.*\.partial")
+_OF_A_RUN = re.compile(
+    r"lock|spool|packed|chunks|tokenizer\.json|(all-)?grams\.(npz|bin)|marks|duplicates|bucket-[0-9]+|.*\.partial"
+)
 _CHUNK_OF_A_RUN = re.compile(r"chunk-0-[0-9]+\.(bin|documents|mask)(\.shorter)?(\.[0-9]+)?(\.part)?")
 
 

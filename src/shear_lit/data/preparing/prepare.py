@@ -7,6 +7,7 @@ where it was, and ends with the same bytes.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.chat import chat_job, check_same_conversations
 from shear_lit.data.preparing.chat_settings import ChatSettings
 from shear_lit.data.preparing.commit import clear, clear_work, commit, disk_error, locked, output_place
+from shear_lit.data.preparing.decontaminating import check_same_tasks, with_tasks, without_common
 from shear_lit.data.preparing.executors import Executor, Here, Processes
 from shear_lit.data.preparing.job import Job, TextJob
 from shear_lit.data.preparing.ledger import ledger_of, new_sources
 from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings
 from shear_lit.data.preparing.stages import Before, assembled, contents, tokenised
+from shear_lit.data.text.contamination.tasks import Task
 from shear_lit.data.text.pieces import check_text_field
 from shear_lit.data.text.sources import Source, find_sources
 from shear_lit.data.tokens.tokenizer import TextTokenizer, load_tokenizer
@@ -29,7 +32,9 @@ _BYTES_PER_TOKEN = 4  # of raw text, about: usual text has 3 to 5
 _MOST_COMPRESSED = 3  # about
 
 
-def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manifest:
+def prepare(
+    settings: CommonSettings, executor: Executor | None = None, *, tasks: Sequence[Task] = ()
+) -> Manifest:
     """Tokenise, split and pack ``settings.domains`` into ``settings.output``, or add to it what is new.
 
     A first run's output is whole, or not there. What is added is there with the last file that is written, the
@@ -39,6 +44,7 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
     Args:
         settings: What to prepare, and how.
         executor: Who does the tasks; by default ``settings.workers`` processes of this machine.
+        tasks: Evaluation tasks of ``settings.decontaminate.suites``, which this package cannot look up.
 
     Raises:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
@@ -48,7 +54,7 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
     work = output.with_name(f"{output.name}.partial")
     try:
         with locked(work):
-            manifest = _prepared(settings, output, work, executor)
+            manifest = _prepared(settings, output, work, executor, tasks)
             clear(output, manifest)
             clear_work(work)
     except OSError as error:
@@ -56,13 +62,15 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
     return manifest
 
 
-def _prepared(settings: CommonSettings, output: Path, work: Path, executor: Executor | None) -> Manifest:
+def _prepared(
+    settings: CommonSettings, output: Path, work: Path, executor: Executor | None, tasks: Sequence[Task]
+) -> Manifest:
     """Do what is to be done, while no other run can change the output."""
     earlier = _earlier(output)
     sources = find_sources(settings.domains, exclude=output)
     tokenizer = load_tokenizer(settings.tokenizer)
     _check_special_tokens(settings, tokenizer)
-    job = _job(settings, tokenizer, work)
+    job = with_tasks(_job(settings, tokenizer, work), sources, tasks)
     if executor is None:
         small = sum(source.bytes for source in sources) <= settings.unit_bytes
         executor = Here() if settings.workers == 1 or small else Processes(settings.workers)
@@ -70,6 +78,7 @@ def _prepared(settings: CommonSettings, output: Path, work: Path, executor: Exec
     if earlier is not None:
         check_same_conversations(earlier, job.chat, settings.output)
         _check_same_settings(earlier, settings, tokenizer)
+        check_same_tasks(earlier, job.decontamination, settings.output)
     check_text_field(sources, job)
     if earlier is not None:
         before = Before(earlier, ledger_of(output, earlier))
@@ -79,6 +88,7 @@ def _prepared(settings: CommonSettings, output: Path, work: Path, executor: Exec
     _check_disk(output, job, sources)
     job.spools.mkdir(exist_ok=True)
     job.tokenizer_file.write_text(tokenizer.backend.to_str(), encoding="utf-8")
+    job = without_common(job, sources, before.ledger.folder if before else None, executor)
     assert job.tokens_key  # computed once, here, and taken along by every task
     manifest = assembled(job, tokenised(job, sources, executor), before, executor)
     commit(job.packed, output)

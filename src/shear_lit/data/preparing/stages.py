@@ -19,6 +19,7 @@ from shear_lit.data.prepared.manifest import (
     content_fingerprint,
     write_manifest,
 )
+from shear_lit.data.preparing.decontaminating import record_of_run
 from shear_lit.data.preparing.duplicates import mark_duplicates
 from shear_lit.data.preparing.executors import Executor
 from shear_lit.data.preparing.job import Job
@@ -123,8 +124,10 @@ def assembled(job: Job, domains: dict[str, Tokenised], before: Before | None, ex
         }
         of_domain = [item for item in inputs if item.domain == name]
         records[name] = _record(earlier, selection, splits, domains[name].rejected, of_domain)
-    ledger.write(inputs, tails)
-    manifest = _manifest(job, records, ledger)
+    ledger.write(inputs, tails, job.counted_grams if job.decontamination else None)
+    done = {name: list(zip(one.pieces, one.encoded, strict=True)) for name, one in domains.items()}
+    decontamination = record_of_run(job, done, before.manifest if before else None)
+    manifest = replace(_manifest(job, records, ledger), decontamination=decontamination)
     _remove_others(job, manifest)
     write_file(job.packed / PAGE, page(manifest, [(i.domain, i.name, i.bytes) for i in inputs]))
     write_manifest(job.packed, manifest)
