@@ -5,6 +5,7 @@
 # that people use? They are installed once, each in its own environment in .clients (about 15 GB); CLIENTS="vllm" or the
 # like asks only some of them, ALSO="ctranslate2" more. make launches runs the scripts of launch/ on the toy.
 # make runs tries what may happen to a run: KILLS kills, each signal at each moment, a disk that refuses each operation.
+# make long tests forms, strategies and numbers of processes that the suite leaves out beside their twins.
 # make gpu is for a machine with a CUDA device: a random model of 1B parameters goes the whole way in a plain install, for
 # which it has five minutes, and then what is marked gpu is tested.
 # make repair repairs a cut of every form of every family, also of models that it trains for a minute each first.
@@ -19,6 +20,8 @@
 # adapters in every family.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
+# make corpus prepares text in 4 and 13 parts, by datatrove, Ray and a stand-in for SLURM, and kills parts at 40 moments:
+# each time it compares all bytes with those of one machine.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
@@ -32,7 +35,8 @@ MENDED ?= benchmarks/results/mending_cpu2_2026-11.md
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: demo test lint nightly clients distil doors launches repair runs scores looks readme text tokens tune gpu
+.PHONY: demo test lint nightly long clients distil doors launches repair runs scores looks readme text tokens tune \
+	corpus gpu
 
 demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast) $(if $(filter-out 0,$(CHAT)),--chat)
@@ -45,7 +49,15 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-nightly: clients doors runs launches text repair distil scores looks tune
+nightly: long clients doors runs launches text repair distil scores looks tune corpus
+
+long: .venv/installed-test
+	SHEAR_LIT_NIGHTLY=all $(BIN)/python -m pytest -m nightly
+
+corpus: .venv/installed-corpus
+	SHEAR_LIT_CORPUS=all $(BIN)/python -m pytest tests/data/preparing/test_datatrove.py tests/data/preparing/test_executors.py
+	$(BIN)/python -m tests.data.preparing.matrix parts datatrove ray slurm kills --work runs/corpus
+	$(BIN)/python benchmarks/barrier.py
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py
@@ -154,6 +166,10 @@ gpu: .gpu/installed
 .venv/installed-test: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus,eval]'
 	touch $@ .venv/installed-demo
+
+.venv/installed-corpus: pyproject.toml setup.py | .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus,eval,datatrove,ray]'
+	touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

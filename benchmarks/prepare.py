@@ -6,6 +6,7 @@ same text, already in memory, on the same cores, alternating. The bar is 0.90 of
 and for documents of 16 MiB. The bar is 1.5 GiB each.
 ``kill``: kill -9 at random moments, a third of them while chunks are packed, then the same command again. The bar is
 the same bytes each time.
+``stages``: tokens per second of each stage, done apart by one process, and the bytes that it leaves for the next.
 
 Without ``--tokenizer`` a byte-level BPE tokenizer is trained on the text; without ``--text`` that is Python's own
 library, each document with a line of its own, so that none is a duplicate.
@@ -305,7 +306,41 @@ def measure_kill(folder: Path, options: argparse.Namespace) -> dict:
     return {"bar": options.kills, "kills": options.kills, "identical": same, "killed_while": counts}
 
 
-MEASURES = {"throughput": measure_throughput, "memory": measure_memory, "kill": measure_kill}
+def measure_stages(folder: Path, options: argparse.Namespace) -> dict:
+    from shear_lit.data.preparing.prepare import PrepareSettings, prepare_stage
+
+    texts = texts_of(options.text)
+    text = folder / "text.jsonl"
+    write_text(text, texts, options.megabytes)
+    tokenizer = options.tokenizer or train_tokenizer(folder / "tokenizer", texts[:300], 8000)
+    settings = PrepareSettings(
+        domains={"text": str(text)}, tokenizer=tokenizer, output=str(folder / "out"), workers=1
+    )
+    os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "true"
+    seconds, left = {}, {}
+    for stage in ("tokenise", "select", "pack", "commit"):
+        start = time.perf_counter()
+        manifest = prepare_stage(settings, stage)
+        seconds[stage] = time.perf_counter() - start
+        files = [path for path in folder.glob("out*/**/*") if path.is_file()]
+        left[stage] = round(sum(path.stat().st_size for path in files) / 1e6, 1)
+    assert manifest is not None
+    records = [split for domain in manifest.domains.values() for split in domain.splits.values()]
+    tokens, size = sum(record.tokens for record in records), text.stat().st_size
+    return {
+        "tokens_per_second": {stage: round(tokens / took) for stage, took in seconds.items()},
+        "seconds": {stage: round(took, 2) for stage, took in seconds.items()},
+        "megabytes_there_afterwards": left,
+        "bytes_of_text_per_token": round(size / tokens, 2),
+    }
+
+
+MEASURES = {
+    "stages": measure_stages,
+    "throughput": measure_throughput,
+    "memory": measure_memory,
+    "kill": measure_kill,
+}
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""Fixtures of more than one folder."""
+"""Fixtures of more than one folder, and what is left out."""
+
+import os
 
 import pytest
 import torch
@@ -7,9 +9,14 @@ from tests.toy import Toy, write_toy
 
 
 def pytest_runtest_setup(item):
-    """Leave out what is marked gpu where there is none; asked only for such a test, because asking starts CUDA."""
+    """Leave out what is marked gpu where there is none, and what only ``make long`` runs.
+
+    CUDA is asked for only for such a test, because asking starts it.
+    """
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("no CUDA device: torch.cuda.is_available() is false")
+    if item.get_closest_marker("nightly") is not None and os.environ.get("SHEAR_LIT_NIGHTLY") != "all":
+        pytest.skip("make long runs it")
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,11 @@ from torch.distributed import run as torchrun
 from shear_lit.commands.fit import training_parser
 from shear_lit.commands.parsing import all_keys, parser_of
 from shear_lit.commands.table import COMMANDS
+from tests.slurm import stand_ins
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
+PREPARES = LAUNCH / "prepare.sbatch"
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
 TEXTS = sorted([ROOT / "README.md", LAUNCH / "README.md", *SCRIPTS, *(ROOT / "configs").rglob("*.yaml")])
 WITHOUT_KEYS = {"demo", "completion"}
@@ -59,7 +61,7 @@ def test_keys_of_commands_exist(path):
 
 
 def test_commands_are_found_where_they_stand():
-    for path in SCRIPTS:
+    for path in (script for script in SCRIPTS if script != PREPARES):
         found = [keys for name, keys in commands_in(path.read_text(encoding="utf-8")) if name == "fit"]
         assert len(found) == 1 and {"config", "ckpt_path", "trainer.num_nodes", "trainer.devices"} <= {
             *found[0]
@@ -97,3 +99,32 @@ def test_torchrun_takes_its_options_and_its_variables():
         assert len(own) == 6 and {*own} <= options
         assert {f"--{name.lower().replace('_', '-')}" for name in variables} <= options
         assert variables == ["SIGNALS_TO_HANDLE", "SHUTDOWN_TIMEOUT"]
+
+
+def test_preparing_is_submitted_stage_by_stage_and_part_by_part(tmp_path):
+    env = stand_ins(tmp_path / "bin", '#!/bin/bash\necho "$@" >> "$JOBS/calls"\n') | {"PARTS": "2"}
+    command = ["bash", str(PREPARES), "a.yaml", "--output=/shared/my data"]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=True)
+    assert found.stdout.splitlines() == [
+        f"{stage}: job {101 + number}"
+        for number, stage in enumerate(("tokenise", "select", "pack", "commit"))
+    ]
+    calls = (tmp_path / "bin" / "calls").read_text().splitlines()
+    both = [
+        "tokenise --workers=1 --part=",
+        "select --workers=1",
+        "pack --workers=1 --part=",
+        "commit --workers=1",
+    ]
+    stages = [
+        f"{stage}{part}" for stage in both for part in (("2/2", "1/2") if stage.endswith("=") else ("",))
+    ]
+    assert calls == [f"prepare --config=a.yaml --stage={stage} --output=/shared/my data" for stage in stages]
+
+
+def test_a_stage_that_fails_lets_no_other_begin(tmp_path):
+    env = stand_ins(tmp_path / "bin", '#!/bin/bash\necho "$@" >> "$JOBS/calls"\nexit 1\n') | {"PARTS": "1"}
+    found = subprocess.run(
+        ["bash", str(PREPARES), "a.yaml"], env=env, capture_output=True, timeout=20, check=False
+    )
+    assert found.returncode and len((tmp_path / "bin" / "calls").read_text().splitlines()) == 1

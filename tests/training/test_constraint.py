@@ -47,6 +47,7 @@ def test_exact_run_is_on_its_schedule_at_every_step_and_has_no_multipliers(whole
     assert "multipliers/" not in report and "loss/size_penalty" not in report
 
 
+@pytest.mark.nightly
 def test_exact_gates_of_several_processes_are_those_of_one(toy, tmp_path, whole):
     arguments = [*toy.arguments("prune", tmp_path / "run"), *EXACT, "--trainer.log_every_n_steps=1", *FSDP2]
     several = run(fit, tmp_path / "log", processes=2, arguments=arguments)

@@ -123,7 +123,9 @@ def loss_of(ranks):
     return sum(found) / len(found)
 
 
-@pytest.mark.parametrize("taught", [False, True], ids=["text alone", "teacher"])
+@pytest.mark.parametrize(
+    "taught", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["text alone", "teacher"]
+)
 def test_micro_batches_and_processes_change_no_gradient_of_documents_apart(toy, tmp_path, taught):
     teacher = teacher_of(toy) if taught else ()
     expected = one_step(toy, tmp_path / "one", "pretrain", *teacher, "--data.micro_batch=8")
@@ -136,7 +138,7 @@ def test_micro_batches_and_processes_change_no_gradient_of_documents_apart(toy, 
         assert loss_of(found) == pytest.approx(loss_of(expected), rel=1e-6), name
 
 
-@pytest.mark.parametrize("constraint", GATES)
+@pytest.mark.parametrize("constraint", [pytest.param("lagrangian", marks=pytest.mark.nightly), "exact"])
 def test_gates_have_the_same_gradient_on_two_processes_beside_a_teacher(toy, tmp_path, constraint):
     flags = (*GATES[constraint], "--model.distillation.language_weight=0.5", "--data.micro_batch=2")
     one = one_step(toy, tmp_path / "one", "prune", *flags)

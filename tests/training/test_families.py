@@ -15,7 +15,11 @@ from tests.training.compare import distances
 from tests.training.forks import run
 from tests.training.runs import fit
 
-FORMS = [form for form in ONE_OF_EACH if form.family in ("olmo2", "gemma3_text", "gpt_neox")]
+FORMS = [
+    pytest.param(form, marks=[pytest.mark.nightly] if form.family == "olmo2" else [])
+    for form in ONE_OF_EACH
+    if form.family in ("olmo2", "gemma3_text", "gpt_neox")
+]
 TOLERANCE = 1e-5
 SPREAD = ("--trainer.strategy=fsdp2", "--trainer.devices=2")
 CHECKPOINTING = "--model.gradient_checkpointing=true"

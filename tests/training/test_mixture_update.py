@@ -130,7 +130,11 @@ def losses_of_source(toy, record, first, last):
     return sums / counts
 
 
-@pytest.mark.parametrize("strategy", [(), ("--trainer.strategy=ddp",)], ids=["one process", "two"])
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param((), marks=pytest.mark.nightly), ("--trainer.strategy=ddp",)],
+    ids=["one process", "two"],
+)
 def test_bandit_follows_the_losses_of_training(toy, tmp_path, strategy):
     """Weights that hardly learn have the source's losses; a run that is resumed between two moves ends alike."""
     flags = [*BY_TRAINING, "--data.mixture.rule=odm", "--model.optimizer.weights_learning_rate=1e-12"]
@@ -163,6 +167,7 @@ def test_bandit_follows_the_losses_of_training(toy, tmp_path, strategy):
     assert {step: log[step] for step in range(4, 13, 2)} == {step: resumed[step] for step in range(4, 13, 2)}
 
 
+@pytest.mark.nightly
 def test_laws_of_losses_move_the_mixture_when_there_are_enough(toy, tmp_path):
     flags = [*BY_TRAINING, "--data.mixture.rule=ado", "--data.mixture.update_every_steps=1"]
     (record,) = run(fit, tmp_path / "log", arguments=[*toy.arguments("pretrain", tmp_path / "run"), *flags])

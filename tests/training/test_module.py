@@ -11,7 +11,11 @@ from tests.training.runs import fit
 FSDP2 = ("--trainer.strategy=fsdp2", "--trainer.devices=2")
 
 
-@pytest.mark.parametrize(("processes", "flags"), [(1, ()), (2, FSDP2)], ids=["one process", "fsdp2 on two"])
+@pytest.mark.parametrize(
+    ("processes", "flags"),
+    [(1, ()), pytest.param(2, FSDP2, marks=pytest.mark.nightly)],
+    ids=["one process", "fsdp2 on two"],
+)
 def test_gradient_checkpointing_changes_nothing(toy, tmp_path, whole, processes, flags):
     arguments = [*toy.arguments("prune", tmp_path / "run"), "--model.gradient_checkpointing=true", *flags]
     again = run(fit, tmp_path / "log", processes=processes, arguments=arguments)
@@ -34,7 +38,11 @@ def watch_the_dtype():
     ShearingModule.configure_model = build_watched
 
 
-@pytest.mark.parametrize(("processes", "flags"), [(1, ()), (2, FSDP2)], ids=["one process", "fsdp2 on two"])
+@pytest.mark.parametrize(
+    ("processes", "flags"),
+    [(1, ()), pytest.param(2, FSDP2, marks=pytest.mark.nightly)],
+    ids=["one process", "fsdp2 on two"],
+)
 def test_bfloat16_leaves_gates_and_multipliers_alone(toy, tmp_path, whole, processes, flags):
     """Blocks compute in bfloat16, whose relative spacing is 1/128; all that is kept is float32."""
     arguments = [*toy.arguments("prune", tmp_path / "run"), "--trainer.precision=bf16-mixed", *flags]

@@ -74,7 +74,7 @@ def test_weights_of_the_cut_are_refitted_and_no_others(toy, repaired):
     assert (folder / "repair.md").read_text().count("| model.") == facts.weights
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.nightly), "fsdp2"])
 def test_several_processes_find_what_one_does(toy, tmp_path, repaired, strategy):
     flags = (f"--trainer.strategy={strategy}", "--trainer.devices=2", "--data.micro_batch=1")
     arguments = [*toy.arguments("prune", tmp_path / "run"), *AT_A_CUT, *flags]

@@ -213,6 +213,7 @@ def counts_of_those_who_wrote():
     boundary.set_micro_batches_done = lambda trainer, done: None
 
 
+@pytest.mark.nightly
 def test_count_of_other_processes_would_be_seen(toy, tmp_path, whole):
     expected, resumed = resumed_alone(toy, tmp_path, whole, 3, sabotage=counts_of_those_who_wrote)
     assert not same_order(expected, resumed)

@@ -365,6 +365,7 @@ def test_weight_that_is_not_finite_is_never_saved(toy, tmp_path):
     assert checkpoints == ["step=000002.ckpt", "step=000004.ckpt"]
 
 
+@pytest.mark.nightly
 def test_unchecked_save_would_be_seen(toy, tmp_path):
     _, checkpoints = refused_run(toy, tmp_path, nan_and_unchecked_saves)
     assert "step=000006.ckpt" in checkpoints
@@ -414,6 +415,7 @@ def test_steps_that_pass_are_counted_over_a_resume(toy, tmp_path):
         )
 
 
+@pytest.mark.nightly
 def test_all_ranks_let_the_same_step_pass(toy, tmp_path):
     flags = ["--trainer.strategy=fsdp2", "--trainer.devices=2", SKIP, "--trainer.max_steps=8"]
     arguments = [*toy.arguments("prune", tmp_path / "run"), *flags]

@@ -53,6 +53,7 @@ def no_save_at_a_signal():
     _Told(signal.SIGINT, "training", 0)()
 
 
+@pytest.mark.nightly
 def test_step_that_a_stop_does_not_save_would_be_seen(toy, tmp_path, whole):
     """After step 4 the run has taken 5, which is no number that is saved anyway."""
     arguments = [*toy.arguments("prune", tmp_path / "run"), "--ckpt_path=auto"]

@@ -26,10 +26,10 @@ def spread_run(toy, tmp_path, name, stage, source, **options):
 
 CASES = [
     ("fsdp2-2", "prune", "gqa-tied"),
-    ("fsdp2-2", "prune", "mha-untied"),
-    ("fsdp2-2", "pretrain", "gqa-tied"),
-    ("fsdp2-1", "prune", "gqa-tied"),
-    ("ddp-2", "prune", "gqa-tied"),
+    pytest.param("fsdp2-2", "prune", "mha-untied", marks=pytest.mark.nightly),
+    pytest.param("fsdp2-2", "pretrain", "gqa-tied", marks=pytest.mark.nightly),
+    pytest.param("fsdp2-1", "prune", "gqa-tied", marks=pytest.mark.nightly),
+    pytest.param("ddp-2", "prune", "gqa-tied", marks=pytest.mark.nightly),
     ("ddp-2", "pretrain", "mha-untied"),
 ]
 
@@ -79,7 +79,10 @@ def gates_of_each_rank_for_itself():
     )
 
 
-@pytest.mark.parametrize("broken", [noise_without_micro_batch, gates_of_each_rank_for_itself])
+@pytest.mark.parametrize(
+    "broken",
+    [noise_without_micro_batch, pytest.param(gates_of_each_rank_for_itself, marks=pytest.mark.nightly)],
+)
 def test_broken_spreading_would_be_seen(toy, tmp_path, whole, broken):
     """Clipping is off, because it refuses parameters of which some are sharded and some are not."""
     unclipped = "--trainer.gradient_clip_val=null"

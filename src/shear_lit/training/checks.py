@@ -87,14 +87,14 @@ def _check_data_fits_model(module: ShearingModule, data: DomainData) -> None:
     check_text(
         config,
         model=module.source,
-        text=str(data.directory),
+        text=data.manifest.place,
         vocabulary=manifest.tokenizer.vocabulary,
         sequence_length=manifest.sequence_length,
     )
     tokenizer = tokenizer_of(module.source)
     if not tokenizer.is_of(manifest.tokenizer.fingerprint):
         raise RunError(
-            f"data.directory={data.directory} was tokenised by {manifest.tokenizer.name} (fingerprint "
+            f"data.directory={data.manifest.place} was tokenised by {manifest.tokenizer.name} (fingerprint "
             f"{manifest.tokenizer.fingerprint[:12]}), and model.source={module.source} has another tokenizer "
             f"({tokenizer.fingerprint[:12]}): its token ids mean other things. "
             f"Prepare the data again with the model's tokenizer."

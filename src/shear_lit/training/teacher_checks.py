@@ -52,7 +52,7 @@ def _check_asked(module: ShearingModule, data: DomainData, settings: Distillatio
         raise
     if not tokenizer.is_of(manifest.tokenizer.fingerprint):
         raise RunError(
-            f"{name} has another tokenizer ({tokenizer.fingerprint[:12]}) than the data in {data.directory} "
+            f"{name} has another tokenizer ({tokenizer.fingerprint[:12]}) than the data in {data.manifest.place} "
             f"({manifest.tokenizer.fingerprint[:12]}): by the same token ids it means other things. Use a model that "
             f"has the tokenizer of {module.source}.",
             key="model.distillation.teacher",
@@ -60,7 +60,7 @@ def _check_asked(module: ShearingModule, data: DomainData, settings: Distillatio
     check_text(
         config,
         model=name,
-        text=str(data.directory),
+        text=data.manifest.place,
         vocabulary=manifest.tokenizer.vocabulary,
         sequence_length=manifest.sequence_length,
     )

@@ -136,7 +136,7 @@ def test_adding_with_other_questions_is_refused(settings, write_jsonl, asked, tm
 def test_other_questions_make_other_spools(settings, write_jsonl, asked, tmp_path, monkeypatch):
     """A run that is stopped and begun again with other questions uses nothing of what it did."""
     options = settings({"a": write_jsonl("a.jsonl", TEXTS)}, decontaminate=asked, workers=1)
-    module = "shear_lit.data.preparing.prepare.assembled"
+    module = "shear_lit.data.preparing.prepare.select_documents"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(module, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         prepare(options)

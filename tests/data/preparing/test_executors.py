@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.preparing import prepare as module
-from shear_lit.data.preparing.executors import Here, Processes
+from shear_lit.data.preparing import executors as module
+from shear_lit.data.preparing.executors import Here, Processes, executor_of
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.preparing.reporting import StageProgress
 from shear_lit.data.text.kind import Source
@@ -138,7 +139,7 @@ def test_an_executor_that_lost_a_result_would_be_found(settings, write_jsonl):
         def run(self, do, tasks):
             yield from ((task, do(task)) for task in list(tasks)[1:])
 
-    with pytest.raises(KeyError):
+    with pytest.raises(RuntimeError, match="the executor has lost results"):
         prepare(settings({"web": write_jsonl("web.jsonl", TEXTS)}, unit_bytes=500), Loses())
 
 
@@ -172,3 +173,44 @@ def test_worker_processes_import_nothing_from_the_current_directory(
     monkeypatch.chdir(tmp_path / "here")
     prepare(options)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_cluster_that_is_not_installed_is_told(settings, write_jsonl, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    with pytest.raises(
+        DataError, match=r"^executor='ray': the package 'ray' is not installed.*shear-lit\[ray\]"
+    ):
+        executor_of(settings({"web": write_jsonl("web.jsonl", TEXTS)}, executor="ray"), 1)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("SHEAR_LIT_CORPUS"), reason="SHEAR_LIT_CORPUS=all: a cluster takes 10 s"
+)
+def test_what_a_task_raises_on_a_cluster_arrives_as_it_was():
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    code = (
+        "from functools import partial; import errno, pickle, sys\n"
+        "from shear_lit.data.preparing.ray_executor import RayCluster\n"
+        "from shear_lit.data.errors import DataError\n"
+        "from tests.data.preparing.test_executors import ended, failing, squared\n"
+        "cluster = RayCluster(2)\n"
+        "assert sorted(cluster.run(squared, range(20))) == [(n, n * n) for n in range(20)]\n"
+        "for error in (DataError('it cannot be read', key='domains'), OSError(errno.ENOSPC, 'full'), MemoryError()):\n"
+        "    try:\n"
+        "        list(cluster.run(partial(failing, error), range(3)))\n"
+        "    except type(error) as caught:\n"
+        "        assert (type(caught), str(caught)) == (type(error), str(error)), repr(caught)\n"
+        "        assert getattr(caught, 'errno', None) == getattr(error, 'errno', None)\n"
+        "    else:\n"
+        "        raise AssertionError(error)\n"
+        "try:\n"
+        "    list(cluster.run(ended, range(2)))\n"
+        "except DataError as caught:\n"
+        "    assert 'ended by itself several times' in str(caught)\n"
+        "else:\n"
+        "    raise AssertionError('no process ended')\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert found.returncode == 0, found.stderr[-3000:]

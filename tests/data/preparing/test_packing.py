@@ -12,7 +12,7 @@ from litdata.streaming.writer import BinaryWriter
 from shear_lit.data.prepared import chunks as chunks_module
 from shear_lit.data.prepared.chunks import SequenceDocuments, write_chunk, write_index
 from shear_lit.data.preparing import packing
-from shear_lit.data.preparing.packing import EMPTY, Part, Stream, Tail, pack
+from shear_lit.data.preparing.packing import EMPTY, Part, Stream, Tail, pack, rest_of
 from shear_lit.data.preparing.settings import PrepareSettings
 from shear_lit.data.tokens.spools import SpoolRecord, write_spool
 from tests.data.preparing.jobs import job_in
@@ -51,7 +51,7 @@ def packed(job, whole, *, first=0):
     (job.work / packing.DONE).mkdir(exist_ok=True)
     tasks = list(whole.tasks(job, first))
     found = {task.number: pack(job, task) for task in reversed(tasks)}
-    return [found[task.number] for task in tasks], whole.rest(job)
+    return [found[task.number] for task in tasks], rest_of(job, whole.rest(job))
 
 
 def sequences_of(job, chunk):

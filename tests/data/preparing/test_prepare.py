@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import read_manifest
-from shear_lit.data.preparing import prepare as module
+from shear_lit.data.preparing import checks as module
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.preparing.reporting import summary
 from shear_lit.data.preparing.selecting import Marks, split_of

@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -14,7 +15,8 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing.chat_settings import ChatSettings
-from shear_lit.data.preparing.prepare import prepare
+from shear_lit.data.preparing.plan import PartNumber
+from shear_lit.data.preparing.prepare import prepare, prepare_stage
 from shear_lit.data.preparing.settings import SplitShares
 from shear_lit.data.serving.batch import model_inputs
 from shear_lit.data.serving.datamodule import DomainData
@@ -28,6 +30,8 @@ from tests.data.chat.subjects import (
     write_tokenizer,
 )
 from tests.data.chat.test_rendering import chat
+from tests.data.preparing.corpora import in_parts
+from tests.trees import tree
 
 LENGTH = 160
 
@@ -322,3 +326,18 @@ def test_packed_is_unpacked_in_loss_and_gradients(tmp_path, chat_settings):
     for packed_weight, weight in zip(together.parameters(), alone.parameters(), strict=True):
         scale = weight.grad.abs().max().clamp(min=1e-9)
         assert float((packed_weight.grad - weight.grad).abs().max() / scale) <= 1e-5
+
+
+def test_conversations_are_prepared_in_parts_and_a_part_with_another_template_is_refused(
+    chat_settings, tmp_path
+):
+    domains = {"talk": [write(tmp_path / f"{n}.jsonl", conversations(n, 20)) for n in range(3)]}
+    options = chat_settings(domains, output=str(tmp_path / "parts"), unit_bytes=3000, chunk_bytes=4000)
+    prepare_stage(options, "tokenise", PartNumber(1, 2))
+    with pytest.raises(
+        DataError, match=r"^template='zephyr': other parts of this run were begun with 'chatml'"
+    ):
+        prepare_stage(replace(options, template="zephyr"), "tokenise", PartNumber(2, 2))
+    in_parts(options, 2)
+    prepare(replace(options, output=str(tmp_path / "whole")))
+    assert tree(options.output) == tree(tmp_path / "whole")

@@ -14,7 +14,7 @@ import pytest
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.reading import read_manifest
-from shear_lit.data.preparing import packing, stages
+from shear_lit.data.preparing import collecting, packing, stages
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.preparing.settings import SplitShares
 from tests.trees import tree
@@ -170,7 +170,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_after_space_is_made(options, mo
     written = []
     with monkeypatch.context() as patch:
         if where == "spool":
-            patch.setattr(os, "fsync", lambda f: full() if len(written) == 3 else written.append(f))
+            patch.setattr(os, "fsync", lambda f: full() if len(written) == 8 else written.append(f))
         elif where == "pack":
             patch.setattr(packing, "write_chunk", full)
         else:
@@ -242,7 +242,7 @@ def test_chunks_of_a_run_with_other_settings_are_not_taken_along(options, monkey
         shares=SplitShares(prune=0.4, pretrain=0.3, validation=0.3),
     )
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(stages, "write_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(collecting, "write_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
         prepare(other)
     options = replace(options, shares=SplitShares(prune=0.5, pretrain=0.5, validation=0.0))
     prepare(options)

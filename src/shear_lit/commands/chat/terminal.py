@@ -61,22 +61,22 @@ def talk(speakers: Sequence[Speaker], system: str | None) -> Left:
     _show(f"Talking to {names}. Ctrl-C ends an answer, twice the program; /help lists commands.\n")
     state = _Talk(speakers=speakers, system=system)
     state.begin()
-    interrupted = False
-    while True:
+    interruptions = 0
+    while interruptions < 2:
+        # Nothing is said inside the handler: what an answer held ends with it, and a Ctrl-C that meets that is lost.
         try:
             line = input(_PROMPT)
-            interrupted = False
+            interruptions = 0
             if not _handled(line, state):
                 return Left()
         except EOFError:
             _show("\n")
             return Left()
         except KeyboardInterrupt:
-            if interrupted:
-                _show("\n")
-                return Left(exit_code=INTERRUPTED)
-            interrupted = True
-            _show("\n(Ctrl-C once more leaves)\n")
+            interruptions += 1
+        if interruptions:
+            _show("\n(Ctrl-C once more leaves)\n" if interruptions == 1 else "\n")
+    return Left(exit_code=INTERRUPTED)
 
 
 def _handled(line: str, state: _Talk) -> bool:

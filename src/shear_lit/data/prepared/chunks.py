@@ -10,6 +10,7 @@ be predicted. Every sequence begins a byte.
 
 import hashlib
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,8 @@ def write_chunk(
 
 def write_part(path: Path, contents: Iterable[Any]) -> FileRecord:
     """Write one file after another's bytes, wholly or not at all, and have it reach the disk."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Several machines may write the same file on storage that they share, and processes of the same number.
+    part = path.with_name(f"{path.name}.{secrets.randbits(63)}.part")
     digest, size = hashlib.sha256(), 0
     try:
         with part.open("wb") as file:

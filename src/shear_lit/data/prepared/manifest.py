@@ -179,7 +179,9 @@ class Manifest:
     decontamination: DecontaminationRecord | None = None
     """The evaluation tasks whose text was cut out, and what was found; none if none were given."""
     place: str = field(default="", compare=False, repr=False, metadata={STORED: False})
-    """The directory or address that it was read from."""
+    """The directory or address that it was read from; of several, all of them."""
+    places: dict[str, str] = field(default_factory=dict, compare=False, repr=False, metadata={STORED: False})
+    """That of each domain, where several directories were read as one."""
 
     def chunk_sizes(self, split: str) -> dict[str, tuple[int, ...]]:
         """Sequences of each chunk of ``split``, by domain.
@@ -252,7 +254,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_manifest(directory: str | Path, manifest: Manifest) -> None:
     """Write the manifest of ``directory``, wholly or not at all."""
     content = asdict(manifest)
-    del content["place"]
+    del content["place"], content["places"]
     write_json(Path(directory) / MANIFEST, content)
 
 

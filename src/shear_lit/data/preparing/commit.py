@@ -5,11 +5,12 @@ New data appears all at once; where files are added, the manifest comes last.
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
@@ -20,10 +21,16 @@ from shear_lit.disk.writing import check_folder
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors that say that a disk has no space left."""
 
+SELECTION = "selection.json"
+"""The file of a run's directory that says what was selected, and how often the data was added to then."""
+
 _LOCK = "lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_log = logging.getLogger(__name__)
 # What a run makes in the directory that it works in; what has another name is somebody else's.
 _OF_A_RUN = re.compile(
-    r"lock|spool|packed|chunks|tokenizer\.json|(all-)?grams\.(npz|bin)|marks|duplicates|bucket-[0-9]+|.*\.partial"
+    r"lock|spool|sections|packed|chunks|(tokenizer|plan|selection)\.json|(all-)?grams\.(npz|bin)|tasks\.jsonl|marks|"
+    r"duplicates|bucket-[0-9]+|.*\.partial|.*\.part"
 )
 _CHUNK_OF_A_RUN = re.compile(r"chunk-0-[0-9]+\.(bin|documents|mask)(\.shorter)?(\.[0-9]+)?(\.part)?")
 
@@ -61,8 +68,10 @@ def _refused(asked: str, why: str) -> DataError:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
     """Make ``directory``, keep other runs out of it, and remove it if it holds nothing in the end.
+
+    With ``shared``, others that share it may be at work there, too.
 
     Raises:
         DataError: another run is at work there, or it holds what no run has made.
@@ -71,7 +80,7 @@ def locked(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / _LOCK, "w", opener=_not_through_links) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):  # noqa: PTH116 (beside its twin)
                 raise BlockingIOError  # another run has just removed it, and a third may have made it anew
         except (BlockingIOError, FileNotFoundError) as error:
@@ -84,7 +93,19 @@ def locked(directory: Path) -> Iterator[None]:
             yield
         finally:
             if [path.name for path in directory.glob("*")] == [_LOCK]:  # nothing was done, or all is
-                shutil.rmtree(directory)
+                with suppress(BlockingIOError):  # others that share it are about to begin
+                    _lock(file.fileno(), fcntl.LOCK_EX)
+                    shutil.rmtree(directory)
+
+
+def _lock(descriptor: int, kind: int) -> None:
+    """Take a lock, where the file system knows of such; several machines need one that does so for all of them."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _log.warning("the file system of the output has no locks: let no two stages run there at once")
 
 
 def _not_through_links(path: str, flags: int) -> int:
@@ -148,8 +169,8 @@ def _is_own_folder(path: Path, output: Path) -> bool:
 
 
 def clear_work(directory: Path) -> None:
-    """Remove what a run that is done worked with."""
-    for path in directory.iterdir():
+    """Remove what a run that is done worked with; last what says that it is."""
+    for path in sorted(directory.iterdir(), key=lambda path: path.name == SELECTION):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != _LOCK:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.contamination import Contaminated, DecontaminationRecord, TaskRecord, together
 from shear_lit.data.prepared.manifest import Manifest
+from shear_lit.data.preparing.decontamination_settings import DecontaminationSettings
 from shear_lit.data.preparing.executors import Executor
 from shear_lit.data.preparing.job import Job
 from shear_lit.data.preparing.reporting import StageProgress
@@ -23,9 +24,10 @@ from shear_lit.data.text.contamination.grams import Grams
 from shear_lit.data.text.contamination.tasks import Task, tasks_of_files
 from shear_lit.data.text.contamination.words import words_of
 from shear_lit.data.text.documents import document_hash
+from shear_lit.data.text.kind import PIPELINE
 from shear_lit.data.text.pieces import WITHOUT_RECORDS, Piece, documents, pieces
 from shear_lit.data.text.sources import Source
-from shear_lit.data.tokens.encoding import Encoded
+from shear_lit.data.tokens.spools import SpoolRecord
 from shear_lit.disk.writing import write_file
 
 COUNTED = "grams.bin"
@@ -37,15 +39,22 @@ Pairs = NDArray[np.uint64]
 """UInt64[pairs, 2]: the hash of a gram, and that of a document which has it."""
 
 
-def with_tasks(job: Job, sources: Sequence[Source], tasks: Sequence[Task]) -> Job:
-    """The job with the grams of its tasks, those of files and ``tasks``, in a file; itself if it has none.
+def with_tasks(job: Job, sources: Sequence[Source], tasks: Sequence[Task]) -> tuple[Job, Grams | None]:
+    """The job with its tasks, those of files and ``tasks``, and their grams; itself and nothing if it has none.
 
     Raises:
-        DataError: a file of questions cannot be read, no question is long enough, or an input is no text.
+        DataError: a file of questions cannot be read, no question is long enough, those of suites are not given, an
+            input is no text, or documents were to be counted that a pipeline gives.
     """
     settings = job.settings.decontaminate
     if not settings.asked:
-        return job
+        return job, None
+    if settings.suites and not tasks:
+        raise DataError(
+            f"{settings.suites}: questions of suites are looked up by the command alone. Give those of "
+            "shear_lit.evaluation.suites.questions.tasks_of_suite as tasks, or name files.",
+            key="decontaminate.suites",
+        )
     for source in sources:
         if source.kind in WITHOUT_RECORDS and source.kind != "text":
             raise DataError(
@@ -53,6 +62,8 @@ def with_tasks(job: Job, sources: Sequence[Source], tasks: Sequence[Task]) -> Jo
                 "Name text, or leave decontaminate out.",
                 key="decontaminate",
             )
+        if source.kind == PIPELINE:
+            _check_uncounted(settings, "documents come from a pipeline, once")
     tasks = [*tasks_of_files(settings.files, settings.fields), *tasks]
     lengths = [task.gram_words(settings.least_words, settings.most_words) for task in tasks]
     grams = Grams.of_tasks(tasks, lengths)
@@ -82,8 +93,7 @@ def with_tasks(job: Job, sources: Sequence[Source], tasks: Sequence[Task]) -> Jo
         ignored=0,
         tasks=records,
     )
-    grams.save(job.all_grams)
-    return replace(job, decontamination=made)
+    return replace(job, decontamination=made), grams
 
 
 def _record(number: int, task: Task, words: int, grams: Grams) -> TaskRecord:
@@ -115,18 +125,47 @@ def _names(record: DecontaminationRecord | None) -> str:
     return f"{names} ({record.fingerprint[:12]}, most_documents={record.most_documents})"
 
 
-def without_common(job: Job, sources: Sequence[Source], earlier: Path | None, executor: Executor) -> Job:
-    """The job that ignores grams which too many documents have; ``earlier`` is the ledger of the runs before.
+def check_stage(settings: DecontaminationSettings, stage: str) -> None:
+    """Refuse a stage by itself where documents are to be counted, which all of the others would wait for.
+
+    Raises:
+        DataError: they are.
+    """
+    _check_uncounted(settings, f"--stage {stage} reads at most a part of the text")
+
+
+def _check_uncounted(settings: DecontaminationSettings, why: str) -> None:
+    if settings.asked and settings.most_documents:
+        raise DataError(
+            f"{settings.most_documents}: in how many documents a text stands is counted over all of them before any is "
+            f"tokenised, and {why}. Use decontaminate.most_documents=0, which ignores nothing, or prepare files "
+            "without --stage.",
+            key="decontaminate.most_documents",
+        )
+
+
+def without_common(
+    job: Job, grams: Grams | None, sources: Sequence[Source], earlier: Path | None, executor: Executor
+) -> Job:
+    """The job that ignores grams which too many documents have, and whose tasks find the others in a file.
+
+    Args:
+        job: The run.
+        grams: Those of all questions.
+        sources: What to count in; inputs that the data holds already may be left out, or not.
+        earlier: The ledger of the runs before.
+        executor: Who counts.
 
     Raises:
         DataError: an input cannot be read.
     """
     made = job.decontamination
-    if made is None:
+    if made is None or grams is None:
         return job
-    grams, ignored = Grams.load(job.all_grams), np.empty(0, np.uint64)
+    ignored = np.empty(0, np.uint64)
     job.counted_grams.unlink(missing_ok=True)
     if made.most_documents:
+        grams.save(job.all_grams)
         pairs = _counted(job, sources, earlier, executor)
         write_file(job.counted_grams, pairs.astype("<u8").tobytes())
         found, counts = np.unique(pairs[:, 0], return_counts=True)
@@ -181,7 +220,7 @@ def _pairs_of_ledger(folder: Path | None) -> Pairs:
 
 
 def record_of_run(
-    job: Job, domains: Mapping[str, Sequence[tuple[Piece, Encoded]]], before: Manifest | None
+    job: Job, domains: Mapping[str, Sequence[tuple[Piece, SpoolRecord]]], before: Manifest | None
 ) -> DecontaminationRecord | None:
     """What the manifest says: what this run found in each domain, and those before it."""
     made = job.decontamination
@@ -189,25 +228,25 @@ def record_of_run(
         return None
     earlier = before.decontamination if before is not None else None
     found = dict(earlier.domains if earlier is not None else {})
-    for name, encoded in domains.items():
-        own = list(_named(made, encoded))
+    for name, pieces_of_domain in domains.items():
+        own = list(_named(made, pieces_of_domain))
         found[name] = together([*([found[name]] if name in found else []), *own])
     return replace(made, domains=found)
 
 
-def _named(made: DecontaminationRecord, encoded: Iterable[tuple[Piece, Encoded]]) -> Iterator[Contaminated]:
+def _named(made: DecontaminationRecord, done: Iterable[tuple[Piece, SpoolRecord]]) -> Iterator[Contaminated]:
     """What was found in each piece of work, with names in place of numbers."""
     before, of_input = 0, ""
-    for piece, one in encoded:
+    for piece, record in done:
         before = before if piece.name == of_input else 0
-        if (found := one.record.contaminated) is not None:
+        if (found := record.contaminated) is not None:
             examples = tuple(
                 replace(e, place=piece.place(int(e.place), before), task=made.tasks[int(e.task)].name)
                 for e in found.examples
             )
             tasks = {made.tasks[int(number)].name: count for number, count in found.tasks.items()}
             yield replace(found, tasks=tasks, examples=examples)
-        before, of_input = before + one.record.numbers, piece.name
+        before, of_input = before + record.numbers, piece.name
 
 
 def _grams(path: str) -> Grams:

@@ -16,6 +16,7 @@ from shear_lit.data.prepared.contamination import Contaminated, DecontaminationR
 from shear_lit.data.prepared.conversations import ChatRecord
 from shear_lit.data.prepared.manifest import TokenizerRecord
 from shear_lit.data.preparing.chat_settings import ChatSettings
+from shear_lit.data.preparing.commit import SELECTION
 from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings
 from shear_lit.data.text.contamination.documents import cleaned_documents
 from shear_lit.data.text.contamination.grams import Grams
@@ -44,6 +45,11 @@ class Job:
         return self.work / "spool"
 
     @property
+    def sections(self) -> Path:
+        """Directory of what is known of the sections that are tokenised."""
+        return self.work / "sections"
+
+    @property
     def packed(self) -> Path:
         """Directory in which what is to be added to the output is collected."""
         return self.work / "packed"
@@ -52,6 +58,21 @@ class Job:
     def marks(self) -> Path:
         """File of where each document goes."""
         return self.work / "marks"
+
+    @property
+    def plan(self) -> Path:
+        """File of what all parts of the run agree on."""
+        return self.work / "plan.json"
+
+    @property
+    def selection(self) -> Path:
+        """File that says what was selected."""
+        return self.work / SELECTION
+
+    @property
+    def tasks(self) -> Path:
+        """File of the tasks that pack, one on each line."""
+        return self.work / "tasks.jsonl"
 
     @property
     def tokenizer_file(self) -> Path:
@@ -116,6 +137,12 @@ class Job:
         if self.decontamination is None:
             return found, None
         return cleaned_documents(found, _grams(str(self.grams), self.tokens_key))
+
+    @cached_property
+    def reading_key(self) -> str:
+        """All that decides which pieces of work an input has, and what is in their spools."""
+        reading = [repr(self.records), self.end_of_text, self.unit_bytes, self.max_document_bytes]
+        return json.dumps([self.tokens_key, *reading])
 
     def compared(self, text: str) -> str:
         """What of a document tells whether another one is the same."""

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shear_lit.data.prepared.chunks import SequenceDocuments, Tokens, write_chunk
-from shear_lit.data.prepared.manifest import ChunkRecord, write_json
+from shear_lit.data.prepared.chunks import SequenceDocuments, Tokens, write_chunk, write_part
+from shear_lit.data.prepared.manifest import ChunkRecord
 from shear_lit.data.prepared.reading import size_problem
 from shear_lit.data.preparing.fitting import bounds_of, fitted, laid_out, parts_of
 from shear_lit.data.preparing.job import Job
-from shear_lit.data.preparing.selecting import Chosen, Marks, marks_of
+from shear_lit.data.preparing.selecting import Chosen, marks_of
 from shear_lit.data.tokens.spools import ANSWERS, LEARNED, Flags, Spool
 from shear_lit.disk.records import read_values, record_of
 
@@ -47,7 +47,7 @@ class Tail:
 EMPTY = Tail(tokens=[], starts=[])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """The documents of one spool that belong into a split."""
 
@@ -112,6 +112,9 @@ class Stream:
     marks: str
     """SHA-256 of the file of marks."""
 
+    def __post_init__(self) -> None:
+        self._firsts = [part.first for part in self.parts]
+
     def tasks(self, job: Job, first: int) -> Iterator[ChunkTask]:
         """Its chunks; ``first`` are there already."""
         length = job.settings.sequence_length
@@ -121,16 +124,13 @@ class Stream:
         for number, begin in enumerate(range(0, last, full), start=first):
             yield self._task(number, begin, min(begin + full, last))
 
-    def rest(self, job: Job) -> Tail:
-        """What fills no sequence, where documents are cut."""
-        if job.settings.packing != "concatenate":
-            return EMPTY
-        left = self.tokens % job.settings.sequence_length
-        found = _gathered(job, self._task(0, self.tokens - left, self.tokens))
-        return Tail(tokens=found.tokens.tolist(), starts=found.starts.tolist())
+    def rest(self, job: Job) -> ChunkTask:
+        """What fills no sequence, where documents are cut, as a task for ``rest_of``."""
+        left = self.tokens % job.settings.sequence_length if job.settings.packing == "concatenate" else 0
+        return self._task(0, self.tokens - left, self.tokens)
 
     def _task(self, number: int, begin: int, end: int) -> ChunkTask:
-        firsts = [part.first for part in self.parts]
+        firsts = self._firsts
         inside = self.parts[max(0, bisect_left(firsts, begin) - 1) : bisect_left(firsts, end)]
         tail = EMPTY if begin else self.tail
         return ChunkTask(
@@ -144,20 +144,18 @@ class Stream:
         )
 
 
-def stream_of(
-    folder: str, split: int, chosen: Sequence[Chosen], marks: Marks, fingerprint: str, tail: Tail
-) -> Stream:
+def stream_of(folder: str, split: int, chosen: Sequence[Chosen], marks: str, tail: Tail) -> Stream:
     """The documents of split number ``split``, of which ``chosen`` says how many tokens lie in each spool.
 
-    ``fingerprint`` is that of the marks once all documents are divided.
+    ``marks`` is the SHA-256 of the file of marks once all documents are divided.
     """
     firsts = list(accumulate((one.tokens for one in chosen), initial=len(tail.tokens)))
     parts = [
-        Part(spool=marks.spools[one.spool].path.name, marks=marks.starts[one.spool], split=split, first=first)
+        Part(spool=one.spool, marks=one.marks, split=split, first=first)
         for one, first in zip(chosen, firsts[:-1], strict=True)
         if one.tokens
     ]
-    return Stream(folder=folder, parts=parts, tail=tail, tokens=firsts[-1], marks=fingerprint)
+    return Stream(folder=folder, parts=parts, tail=tail, tokens=firsts[-1], marks=marks)
 
 
 def pack(job: Job, task: ChunkTask) -> Packed:
@@ -166,22 +164,36 @@ def pack(job: Job, task: ChunkTask) -> Packed:
     Raises:
         OSError: it cannot be written.
     """
-    settings = job.settings
-    key = hashlib.sha256(json.dumps([asdict(task), settings.sequence_length, settings.packing]).encode())
-    done, folder = job.work / DONE / f"{key.hexdigest()[:32]}.json", job.packed / task.folder
-    if (packed := _packed(done, folder)) is None:
-        packed = _write(job, task, folder)
-        write_json(done, asdict(packed))
+    if (packed := packed_before(job, task)) is None:
+        packed = _write(job, task, job.packed / task.folder)
+        write_part(_done(job, task), (json.dumps(asdict(packed)).encode(),))
     return packed
 
 
-def _packed(done: Path, folder: Path) -> Packed | None:
+def rest_of(job: Job, task: ChunkTask) -> Tail:
+    """What fills no sequence."""
+    if task.begin == task.end:
+        return EMPTY
+    found = _gathered(job, task)
+    return Tail(tokens=found.tokens.tolist(), starts=found.starts.tolist())
+
+
+def packed_before(job: Job, task: ChunkTask) -> Packed | None:
+    """The chunk of a task, if it is written."""
+    folder = job.packed / task.folder
     try:
-        packed = record_of(Packed, read_values(done))
+        packed = record_of(Packed, read_values(_done(job, task)))
     except (OSError, ValueError):
         return None
     files = packed.chunk.files() if packed.chunk else ()
     return packed if all(size_problem(folder / one.file, one) is None for one in files) else None
+
+
+def _done(job: Job, task: ChunkTask) -> Path:
+    """The file that says that a chunk is written."""
+    settings = job.settings
+    key = hashlib.sha256(json.dumps([asdict(task), settings.sequence_length, settings.packing]).encode())
+    return job.work / DONE / f"{key.hexdigest()[:32]}.json"
 
 
 def _write(job: Job, task: ChunkTask, folder: Path) -> Packed:

@@ -7,6 +7,7 @@ domain is first prepared, so that no document ever changes its split.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import SPLITS, Bounds
+from shear_lit.data.preparing.sections import Held, documents_of
 from shear_lit.data.preparing.settings import CommonSettings, SplitShares, SplitTokens
 from shear_lit.data.text.documents import PLACES, place_of
-from shear_lit.data.tokens.spools import Spool
 
 _NOWHERE, _AGAIN = 254, 255  # what a document's byte says, where it is no number of a split
 _BITS = 16  # of the place that one pass looks at
@@ -26,12 +27,14 @@ Documents = Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]
 """Places and lengths in tokens of documents, a part after the other."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chosen:
     """What a split of a domain gets of one spool."""
 
-    spool: int
-    """Number of the spool."""
+    spool: str
+    """Name of the spool."""
+    marks: int
+    """Where the bytes of its documents begin in the file of marks."""
     documents: int
     """Its documents that belong into the split."""
     tokens: int
@@ -55,22 +58,22 @@ class Selection:
 
 
 class Marks:
-    """One byte for each document of all spools, on disk: whether it is dropped, later the number of its split."""
+    """One byte for each document that is held, on disk: whether it is dropped, later the number of its split."""
 
-    def __init__(self, path: Path, spools: Sequence[Spool]) -> None:
+    def __init__(self, path: Path, held: Sequence[Held]) -> None:
         """Take the file that ``mark_duplicates`` wrote."""
-        self.path, self.spools = path, spools
-        self.starts = np.cumsum([0, *(spool.record.documents for spool in spools)]).tolist()
-        """Where the bytes of each spool begin."""
+        self.path, self.held = path, held
+        self.starts = list(accumulate(map(documents_of, held), initial=0))
+        """Where the bytes of each begin."""
 
-    def of(self, spool: int) -> NDArray[np.uint8]:
-        """The bytes of a spool, UInt8[documents]."""
-        return marks_of(self.path, self.starts[spool], self.spools[spool].record.documents)
+    def of(self, number: int) -> NDArray[np.uint8]:
+        """The bytes of documents that are held together, UInt8[documents]."""
+        return marks_of(self.path, self.starts[number], documents_of(self.held[number]))
 
-    def set(self, spool: int, marks: NDArray[np.uint8]) -> None:
-        """Change the bytes of a spool."""
+    def set(self, number: int, marks: NDArray[np.uint8]) -> None:
+        """Change the bytes of documents that are held together."""
         with self.path.open("r+b") as file:
-            file.seek(self.starts[spool])
+            file.seek(self.starts[number])
             file.write(marks.astype(np.uint8).tobytes())
 
     def fingerprint(self) -> str:
@@ -87,12 +90,12 @@ def marks_of(path: Path, start: int, documents: int) -> NDArray[np.uint8]:
 def select(
     domain: str, marks: Marks, numbers: Sequence[int], settings: CommonSettings, frozen: Bounds | None
 ) -> Selection:
-    """Divide the documents of ``domain``, which are in the spools ``numbers``, and write it into ``marks``.
+    """Divide the documents of ``domain``, which are those held as ``numbers``, and write it into ``marks``.
 
     Args:
         domain: Its name.
-        marks: Which documents came before; afterwards, of those of these spools, where each goes.
-        numbers: The spools.
+        marks: Which documents came before; afterwards, of those of the domain, where each goes.
+        numbers: Which of all that are held.
         settings: Shares and sizes of the splits.
         frozen: The places of each split, if the domain was prepared before.
 
@@ -102,13 +105,21 @@ def select(
     bounds = frozen or _bounds(domain, marks, numbers, settings)
     found = Selection(bounds, {split: [] for split in bounds}, dict.fromkeys(bounds, 0), 0, 0)
     for number in numbers:
-        again, spool = marks.of(number) > 0, marks.spools[number]
-        lengths, splits = spool.lengths(), _splits_of(bounds, spool.hashes()[:, 0])
+        again, held = marks.of(number) > 0, marks.held[number]
+        lengths, splits = held.lengths(), _splits_of(bounds, held.hashes()[:, 0])
+        counts = [count for _, count in held.spools]
+        starts = list(accumulate(counts, initial=marks.starts[number]))
+        spool_of = np.repeat(np.arange(len(counts)), counts)
         found.dropped += int(again.sum())
         found.unused += int(((splits == _NOWHERE) & ~again).sum())
         for index, split in enumerate(bounds):
             wanted = (splits == index) & ~again
-            found.chosen[split].append(Chosen(number, int(wanted.sum()), int(lengths[wanted].sum())))
+            documents = np.bincount(spool_of[wanted], minlength=len(counts)).tolist()
+            tokens = np.bincount(spool_of[wanted], lengths[wanted], len(counts)).astype(np.int64).tolist()
+            found.chosen[split] += [
+                Chosen(name, starts[index], documents[index], tokens[index])
+                for index, (name, _) in enumerate(held.spools)
+            ]
             found.duplicates[split] += int(((splits == index) & again).sum())
         marks.set(number, np.where(again, _AGAIN, splits))
     return found
@@ -171,8 +182,8 @@ def place_below(documents: Callable[[], Documents], top: float, tokens: int) -> 
 def _bounds(domain: str, marks: Marks, numbers: Sequence[int], settings: CommonSettings) -> Bounds:
     def documents() -> Documents:
         for number in numbers:
-            spool, kept = marks.spools[number], marks.of(number) == 0
-            yield spool.hashes()[kept, 0], spool.lengths()[kept]
+            held, kept = marks.held[number], marks.of(number) == 0
+            yield held.hashes()[kept, 0], held.lengths()[kept]
 
     def place(split: str, top: float, tokens: int) -> float:
         found, there = place_below(documents, top, tokens)

@@ -24,6 +24,9 @@ CHUNK_BYTES = 1 << 26
 UNIT_BYTES = 2 << 20
 """Size of a piece of work: a second of one core."""
 
+Stage = Literal["all", "tokenise", "select", "pack", "commit"]
+"""What ``prepare`` does one after the other, or all of it."""
+
 _DEFAULTS = {"chunk_bytes": CHUNK_BYTES, "unit_bytes": UNIT_BYTES, "max_document_bytes": 16 << 20}
 _MOST = {"chunk_bytes": 1 << 31, "unit_bytes": 1 << 30, "max_document_bytes": 1 << 30, "workers": 1024}
 
@@ -97,7 +100,7 @@ class CommonSettings:
     """What to prepare, and how, whatever a document is; what has no key here, ``PrepareSettings`` has."""
 
     domains: dict[str, str | list[str]]
-    """Text by domain: a path, a glob, `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these. `.jsonl`, `.csv`, `.parquet` and `.arrow` have many documents each; `.txt`, `.md` and source files are one; all may be compressed. Already tokenised: Megatron `.bin` with `.idx`, litdata directories, `uint16:PATH`, `uint32:PATH`, `.npy`."""  # noqa: E501 (the help has no line breaks)
+    """Text by domain: a path, a glob, `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these. `.jsonl`, `.csv`, `.parquet` and `.arrow` have many documents each; `.txt`, `.md` and source files are one; all may be compressed. Already tokenised: Megatron `.bin` with `.idx`, litdata directories, `uint16:PATH`, `uint32:PATH`, `.npy`. `datatrove://`: what a pipeline of datatrove hands over."""  # noqa: E501 (the help has no line breaks)
     tokenizer: str
     """Directory or hub name (or name@revision) of the source model's tokenizer, or a SentencePiece `.model` file."""
     output: str
@@ -125,6 +128,8 @@ class CommonSettings:
     """Bytes of raw text that a process tokenises at once: what it loses at most when it is stopped."""
     workers: WorkerCount = field(default_factory=available_cores)
     """Processes that tokenise and pack, by default one for each core; the output does not depend on it."""
+    executor: Literal["processes", "ray"] = "processes"
+    """Who tokenises and packs: `processes` of this machine, or a cluster of `ray`, the one of RAY_ADDRESS or else one of `workers` processes that is begun here."""  # noqa: E501
 
     def __post_init__(self) -> None:
         if not self.domains:

@@ -13,8 +13,9 @@ from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.data.order.moving import MovingMixture
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared.manifest import Manifest, check_same_domains
+from shear_lit.data.serving.directories import read_data
 from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
-from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import is_same
 from shear_lit.ranges import Count, CountFrom0
@@ -27,7 +28,7 @@ class DomainData(LightningDataModule):
 
     def __init__(
         self,
-        directory: str,
+        directory: list[str] | str,
         mixture: MixtureSettings,
         split: Literal["prune", "pretrain"] = "prune",
         global_batch: Count = 32,
@@ -42,7 +43,7 @@ class DomainData(LightningDataModule):
         """Read prepared data.
 
         Args:
-            directory: Directory that `shear-lit prepare` wrote, or its address: s3://, gs:// or hf://datasets/.
+            directory: Directory of `shear-lit prepare`, or its address (s3://, gs://, hf://datasets/); or a list.
             mixture: How much of each domain is drawn, and how that follows the losses.
             split: Documents to train on: `prune` for stage 1, `pretrain` for stage 2.
             global_batch: Sequences of one optimizer step, over all processes and accumulation.
@@ -73,7 +74,7 @@ class DomainData(LightningDataModule):
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest of the prepared directory, held against its files."""
-        return read_prepared(self.directory, self.remote)
+        return read_data(self.directory, self.remote)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -93,7 +94,7 @@ class DomainData(LightningDataModule):
             return None
         references.check_tokenizer(self.manifest.tokenizer, is_same)
         references.check_attention(cross_document=self.cross_document_attention)
-        losses = references.for_domains(self.domains, f"the data in {self.directory}")
+        losses = references.for_domains(self.domains, f"the data in {self.manifest.place}")
         return torch.tensor(losses, dtype=torch.float64)
 
     @cached_property
@@ -133,7 +134,7 @@ class DomainData(LightningDataModule):
         """
         if self.workers < 0:
             raise DataError(f"{self.workers}: use 0 or more processes.", key="data.workers")
-        where = f"the data in {self.directory}"
+        where = f"the data in {self.manifest.place}"
         check_same_domains(self.domains, self.proportions, "data.mixture.proportions", where)
         self.mixture.check_names(self.domains, where)
         store = self._store(self.split)
@@ -290,7 +291,7 @@ class DomainData(LightningDataModule):
     def _check_restored(self, state: Mapping[str, Any]) -> None:
         if state["data"] != self.manifest.fingerprint:
             raise DataError(
-                f"{self.directory!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
+                f"{self.manifest.place!r} (fingerprint {self.manifest.fingerprint[:12]}) is not the data of "
                 f"the checkpoint ({state['data'][:12]}): its place in the data would mean other text. "
                 "Use the checkpoint's data, or start a new run without --ckpt_path.",
                 key="data.directory",

@@ -17,7 +17,8 @@ from shear_lit.data.order.permutation import WINDOW_CHUNKS
 from shear_lit.data.prepared.chunks import SequenceDocuments
 from shear_lit.data.prepared.manifest import FORMAT, ChunkRecord, FileRecord, Manifest, damaged
 from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
-from shear_lit.data.serving.remote import REMOTE, RemoteSettings, open_chunks, read_prepared
+from shear_lit.data.serving.directories import Place, open_data, read_data
+from shear_lit.data.serving.remote import REMOTE, RemoteSettings
 
 Key = tuple[int, int]
 """The index of a domain and the number of a sequence inside it; ``PADDING_DOMAIN - index`` marks padding."""
@@ -31,24 +32,24 @@ class SequenceStore(Dataset[DomainBatch]):
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: Place,
         split: str,
         manifest: Manifest | None = None,
         remote: RemoteSettings = REMOTE,
     ) -> None:
-        """Take prepared data, local or remote; ``manifest`` saves reading it again.
+        """Take prepared data, local or remote, of one directory or several; ``manifest`` saves reading it again.
 
         Raises:
             DataError: the data is not whole, a domain has no such split, or the cache is too small for it.
         """
-        manifest = read_prepared(directory, remote) if manifest is None else manifest
+        manifest = read_data(directory, remote) if manifest is None else manifest
         self.chunk_sizes = manifest.chunk_sizes(split)
         """Sequences of each chunk, by domain."""
         self.domains = tuple(self.chunk_sizes)
         """The domains' names; their indices are those in a batch."""
         self.sequence_length = manifest.sequence_length
         """Tokens of one sequence."""
-        self.directory = str(directory)
+        self.directory = str(directory) if isinstance(directory, str | Path) else manifest.place
         """Where the data lies."""
         self._vocabulary = manifest.tokenizer.vocabulary
         self._is_earlier = manifest.format < FORMAT
@@ -59,7 +60,7 @@ class SequenceStore(Dataset[DomainBatch]):
         self._splits = [manifest.domains[name].splits[split] for name in self.domains]
         self._masked = [s.padding > 0 or any(c.loss_mask for c in s.chunks) for s in self._splits]
         self._ends = [list(accumulate(sizes)) for sizes in self.chunk_sizes.values()]
-        self._chunks = open_chunks(directory, remote)
+        self._chunks = open_data(directory, manifest, remote)
         self._chunks.check_room([record.chunks for record in self._splits])
         self._documents: OrderedDict[tuple[int, int], SequenceDocuments] = OrderedDict()
 

@@ -83,6 +83,19 @@ def found_in_line(
     return Found(number, *text_of(content))
 
 
+def found_in_text(number: int, text: str, *, limit: int) -> tuple[Found, int]:
+    """What a text is that was read elsewhere, as that of a record, and its size in bytes.
+
+    Args:
+        number: Which one it is.
+        text: It.
+        limit: Bytes that it may have at most.
+    """
+    found = Found(number, *checked(text, EMPTY))
+    size = len(found.text.encode())
+    return (Found(number, "", TOO_LARGE) if size > limit else found), size
+
+
 def text_of_record(line: bytes, text_field: str) -> tuple[str, str]:
     """The text of a line of JSON, or an empty one and the reason why it has none."""
     content, reason = json_of_line(line)

@@ -7,6 +7,9 @@ from typing import Protocol
 from shear_lit.data.text.documents import Found
 from shear_lit.data.text.records import Records
 
+PIPELINE = "datatrove"
+"""The kind of an input whose documents a pipeline of datatrove hands over, so that nothing is read here."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.text.file_names import READ, kind_of_file, package_for
-from shear_lit.data.text.kind import Source
+from shear_lit.data.text.kind import PIPELINE, Source
 from shear_lit.data.text.kinds.hub import HUB, open_hub
 from shear_lit.data.text.kinds.litdata_tokens import INDEX, litdata_bytes
 from shear_lit.data.text.refusals import unreadable
@@ -76,6 +76,9 @@ class _Finder:
     def _of(self, pattern: str) -> Iterator[tuple[object, Source]]:
         if pattern.startswith(HUB):
             yield pattern, self._hub(pattern)
+            return
+        if pattern == f"{PIPELINE}://":
+            yield pattern, Source(domain=self._domain, name=pattern, kind=PIPELINE, bytes=0)
             return
         before, _, after = pattern.partition(":")
         kind = before if before in _ARRAYS and after else None

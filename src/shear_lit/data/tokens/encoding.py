@@ -97,7 +97,11 @@ def encode(job: Encoding, piece: Piece) -> Encoded:
         DataError: an input cannot be read.
         OSError: the spool file cannot be written.
     """
-    found = list(documents(piece, job))
+    return encoded(job, piece, list(documents(piece, job)))
+
+
+def encoded(job: Encoding, piece: Piece, found: list[Found]) -> Encoded:
+    """Tokenise the documents ``found`` of a piece of work, as ``encode`` does those that it reads."""
     digests = [_digest(document) for document in found]
     name = hashlib.sha256(b"".join([job.tokens_key.encode(), *digests])).hexdigest()[:32]
     path = job.spools / name

@@ -70,6 +70,11 @@ class Spool:
         if size != self._flags_start + self.record.tokens * self.record.flagged:
             raise ValueError(f"{path} has {size} bytes")
 
+    @property
+    def spools(self) -> tuple[tuple[str, int], ...]:
+        """Its name and how many documents it holds, as ``Held`` of ``sections`` gives those of several."""
+        return ((self.path.name, self.record.documents),)
+
     def hashes(self) -> NDArray[np.uint64]:
         """Hashes of the documents, UInt64[documents, 2], the more significant half first."""
         count = self.record.documents

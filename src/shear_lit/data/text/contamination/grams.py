@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shear_lit.data.prepared.chunks import write_part
 from shear_lit.data.text.contamination.tasks import Task
 from shear_lit.data.text.contamination.words import words_of
-from shear_lit.disk.writing import write_file
 
 Hashes = NDArray[np.uint64]
 
@@ -132,7 +132,7 @@ class Grams:
         return sorted(found)
 
     def save(self, path: Path) -> None:
-        """Write them to a file, wholly or not at all."""
+        """Write them to a file, wholly or not at all, unless it holds them: others may be reading it."""
         arrays: dict[str, Any] = {
             "vocabulary": np.frombuffer("\n".join(self._vocabulary).encode(), dtype=np.uint8)
         }
@@ -140,7 +140,8 @@ class Grams:
             arrays |= {f"hashes-{table.words}": table.hashes, f"tasks-{table.words}": table.tasks}
         file = io.BytesIO()
         np.savez(file, lengths=np.array([table.words for table in self._tables], dtype=np.int64), **arrays)
-        write_file(path, file.getvalue())
+        if not (path.is_file() and path.read_bytes() == file.getvalue()):
+            write_part(path, (file.getvalue(),))
 
     @classmethod
     def load(cls, path: Path) -> "Grams":
