@@ -1,6 +1,9 @@
 """The commands take data in remote storage wherever they take a directory, and do the same with it."""
 
 import csv
+import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +11,8 @@ from shear_lit import cli
 from shear_lit.commands.evaluate import evaluate
 from shear_lit.commands.reference import measure
 from shear_lit.data.order.references import read_references
+from shear_lit.data.prepared.manifest import write_manifest
+from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving.remote import RemoteError, RemoteSettings
 
 
@@ -30,17 +35,30 @@ def numbers_of(run):
         return [row for row in csv.DictReader(file) if not row["name"].startswith(_OF_THE_MACHINE)]
 
 
+@pytest.fixture(scope="module")
+def apart(storage, toy, tmp_path_factory):
+    """The first domain in storage, the others in a directory."""
+    root, manifest = tmp_path_factory.mktemp("apart"), read_manifest(toy.data)
+    first, *others = manifest.domains
+    for place, names in ((root / "one", [first]), (root / "others", others)):
+        for name in names:
+            shutil.copytree(toy.data / name, place / name)
+        write_manifest(place, replace(manifest, domains={name: manifest.domains[name] for name in names}))
+    return [storage.upload(root / "one", "one"), str(root / "others")]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_fit_on_remote_data_is_fit_on_the_directory(toy, address, tmp_path):
+def test_fit_on_remote_data_is_fit_on_the_directory(toy, address, apart, tmp_path):
+    """And so it is on one domain in storage and the others in a directory."""
     short = ["--trainer.max_steps=4", "--data.mixture.update_every_steps=2", "--trainer.log_every_n_steps=1"]
     short += [
         "--model.pruning.sparsity_warmup_steps=2",
         f"--data.remote.cache_directory={tmp_path / 'cache'}",
     ]
-    for name, directory in (("local", toy.data), ("remote", address)):
+    for name, directory in (("local", toy.data), ("remote", address), ("apart", json.dumps(apart))):
         cli.main([*toy.arguments("prune", tmp_path / name), f"--data.directory={directory}", *short])
     assert len(numbers_of(tmp_path / "local")) >= 40
-    assert numbers_of(tmp_path / "remote") == numbers_of(tmp_path / "local")
+    assert numbers_of(tmp_path / "remote") == numbers_of(tmp_path / "local") == numbers_of(tmp_path / "apart")
     assert list((tmp_path / "cache").glob("*.bin"))
 
 

@@ -100,8 +100,8 @@ def fit(
         reports.append((self._trainer.global_step, dict(numbers)))
         write(self, numbers)
 
-    def move_and_keep(self, losses):
-        watch.record["mixtures"][self.trainer.global_step] = dict(move(self, losses))
+    def move_and_keep(self, losses, *agreed):
+        watch.record["mixtures"][self.trainer.global_step] = dict(move(self, losses, *agreed))
 
     RunLog._write, DomainData.update_mixture = write_and_keep, move_and_keep
     build = command.ShearingCLI.instantiate_trainer

@@ -176,6 +176,31 @@ def test_laws_of_losses_move_the_mixture_when_there_are_enough(toy, tmp_path):
     assert len(record["data"]["rule"]["points"]) == 12
 
 
+def losses_that_differ_between_processes():
+    """As sums may, but by more than the last bit."""
+    move = DomainData.update_mixture
+
+    def with_own(self, losses, *agreed):
+        return move(self, losses * (1 + 0.01 * self.trainer.global_rank), *agreed)
+
+    DomainData.update_mixture = with_own
+
+
+def test_all_processes_have_the_mixture_of_the_first(toy, tmp_path):
+    """Where they part, they draw other sequences, and a global batch has some twice."""
+    arguments = [*toy.arguments("pretrain", tmp_path / "run"), "--trainer.max_steps=4"]
+    arguments += ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.mixture.update_at_start=true"]
+    first, other = run(
+        fit,
+        tmp_path / "log",
+        arguments=arguments,
+        processes=2,
+        sabotage=losses_that_differ_between_processes,
+    )
+    assert first["mixtures"] == other["mixtures"] and len(first["mixtures"]) > 1
+    assert len({tuple(mixture.values()) for mixture in first["mixtures"].values()}) > 1
+
+
 def test_global_batch_may_change_at_a_resume(toy, tmp_path):
     """From 8 to 16 sequences: said, written down, kept by a further resume, and met by the batches."""
     folder = tmp_path / "run"

@@ -154,7 +154,7 @@ class Boundary(Checkpoint):
         if module.training_losses is not None:
             losses = module.training_losses.taken(module.sum_over_ranks)
         assert losses is not None
-        module.data.update_mixture(losses)
+        module.data.update_mixture(losses, self.trainer.strategy.broadcast)
         return dict(zip(module.data.domains, losses.tolist(), strict=True))
 
     def _write_gates_and_mixture(self, followed: dict[str, float]) -> None:

@@ -421,3 +421,23 @@ def test_a_resume_that_forgets_the_due_update_would_see_other_text(prepared, uni
     fit(prepared, tmp_path, stop=19)
     seen, _ = fit(prepared, tmp_path, resume=tmp_path / "step=4.ckpt", moves=ForgetsTheUpdate)
     assert seen != uninterrupted[0][4 * 8 :]
+
+
+@pytest.mark.parametrize("rule", ["paper", "odm"])
+def test_ranks_have_the_mixture_of_the_first_though_a_loss_differs_in_its_last_bit(prepared, rule):
+    """What two processes get from their own sums; without the agreement they part."""
+
+    def moved(losses, agreed):
+        each = data(prepared, mixture(rule=rule, **({} if rule == "paper" else {"references": None})))
+        run = iter(each.training_loader(steps=STEPS))
+        for _ in range(EVERY * 4):
+            next(run)
+        each.update_mixture(losses, agreed)
+        return each.weights, each.state_dict()["rule"]
+
+    first = {"a": 2.5, "b": 1.5, "c": 2.0}
+    other = {name: math.nextafter(loss, 9 if name == "a" else -9) for name, loss in first.items()}
+    told = []
+    ours = moved(first, lambda value: told.append(value) or value)
+    assert moved(other, lambda value: told[0]) == ours
+    assert moved(other, lambda value: value) != ours

@@ -54,10 +54,9 @@ def module(place, remote=REMOTE, **changes):
 def read_whole(data, *, stop=None, **ranks):
     """All batches of a run whose mixture moves, and those of a validation; with ``stop``, resumed after so many."""
     batches = []
-    loader, done = data.training_loader(steps=6, **ranks), 0
-    for batch in loader:
+    loader = data.training_loader(steps=6, **ranks)
+    for done, batch in enumerate(loader, start=1):
         batches.append((batch["tokens"], batch["domain"], batch["micro_batch"]))
-        done += 1
         if done == stop:
             break
         if loader.at_boundary and data.update_due:
@@ -138,6 +137,8 @@ def test_domain_of_two_directories_is_refused(together, tmp_path):
     places = [*dealt(together, tmp_path, DEALS[0]), str(together)]
     with pytest.raises(DataError, match=r"domain 'a' is in .*part-0.* and in"):
         read_data(places, REMOTE)
+    with pytest.raises(DataError, match="domain 'b' is in"):
+        read_data(["/" + places[1], places[1]], REMOTE)
 
 
 def test_empty_list_and_a_directory_that_is_not_there_are_refused(together, tmp_path):

@@ -276,7 +276,7 @@ def test_data_that_tells_no_documents_apart_is_refused_before_anything_is_read(p
 def test_a_run_on_data_of_an_earlier_version_is_refused_before_anything_is_read(prepared, monkeypatch):
     data(prepared, cross_document_attention=False).check_data()
     manifest = earlier(read_manifest(prepared))
-    monkeypatch.setattr(datamodule, "read_prepared", lambda *_: manifest)
+    monkeypatch.setattr(datamodule, "read_data", lambda *_: manifest)
     data(prepared).check_data()
     with pytest.raises(DataError, match="--bounds"):
         data(prepared, cross_document_attention=False).check_data()

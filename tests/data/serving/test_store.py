@@ -10,6 +10,7 @@ from litdata import StreamingDataset, TokensLoader
 from shear_lit.data.errors import DamagedData
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared import chunks as chunks_module
+from shear_lit.data.prepared import verified
 from shear_lit.data.serving.loader import MixtureLoader
 from shear_lit.data.serving.store import SequenceStore
 from tests.data.conftest import LENGTH, write_prepared
@@ -121,3 +122,27 @@ def test_chunk_that_is_cut_while_it_is_open_stops_the_run(copied):
         file.truncate(path.stat().st_size - 3)
     with pytest.raises(DamagedData, match=r"a/prune/chunk-0-0\.bin: the file was cut off"):
         store[0, 4]
+
+
+def test_a_chunk_is_hashed_once_for_all_processes_of_a_node(copied, tmp_path, monkeypatch):
+    """Two stores of one process know nothing of each other, as processes do; what was written to is hashed again."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    seen, whole = [], chunks_module.content_problem
+    monkeypatch.setattr(
+        chunks_module, "content_problem", lambda p, *rest: seen.append(p.name) or whole(p, *rest)
+    )
+    for _ in range(2):
+        assert SequenceStore(copied, "prune")[1, 15]["tokens"][0, 1] == 15
+    assert seen == ["chunk-0-3.bin"]
+    flip(copied / "b" / "prune" / "chunk-0-3.bin", -1)
+    with pytest.raises(DamagedData, match="content changed"):
+        SequenceStore(copied, "prune")[1, 15]
+
+
+def test_without_a_record_each_store_verifies_for_itself(copied, monkeypatch):
+    monkeypatch.setattr(verified, "_folder", lambda runtime: None)
+    for _ in range(2):
+        assert SequenceStore(copied, "prune")[1, 15]["tokens"][0, 1] == 15
+    flip(copied / "b" / "prune" / "chunk-0-3.bin", -1)
+    with pytest.raises(DamagedData, match="content changed"):
+        SequenceStore(copied, "prune")[1, 15]

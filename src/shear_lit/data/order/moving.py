@@ -1,7 +1,7 @@
 """How the mixture of a run follows losses: those of a validation, or those of its own training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,14 @@ from shear_lit.data.order.mixture import MixtureSettings
 from shear_lit.disk.records import record_of
 from shear_lit.theory.mixture import MixtureRule, bounded_weights, update_weights
 from shear_lit.theory.online_mixture import AdoState, OdmState, Seen, ado_update, odm_update
+
+Agreed = Callable[[Any], Any]
+"""Gives each process of a run what the first one has, in plain types."""
+
+
+def own(value: Any) -> Any:
+    """What one process alone agrees on."""
+    return value
 
 
 class MovingMixture:
@@ -48,11 +56,13 @@ class MovingMixture:
         *,
         step: int = 0,
         drawn: Sequence[int] = (),
+        agreed: Agreed = own,
     ) -> list[float]:
         """The weights after these ``losses``, and the rule remembers what it has seen.
 
         ``step`` and ``drawn`` are the optimizer steps and the sequences of each domain since the start of the run. A
-        domain without a validation loss counts as at its reference.
+        domain without a validation loss counts as at its reference. Of several processes all have what the first one
+        computed (``agreed``): sums of losses may differ between them in the last bit, and the order of data would.
 
         Raises:
             DataError: the loss of a domain that is drawn from is not finite, or a loss is of no known domain.
@@ -68,7 +78,10 @@ class MovingMixture:
                     "Look at the last checkpoint, and lower the learning rate."
                 )
         after = self._after(before, loss, step, tuple(drawn))
-        return (self._bounded(after, before) if self._settings.limits_updates else after).tolist()
+        moved = (self._bounded(after, before) if self._settings.limits_updates else after).tolist()
+        moved, remembered = agreed((moved, self.state_dict()))
+        self.load_state_dict(remembered)
+        return list(moved)
 
     def state_dict(self) -> dict[str, Any]:
         """What the rule remembers, in plain types; empty for a rule that remembers nothing."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from shear_lit.data.errors import DamagedData
 from shear_lit.data.prepared.manifest import INDEX, ChunkRecord, FileRecord, damaged, write_json
 from shear_lit.data.prepared.reading import size_problem
+from shear_lit.data.prepared.verified import VerifiedFiles
 from shear_lit.disk.names import expanded
 
 ENDS_EARLY = "the file was cut off after it was opened"
@@ -101,7 +102,7 @@ class Chunks(Protocol):
     """Chunks by the folder of their domain and split (``wiki/prune``), wherever they lie."""
 
     def read(self, folder: str, file: FileRecord, offset: int, size: int) -> bytes:
-        """``size`` bytes of a file from ``offset`` on; the file is verified when this process first reads it.
+        """``size`` bytes of a file from ``offset`` on; the file is verified when this node first reads it.
 
         Raises:
             DamagedData: the file is not what the manifest says.
@@ -122,7 +123,7 @@ class LocalChunks:
 
     def __init__(self, directory: str | Path) -> None:
         self._directory, self._root = str(directory), expanded(directory)
-        self._verified: set[tuple[str, str]] = set()
+        self._verified = VerifiedFiles()
         self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def read(self, folder: str, file: FileRecord, offset: int, size: int) -> bytes:
@@ -148,11 +149,12 @@ class LocalChunks:
         """As in ``Chunks``: in place, reading takes no room."""
 
     def _opened(self, folder: str, file: FileRecord) -> int:
-        if (folder, file.file) not in self._verified:
-            if (what := self.problem(folder, file)) is not None:
-                raise damaged(self._directory, what, DamagedData)
-            self._verified.add((folder, file.file))
-        return os.open(self._root / folder / file.file, os.O_RDONLY)
+        path = self._root / folder / file.file
+        if (
+            what := self._verified.problem(path, file.sha256, lambda: self.problem(folder, file))
+        ) is not None:
+            raise damaged(self._directory, what, DamagedData)
+        return os.open(path, os.O_RDONLY)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}  # open files do not travel

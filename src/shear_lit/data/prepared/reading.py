@@ -1,5 +1,6 @@
 """Reading a manifest, and holding it against the files of its directory."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,12 @@ def _split_problem(
 ) -> tuple[Path, str] | None:
     if (problem := index_problem(root, folder, record, sequence_length)) is not None:
         return problem
+    with os.scandir(root / folder) as entries:  # one look at each file
+        found = {entry.name: entry for entry in entries}
     for one in (one for chunk in record.chunks for one in chunk.files()):
+        entry = found.get(one.file)
+        if entry is not None and entry.is_file(follow_symlinks=False) and entry.stat().st_size == one.bytes:
+            continue
         path = root / folder / one.file
         if (what := size_problem(path, one, root)) is not None:
             return path, what

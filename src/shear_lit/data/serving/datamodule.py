@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.order.mixture import MixtureSettings
-from shear_lit.data.order.moving import MovingMixture
+from shear_lit.data.order.moving import Agreed, MovingMixture, own
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared.manifest import Manifest, check_same_domains
 from shear_lit.data.serving.directories import read_data
@@ -256,7 +256,7 @@ class DomainData(LightningDataModule):
         step = self._loader.state.batch
         return self._updated_at != step and (step > 0 or self.mixture.update_at_start)
 
-    def update_mixture(self, losses: Mapping[str, float] | Tensor) -> dict[str, float]:
+    def update_mixture(self, losses: Mapping[str, float] | Tensor, agreed: Agreed = own) -> dict[str, float]:
         """Move the mixture by the domains' losses (nats per token), and give the new weights; only at a boundary.
 
         They are those of a validation, or of the training since the last update (``mixture.follows``).
@@ -266,7 +266,7 @@ class DomainData(LightningDataModule):
         """
         assert self._loader is not None, "the mixture moves while training"
         state = self._loader.state
-        moved = self._moving.moved(state.weights, losses, step=state.batch, drawn=state.drawn)
+        moved = self._moving.moved(state.weights, losses, step=state.batch, drawn=state.drawn, agreed=agreed)
         self._loader.set_weights(moved)
         self._updated_at = state.batch
         return self.weights

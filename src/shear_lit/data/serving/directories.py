@@ -50,12 +50,13 @@ def _joined(manifests: Sequence[Manifest]) -> Manifest:
     for manifest in manifests:
         _check_alike(first, manifest)
         for name in manifest.domains:
-            if (other := places.setdefault(name, manifest.place)) != manifest.place:
+            if name in places:
                 raise DataError(
-                    f"domain {name!r} is in {other!r} and in {manifest.place!r}: its documents would be those of "
-                    "two. Prepare one of them under another name, or add its files to the other directory.",
+                    f"domain {name!r} is in {places[name]!r} and in {manifest.place!r}: its documents would be "
+                    "those of two. Prepare one of them under another name, or add its files to the other directory.",
                     key=KEY,
                 )
+            places[name] = manifest.place
     domains = {name: record for manifest in manifests for name, record in manifest.domains.items()}
     domains = dict(sorted(domains.items()))
     return replace(

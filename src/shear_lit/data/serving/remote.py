@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.prepared.manifest import KEY, MANIFEST, ChunkRecord, FileRecord, Manifest, damaged
 from shear_lit.data.prepared.reading import parsed_manifest, read_manifest
+from shear_lit.data.prepared.verified import once_in
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
 from shear_lit.ranges import Count
@@ -33,6 +34,8 @@ SCHEMES = ("s3://", "gs://", "hf://datasets/", "local:")
 _MOUNTED = "local:"
 _RETRIED = (408, 425, 429)  # of the statuses that blame the request: time-outs and "not so fast"
 _LONGEST_WAIT_SECONDS = 60
+_WARNS_EVERY_SECONDS = 60  # one process of the node, for all
+_DOWNLOADS_OF_DAMAGE = 4  # content that no wait will mend
 _log = logging.getLogger(__name__)
 
 
@@ -44,14 +47,13 @@ class RemoteSettings:
     """Directory of this machine that keeps downloaded chunks; processes, runs and data sets may share it."""
     cache_bytes: Count = 64 << 30
     """Bytes that the cache takes at most; what was read longest ago goes first. A window of each domain must fit."""
-    attempts: Count = 8
-    """How often an object is asked for before the run stops; the waits between double from 1 second up to 60."""
+    attempts: Count = 20
+    """How often an object is asked for, with waits from 1 second up to 60 between: 20 outlast 14 minutes."""
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 1 or self.attempts < 1:
             raise DataError(
-                f"{self.cache_bytes} and remote.attempts={self.attempts} must both be at least 1. "
-                "Correct them.",
+                f"{self.cache_bytes} and remote.attempts={self.attempts} must both be at least 1. Correct them.",
                 key="data.remote.cache_bytes",
             )
 
@@ -193,11 +195,13 @@ class RemoteDirectory:
                 return
             except Exception as error:  # each storage has errors of its own
                 target.unlink(missing_ok=True)
-                if attempt == self._attempts or _is_final(error):
+                spoilt = isinstance(error, DamagedData) and attempt >= _DOWNLOADS_OF_DAMAGE
+                if attempt == self._attempts or spoilt or _is_final(error):
                     raise self._given_up(name, attempt, error) from error
                 seconds = min(2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
-                said = "%s: attempt %d of %d failed (%s); the next in %d s"
-                _log.warning(said, self.name_of(name), attempt, self._attempts, _said(error), seconds)
+                if once_in(_WARNS_EVERY_SECONDS, self._address):
+                    said = "%s: attempt %d of %d failed (%s); the next in %d s"
+                    _log.warning(said, self.name_of(name), attempt, self._attempts, _said(error), seconds)
                 time.sleep(seconds)
 
     def _download(self, name: str, target: Path, most: int) -> None:
@@ -219,9 +223,8 @@ class RemoteDirectory:
     def _given_up(self, name: str, attempts: int, error: Exception) -> RemoteError:
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         return RemoteError(
-            f"{self._address!r}: {self.name_of(name)} could not be fetched in {times}: {_said(error)}. Check the "
-            "address, the credentials, the network and the disk, and resume the run; remote.attempts allows for "
-            "longer outages.",
+            f"{self._address!r}: {self.name_of(name)} could not be fetched in {times}: {_said(error)}. Check address, "
+            "credentials, network and disk, and resume the run; remote.attempts allows for longer outages.",
             key=KEY,
         )
 
