@@ -7,7 +7,7 @@ planted question that is found is held against all runs of words of the question
 is no mistake. Time: ``prepare`` with questions ÷ without, alternating in one process, one worker; with the count of
 documents (text is read twice) and without.
 
-``python benchmarks/decontamination.py --megabytes 8 --questions 20000``
+``python -m benchmarks.decontamination --megabytes 8 --questions 20000``
 """
 
 import argparse

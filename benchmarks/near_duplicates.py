@@ -6,7 +6,7 @@ these the share of pairs that is found stands beside 1 - (1 - s^hashes)^buckets,
 similarities. Precision: of the documents that were dropped, those with an exact similarity of at least ``--least`` to
 another document of all; recall: of the planted pairs of at least ``--threshold``, those that are found.
 
-``python benchmarks/near_duplicates.py --documents 3000 --pairs 300 --work /tmp/near``
+``python -m benchmarks.near_duplicates --documents 3000 --pairs 300 --work /tmp/near``
 """
 
 import argparse

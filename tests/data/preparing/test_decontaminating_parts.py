@@ -77,6 +77,18 @@ def test_a_part_with_other_questions_is_refused_and_leaves_those_of_the_others(o
     assert tree(work) == before
 
 
+def test_numbers_of_tasks_that_came_in_another_order_are_not_used(options, questions, tmp_path):
+    """What a part tokenised says of each task by its number."""
+    files = [str(tmp_path / "first.txt"), str(tmp_path / "second.txt")]
+    for file, text in zip(files, (QUESTION, OTHER), strict=True):
+        Path(file).write_text(text)
+    options = replace(options, decontaminate=replace(options.decontaminate, files=files))
+    prepare_stage(options, "tokenise")
+    manifest = prepare(replace(options, decontaminate=replace(options.decontaminate, files=files[::-1])))
+    found = manifest.decontamination.domains["a"]
+    assert found.tasks == {files[0]: 1, files[1]: 1} and found.examples[0].task == files[0]
+
+
 def test_questions_of_suites_are_to_be_given(options, questions):
     asked = replace(options.decontaminate, suites=["mine"])
     named = replace(options, decontaminate=asked)

@@ -61,7 +61,7 @@ class DecontaminationRecord:
     fingerprint: str
     """SHA-256 of the grams of all tasks."""
     looked_for: str
-    """SHA-256 of those that are not ignored."""
+    """SHA-256 of those that are not ignored, and of which task has each."""
     most_documents: int
     """A gram in more documents is ignored; 0: none is."""
     ignored: int

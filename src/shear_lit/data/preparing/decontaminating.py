@@ -88,7 +88,7 @@ def with_tasks(job: Job, sources: Sequence[Source], tasks: Sequence[Task]) -> tu
         )
     made = DecontaminationRecord(
         fingerprint=grams.fingerprint(),
-        looked_for=grams.fingerprint(),
+        looked_for=grams.numbered(),
         most_documents=settings.most_documents,
         ignored=0,
         tasks=records,
@@ -178,7 +178,7 @@ def without_common(
         )
     used = grams.without(ignored)
     used.save(job.grams)
-    return replace(job, decontamination=replace(made, looked_for=used.fingerprint(), ignored=len(ignored)))
+    return replace(job, decontamination=replace(made, looked_for=used.numbered(), ignored=len(ignored)))
 
 
 def _counted(job: Job, sources: Sequence[Source], earlier: Path | None, executor: Executor) -> Pairs:

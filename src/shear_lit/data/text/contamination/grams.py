@@ -101,12 +101,19 @@ class Grams:
         return Grams(self._vocabulary, [(t.words, t.hashes[keep], t.tasks[keep]) for t, keep in kept])
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides what is found: neither the names of tasks nor the order of their examples."""
+        """SHA-256 of all that decides what is cut out: neither the names of tasks nor the order of their examples."""
         digest = hashlib.sha256()
         for table in self._tables:
             digest.update(
                 f"{table.words}:{len(table.hashes)}\n".encode() + table.hashes.astype("<u8").tobytes()
             )
+        return digest.hexdigest()
+
+    def numbered(self) -> str:
+        """SHA-256 of the same, and of the number of each gram's task."""
+        digest = hashlib.sha256(self.fingerprint().encode())
+        for table in self._tables:
+            digest.update(table.tasks.astype("<u4").tobytes())
         return digest.hexdigest()
 
     def find(self, text: str) -> list[Collision]:
