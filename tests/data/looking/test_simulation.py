@@ -7,7 +7,7 @@ import pytest
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.looking import simulation
-from shear_lit.data.looking.simulation import read_history, simulate
+from shear_lit.data.looking.simulation import read_history, read_plan, simulate
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared.reading import read_manifest
 
@@ -81,10 +81,57 @@ def test_table_tells_tokens_and_epochs(prepared, write):
         simulate(read_manifest(prepared), "prune", history(write(one)), steps=13, global_batch=4)
     ).splitlines()
     assert lines[0] == "13 steps of 4 sequences, 208 tokens, counted by the schedule"
-    assert lines[1].split() == ["domain", "sequences", "tokens", "share", "epochs"]
-    assert lines[2].split() == ["a", "26", "104", "0.5000", "2.0000"]
-    assert lines[3].split() == ["b", "26", "104", "0.5000", "0.6500"]
-    assert lines[4].split() == ["c", "0", "0", "0.0000", "0.0000"]
+    assert lines[1].split() == ["domain", "sequences", "tokens", "share", "epochs", "lacks"]
+    assert lines[2].split() == ["a", "26", "104", "0.5000", "2.0000", "52"]
+    assert lines[3].split() == ["b", "26", "104", "0.5000", "0.6500", "0"]
+    assert lines[4].split() == ["c", "0", "0", "0.0000", "0.0000", "0"]
+
+
+def test_bytes_are_those_of_the_chunks_that_are_read(prepared, write):
+    """Half of b once, all of a twice, nothing of c; windows are of eight chunks, and one more is the largest."""
+    one = {"updates": [{"step": 0, "weights": {"a": 26, "b": 20, "c": 0}}]}
+    manifest = read_manifest(prepared)
+    supply = simulate(manifest, "prune", history(write(one)), steps=1, global_batch=46)
+    size = {
+        name: [sum(f.stat().st_size for f in prepared.glob(f"{name}/prune/chunk-0-{n}.*")) for n in range(8)]
+        for name in "ab"
+    }
+    assert supply.fetched_bytes == (
+        sum(size["a"]) + sum(size["b"]) // 2,
+        2 * sum(size["a"]) + sum(size["b"]) // 2,
+    )
+    assert supply.window_bytes == sum(size["a"]) + sum(size["b"]) + max(size["b"])
+
+
+def test_config_is_simulated_as_its_mixture(prepared, write):
+    """What a domain lacks is what its weight asks for beyond its cap."""
+    config = write(
+        "trainer: {max_steps: 13}\n"
+        "data: {global_batch: 4, mixture: {proportions: {a: 0.5, b: 0.5, c: 0.0}, max_epochs: {a: 1.0}}}\n",
+        "fit.yaml",
+    )
+    found, steps, caps = read_plan(str(config), DOMAINS, "the data")
+    supply = simulate(read_manifest(prepared), "prune", found, steps=steps, max_epochs=caps)
+    assert (supply.steps, supply.global_batch) == (13, 4)
+    assert supply.drawn == {"a": 13, "b": 39, "c": 0} and supply.lacks == {"a": 13.0, "b": 0.0, "c": 0.0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        "data: {global_batch: 4}",
+        "trainer: {max_steps: x}\ndata: {global_batch: 4, mixture: {proportions: {a: 1.0}}}",
+        "trainer: {max_steps: 2}\ndata: {global_batch: 4, mixture: {proportions: {a: -1.0}}}",
+        "trainer: {max_steps: 2}\ndata: {global_batch: 4, mixture: {proportions: {z: 1.0}}}",
+        "a: !!python/object/apply:os.getcwd []",
+    ],
+)
+def test_config_that_does_not_say_it_is_refused_in_one_line(write, content):
+    with pytest.raises(DataError) as refused:
+        read_plan(str(write(content, "fit.yaml")), DOMAINS, "the data")
+    assert "fit.yaml" in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_run_directory_is_as_good_as_its_file(write, tmp_path):
@@ -149,7 +196,7 @@ def test_caps_are_those_of_the_schedule_and_the_table_says_when_domains_run_out(
     assert supply.exact and supply.drawn == dict(zip(DOMAINS, state.drawn, strict=True))
     assert supply.drawn["a"] == 19 and supply.drawn["c"] == 11 and supply.runs_out == out
     lines = str(supply).splitlines()
-    assert lines[1].endswith("runs out") and lines[2].endswith(f"1.4615  at step {out['a']}")
+    assert lines[1].endswith("runs out") and lines[2].endswith(f"1.4615    212  at step {out['a']}")
     assert lines[3].split()[-1] == "-"
 
 

@@ -10,9 +10,13 @@ from typing import cast
 from shear_lit.data.errors import DataError
 from shear_lit.data.looking.inspection import table
 from shear_lit.data.order.mixture import Caps, check_named
-from shear_lit.data.order.mixture_log import MixtureLog, read_mixture_log
+from shear_lit.data.order.mixture_log import MixtureLog, log_of, read_mixture_log
+from shear_lit.data.order.permutation import WINDOW_CHUNKS
 from shear_lit.data.order.schedule import MixtureSchedule, normalised
 from shear_lit.data.prepared.manifest import Manifest, check_same_domains
+from shear_lit.disk.names import expanded
+from shear_lit.disk.reading import read_yaml
+from shear_lit.disk.records import one_line, shown
 
 EXACT_SEQUENCES = 2_000_000
 """Up to so many the schedule itself is run; a longer run is computed from the weights."""
@@ -44,12 +48,40 @@ class Supply:
     """Whether a cap was given."""
     runs_out: dict[str, int]
     """The optimizer step from which on a domain supplies nothing more, for those that run out."""
+    lacks: dict[str, float]
+    """Sequences that a domain would have to have besides, for its weights to be met within its cap; once, without."""
+    chunks: dict[str, tuple[int, ...]]
+    """Bytes of the chunks of each domain that is drawn from, with what belongs to them."""
+
+    @property
+    def window_bytes(self) -> int:
+        """The least cache of a node that reads from storage: one window of each domain and one more chunk."""
+        windows = [sorted(sizes, reverse=True)[:WINDOW_CHUNKS] for sizes in self.chunks.values()]
+        return sum(map(sum, windows)) + max((window[0] for window in windows), default=0)
+
+    @property
+    def fetched_bytes(self) -> tuple[int, int]:
+        """What a node reads from storage, whatever its part of the run: with a cache for all of it, and with the least.
+
+        Every node needs every chunk, as each takes its part of every global batch.
+        """
+        once, again = 0, 0
+        for name, sizes in self.chunks.items():
+            rounds = self.drawn[name] / max(1, self.there[name])
+            once += round(min(1.0, rounds) * sum(sizes))
+            again += round(rounds * sum(sizes))
+        return once, again
 
     def __str__(self) -> str:
         rows = [self._row(name, drawn) for name, drawn in self.drawn.items()]
         how = "counted by the schedule" if self.exact else "computed from the weights"
         tokens = self.steps * self.global_batch * self.sequence_length
-        return f"{self.steps:,} steps of {self.global_batch:,} sequences, {tokens:,} tokens, {how}\n{table(rows)}"
+        once, again = self.fetched_bytes
+        return (
+            f"{self.steps:,} steps of {self.global_batch:,} sequences, {tokens:,} tokens, {how}\n{table(rows)}\n"
+            f"from storage, each node reads {once / 1e9:,.3f} GB, or {again / 1e9:,.3f} GB with the least cache, "
+            f"{self.window_bytes / 1e9:,.3f} GB; at any number of processes"
+        )
 
     def _row(self, name: str, drawn: float) -> dict[str, str | float]:
         row: dict[str, str | float] = {
@@ -59,6 +91,7 @@ class Supply:
             "share": drawn / (self.steps * self.global_batch),
             "epochs": drawn / max(1, self.there[name]),  # a domain may have nothing, and weight 0
         }
+        row["lacks"] = math.ceil(self.lacks[name]) * self.sequence_length
         if self.capped:
             row["runs out"] = f"at step {self.runs_out[name]:,}" if name in self.runs_out else "-"
         return row
@@ -98,15 +131,31 @@ def simulate(
     )  # no count depends on the seed
     exact, segments = steps * batch <= EXACT_SEQUENCES, _segments(history, tuple(sizes), steps)
     drawn, runs_out = (_counted if exact else _computed)(schedule, segments)
+    there = {name: sum(chunks) for name, chunks in sizes.items()}
+    caps = max_epochs if isinstance(max_epochs, dict) else dict.fromkeys(sizes, max_epochs)
+    wanted = [batch * sum(steps * weights[i] for steps, weights in segments) for i in range(len(sizes))]
+    lacks = {
+        name: max(0.0, need / (caps.get(name) or 1.0) - there[name])
+        for name, need in zip(sizes, wanted, strict=True)
+    }
     return Supply(
         steps=steps,
         global_batch=batch,
         sequence_length=manifest.sequence_length,
         exact=exact,
-        there={name: sum(chunks) for name, chunks in sizes.items()},
+        there=there,
         drawn=dict(zip(sizes, drawn, strict=True)),
         capped=max_epochs is not None,
         runs_out={name: step for name, step in zip(sizes, runs_out, strict=True) if step is not None},
+        lacks=lacks,
+        chunks={
+            name: tuple(
+                sum(one.bytes for one in chunk.files())
+                for chunk in manifest.domains[name].splits[split].chunks
+            )
+            for name, supplied in zip(sizes, drawn, strict=True)
+            if supplied
+        },
     )
 
 
@@ -124,6 +173,35 @@ def read_history(path: str | Path, domains: Sequence[str], where: str) -> Mixtur
             key=_KEY,
         )
     return history
+
+
+def read_plan(path: str, domains: Sequence[str], where: str) -> tuple[MixtureLog, int, Caps]:
+    """What a run's YAML config says of its mixture at the start, which then stays; its steps; and its caps.
+
+    Raises:
+        DataError: it cannot be read, or does not say one of these in figures.
+    """
+    try:
+        content = read_yaml(expanded(path))
+        data, steps = content["data"], content["trainer"]["max_steps"]
+        shares, batch = data["mixture"]["proportions"], data["global_batch"]
+        caps = data["mixture"].get("max_epochs")
+        update = {
+            "step": 0,
+            "weights": read_mixture_log(shares).final_weights if isinstance(shares, str) else shares,
+        }
+        found = log_of({"updates": [update], "global_batch": batch})
+        if not isinstance(steps, int) or not isinstance(caps, int | float | dict | None):
+            raise ValueError(f"trainer.max_steps={shown(steps)}, max_epochs={shown(caps)}")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path!r}: {getattr(error, 'strerror', None) or one_line(error)}: of a config, "
+            "data.mixture.proportions, data.global_batch and trainer.max_steps are read. "
+            "Write them into it, or give the mixture.json of a run.",
+            key=_KEY,
+        ) from error
+    check_same_domains(domains, found.domains, _KEY, where, value=repr(path))
+    return found, steps, caps
 
 
 def _segments(history: MixtureLog, domains: Sequence[str], steps: int) -> Segments:

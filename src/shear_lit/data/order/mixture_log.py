@@ -102,7 +102,7 @@ def read_mixture_log(
     if bare:
         remedy = 'write {"updates": [{"step": 0, "weights": {"wiki": 1}}, …]}'
     try:
-        return _log_of(read_values(file), bare=bare)
+        return log_of(read_values(file), bare=bare)
     except OSError as error:
         raise DataError(
             f"{str(path)!r} cannot be read ({error.strerror or error}): the {MIXTURE_LOG} of a run is expected there. "
@@ -143,7 +143,12 @@ class _Log:
     sequence_length: int = 0
 
 
-def _log_of(content: Any, *, bare: bool) -> MixtureLog:
+def log_of(content: Any, *, bare: bool = True) -> MixtureLog:
+    """The log that plain values hold.
+
+    Raises:
+        ValueError: they hold none.
+    """
     log = record_of(_Log, content)
     if log.format != FORMAT:
         raise ValueError(f"format {log.format}, this version reads {FORMAT}")
