@@ -21,7 +21,7 @@
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # make corpus prepares text in 4 and 13 parts, by datatrove, Ray and a stand-in for SLURM, and kills parts at 40 moments:
-# each time it compares all bytes with those of one machine.
+# each time it compares all bytes with those of one machine. It measures the barrier, near duplicates and decontamination.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
@@ -55,9 +55,12 @@ long: .venv/installed-test
 	SHEAR_LIT_NIGHTLY=all $(BIN)/python -m pytest -m nightly
 
 corpus: .venv/installed-corpus
-	SHEAR_LIT_CORPUS=all $(BIN)/python -m pytest tests/data/preparing/test_datatrove.py tests/data/preparing/test_executors.py
+	SHEAR_LIT_CORPUS=all $(BIN)/python -m pytest tests/data/preparing/test_datatrove.py \
+		tests/data/preparing/test_executors.py tests/data/preparing/test_decontaminating.py
 	$(BIN)/python -m tests.data.preparing.matrix parts datatrove ray slurm kills --work runs/corpus
 	$(BIN)/python benchmarks/barrier.py
+	$(BIN)/python -m benchmarks.near_duplicates --documents 4000 --pairs 400
+	$(BIN)/python -m benchmarks.decontamination --megabytes 2 --questions 5000 --each 60
 
 doors: .venv/installed-test
 	SHEAR_LIT_HOSTILE=whole $(BIN)/python -m pytest tests/bad_inputs/test_bad_inputs.py

@@ -176,7 +176,7 @@ def build(tmp_path, monkeypatch):
         continues = isinstance(mixture["proportions"], str)
         domains = (stage_1["data"]["mixture"] if continues else mixture)["proportions"]
         length = source_of(path).length
-        monkeypatch.setattr(datamodule, "read_prepared", lambda *place: manifest(domains, length))
+        monkeypatch.setattr(datamodule, "read_data", lambda *place: manifest(domains, length))
         arguments = [
             "fit",
             f"--config={path}",

@@ -1,9 +1,12 @@
 """``shear-lit prepare``: raw text to prepared data."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings, Stage
+
+if TYPE_CHECKING:
+    from shear_lit.data.text.contamination.tasks import Task
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +37,19 @@ def run_stage(options: CommonSettings, stage: Stage, part: str) -> None:
     from shear_lit.data.preparing.reporting import summary
 
     number = PartNumber.parsed(part) if part else None
-    manifest = prepare_stage(options, stage, number)
+    manifest = prepare_stage(options, stage, number, tasks=_tasks(options))
     if manifest is not None:
         _log.info("%s\n%s", options.output, summary(manifest))
     else:
         _log.info("stage %s%s is done", stage, f", part {part}," if part else "")
+
+
+def _tasks(options: CommonSettings) -> list["Task"]:
+    """The evaluation tasks of the suites that are asked for."""
+    if not options.decontaminate.suites:
+        return []
+    from shear_lit.commands.scoring import suite_named
+    from shear_lit.evaluation.suites.questions import tasks_of_suite
+
+    suites = [suite_named(name) for name in options.decontaminate.suites]
+    return [task for suite in suites for task in tasks_of_suite(suite, options.decontaminate.fields)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.contamination import DecontaminationRecord
 from shear_lit.data.prepared.conversations import ChatRecord
 from shear_lit.disk.records import STORED, shown
 from shear_lit.disk.writing import write_file
@@ -175,6 +176,8 @@ class Manifest:
     """The version of the layout."""
     chat: ChatRecord | None = None
     """What made tokens of conversations, if documents are such; otherwise none."""
+    decontamination: DecontaminationRecord | None = None
+    """The evaluation tasks whose text was cut out, and what was found; none if none were given."""
     place: str = field(default="", compare=False, repr=False, metadata={STORED: False})
     """The directory or address that it was read from; of several, all of them."""
     places: dict[str, str] = field(default_factory=dict, compare=False, repr=False, metadata={STORED: False})

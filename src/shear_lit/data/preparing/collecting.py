@@ -3,9 +3,10 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from shear_lit.data.prepared.chunks import write_index
+from shear_lit.data.prepared.contamination import DecontaminationRecord
 from shear_lit.data.prepared.manifest import (
     INDEX,
     LEDGER,
@@ -83,10 +84,14 @@ def domain_record(
 
 
 def write_collected(
-    job: Job, records: dict[str, DomainRecord], ledger: Ledger, inputs: Sequence[Input]
+    job: Job,
+    records: dict[str, DomainRecord],
+    ledger: Ledger,
+    inputs: Sequence[Input],
+    decontamination: DecontaminationRecord | None,
 ) -> Manifest:
     """Write the page and the manifest of what then lies in ``job.packed``, and remove there what is none of it."""
-    manifest = _manifest(job, records, ledger)
+    manifest = replace(_manifest(job, records, ledger), decontamination=decontamination)
     _remove_others(job, manifest)
     write_file(job.packed / PAGE, page(manifest, [(i.domain, i.name, i.bytes) for i in inputs]))
     write_manifest(job.packed, manifest)

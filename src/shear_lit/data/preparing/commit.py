@@ -29,8 +29,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _log = logging.getLogger(__name__)
 # What a run makes in the directory that it works in; what has another name is somebody else's.
 _OF_A_RUN = re.compile(
-    r"lock|spool|sections|packed|chunks|(tokenizer|plan|selection)\.json|tasks\.jsonl|marks|duplicates|bucket-[0-9]+|"
-    r".*\.partial|.*\.part"
+    r"lock|spool|sections|packed|chunks|(tokenizer|plan|selection)\.json|(all-)?grams\.(npz|bin)|tasks\.jsonl|marks|"
+    r"duplicates|bucket-[0-9]+|.*\.partial|.*\.part"
 )
 _CHUNK_OF_A_RUN = re.compile(r"chunk-0-[0-9]+\.(bin|documents|mask)(\.shorter)?(\.[0-9]+)?(\.part)?")
 

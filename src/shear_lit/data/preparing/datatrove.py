@@ -8,6 +8,7 @@ them. Both need ``pip install 'shear-lit[datatrove]'``, and storage that all tas
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from shear_lit.data.preparing.plan import PartNumber
 from shear_lit.data.preparing.prepare import begun, prepare_stage
 from shear_lit.data.preparing.sections import SECTION_PIECES, SectionRecord, done_piece, write_record
 from shear_lit.data.preparing.settings import PrepareSettings, Stage
+from shear_lit.data.text.contamination.tasks import Task
 from shear_lit.data.text.documents import Found, found_in_text
 from shear_lit.data.text.kind import PIPELINE, Piece
 from shear_lit.data.tokens.encoding import Encoded, Encoding, encoded, joined
@@ -36,10 +38,10 @@ class PrepareStep(PipelineStep):
     name = "shear-lit prepare"
     type = "TOKENIZER"
 
-    def __init__(self, settings: PrepareSettings, stage: Stage) -> None:
-        """Do ``stage`` of a run with ``settings``, the same for all stages and tasks."""
+    def __init__(self, settings: PrepareSettings, stage: Stage, questions: Sequence[Task] = ()) -> None:
+        """Do ``stage`` of a run with ``settings``, the same for all stages and tasks; ``questions`` are of suites."""
         super().__init__()
-        self.settings, self.stage = replace(settings, workers=1), stage
+        self.settings, self.stage, self.questions = replace(settings, workers=1), stage, questions
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Do the part of task ``rank`` of ``world_size``.
@@ -50,7 +52,7 @@ class PrepareStep(PipelineStep):
         part = (
             PartNumber(rank + 1, world_size) if self.stage in ("tokenise", "pack") or world_size > 1 else None
         )
-        prepare_stage(self.settings, self.stage, part)
+        prepare_stage(self.settings, self.stage, part, tasks=self.questions)
         yield from data or ()
 
 
@@ -68,8 +70,16 @@ class HandOver(PipelineStep):
     name = "shear-lit hand-over"
     type = "TOKENIZER"
 
-    def __init__(self, settings: PrepareSettings, domain: str, input_key: str = "file_path") -> None:
+    def __init__(
+        self,
+        settings: PrepareSettings,
+        domain: str,
+        input_key: str = "file_path",
+        questions: Sequence[Task] = (),
+    ) -> None:
         """Give documents to ``domain`` of ``settings``; the metadata's ``input_key`` names the input of each.
+
+        ``questions`` are those of suites, where ``settings.decontaminate`` names some.
 
         Raises:
             DataError: the settings give the domain no ``datatrove://``, or are those of conversations.
@@ -83,7 +93,7 @@ class HandOver(PipelineStep):
                 f"{given!r}: documents of a pipeline go to a domain that says so. Use domains.{domain}={PIPELINE}://",
                 key=f"domains.{domain}",
             )
-        self.settings, self.domain, self.input_key = settings, domain, input_key
+        self.settings, self.domain, self.input_key, self.questions = settings, domain, input_key, questions
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Tokenise the documents of task ``rank`` of ``world_size``, and write what it gave in the end.
@@ -92,7 +102,7 @@ class HandOver(PipelineStep):
             DataError: other tasks have other settings, or a document names no input.
         """
         os.environ |= ONE_THREAD
-        with begun(self.settings, shared=True) as run:
+        with begun(self.settings, shared=True, tasks=self.questions) as run:
             run.start()
             inputs: dict[str, _Input] = {}
             open_input = None

@@ -12,11 +12,15 @@ import numpy as np
 
 from shear_lit.data.chat.messages import conversation_of_text
 from shear_lit.data.chat.records import Conversations
+from shear_lit.data.prepared.contamination import Contaminated, DecontaminationRecord
 from shear_lit.data.prepared.conversations import ChatRecord
 from shear_lit.data.prepared.manifest import TokenizerRecord
 from shear_lit.data.preparing.chat_settings import ChatSettings
 from shear_lit.data.preparing.commit import SELECTION
 from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings
+from shear_lit.data.text.contamination.documents import cleaned_documents
+from shear_lit.data.text.contamination.grams import Grams
+from shear_lit.data.text.documents import Found
 from shear_lit.data.text.records import Records, TextField
 from shear_lit.data.tokens.encoder import Encoder
 from shear_lit.data.tokens.encoding import Tokenised, text_tokenised
@@ -32,6 +36,8 @@ class Job:
     """What makes the tokens."""
     work: Path
     """Where the run works: nothing else is touched before the end."""
+    decontamination: DecontaminationRecord | None = None
+    """The evaluation tasks that documents are held against, if there are any."""
 
     @property
     def spools(self) -> Path:
@@ -74,6 +80,21 @@ class Job:
         return self.work / "tokenizer.json"
 
     @property
+    def all_grams(self) -> Path:
+        """File of the grams of evaluation tasks."""
+        return self.work / "all-grams.npz"
+
+    @property
+    def grams(self) -> Path:
+        """File of those that are cut out."""
+        return self.work / "grams.npz"
+
+    @property
+    def counted_grams(self) -> Path:
+        """File of how many documents have each of them, for the ledger."""
+        return self.work / "grams.bin"
+
+    @property
     def token_type(self) -> str:
         """``uint16`` or ``uint32``."""
         return "uint16" if self.tokenizer.vocabulary <= 1 << 16 else "uint32"
@@ -104,11 +125,18 @@ class Job:
     def tokens_key(self) -> str:
         """Hash of all that decides the tokens of a document, besides its text."""
         content = [hashlib.sha256(self.tokenizer_file.read_bytes()).hexdigest(), *self._deciding()]
+        content += [] if self.decontamination is None else [self.decontamination.looked_for]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _deciding(self) -> list[Any]:
         """What decides the tokens of a document, besides its text and the tokenizer."""
         raise NotImplementedError
+
+    def cleaned(self, found: list[Found]) -> tuple[list[Found], Contaminated | None]:
+        """Documents without text of evaluation tasks, and what was cut out of them."""
+        if self.decontamination is None:
+            return found, None
+        return cleaned_documents(found, _grams(str(self.grams), self.tokens_key))
 
     @cached_property
     def reading_key(self) -> str:
@@ -223,6 +251,11 @@ class ChatJob(Job):
 
     def _deciding(self) -> list[Any]:
         return [asdict(self.made_by), self.settings.sequence_length, self.token_type]
+
+
+@lru_cache(maxsize=1)
+def _grams(file: str, key: str) -> Grams:
+    return Grams.load(Path(file))
 
 
 @lru_cache(maxsize=2)

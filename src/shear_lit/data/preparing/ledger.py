@@ -62,12 +62,14 @@ class Ledger:
         """The tokens left over."""
         return record_of(Tails, read_values(self.folder / _TAILS, limit=_MOST_BYTES))
 
-    def write(self, inputs: Iterable[Input], tails: Tails) -> None:
-        """Write all but the hashes."""
+    def write(self, inputs: Iterable[Input], tails: Tails, grams: Path | None = None) -> None:
+        """Write all but the hashes; ``grams`` is a file to be kept, where it is there."""
         lines = (json.dumps([one.domain, one.name, one.bytes, one.content]) + "\n" for one in inputs)
         write_file(self.folder / _INPUTS, "".join(lines))
         content = {name: {split: asdict(tail) for split, tail in own.items()} for name, own in tails.items()}
         write_json(self.folder / _TAILS, content)
+        if grams is not None and grams.is_file():
+            write_file(self.folder / grams.name, grams.read_bytes())
 
     def records(self) -> tuple[FileRecord, ...]:
         """What a manifest says of its files."""

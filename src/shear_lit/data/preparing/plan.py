@@ -66,6 +66,11 @@ def plan_of(job: Job, sources: Sequence[Source], before: Manifest | None) -> Pla
     """The plan of a run."""
     settings = {key: value for key, value in asdict(job.settings).items() if key not in _MAY_DIFFER}
     settings["tokenizer"] = f"{job.tokenizer.name} ({job.tokenizer.fingerprint[:12]})"
+    settings["decontaminate"] = "no evaluation tasks"
+    if (made := job.decontamination) is not None:  # files of the same name may have changed
+        names = ", ".join(task.name for task in made.tasks)
+        digest = hashlib.sha256(json.dumps(asdict(made)).encode()).hexdigest()
+        settings["decontaminate"] = f"{names} ({digest[:12]}, most_documents={made.most_documents})"
     if job.chat:
         settings["template_sha256"] = job.chat.sha256  # a file of the same name may have changed
     inputs: dict[str, list[Any]] = {}

@@ -7,7 +7,7 @@ means, goes on where it was, and ends with the same bytes. The stages may be don
 in parts, by machines that share the storage of the output.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,12 @@ from shear_lit.data.preparing.checks import (
     earlier_manifest,
 )
 from shear_lit.data.preparing.commit import clear, clear_work, commit, disk_error, locked, output_place
+from shear_lit.data.preparing.decontaminating import (
+    check_same_tasks,
+    check_stage,
+    with_tasks,
+    without_common,
+)
 from shear_lit.data.preparing.executors import Executor, executor_of
 from shear_lit.data.preparing.job import Job, TextJob
 from shear_lit.data.preparing.ledger import ledger_of
@@ -33,6 +39,8 @@ from shear_lit.data.preparing.selection import Selected, check_selected, selecte
 from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings, Stage
 from shear_lit.data.preparing.stages import collect, pack_part, select_documents
 from shear_lit.data.preparing.tokenising import Before, gathered, tokenise
+from shear_lit.data.text.contamination.grams import Grams
+from shear_lit.data.text.contamination.tasks import Task
 from shear_lit.data.text.kind import PIPELINE
 from shear_lit.data.text.pieces import check_text_field
 from shear_lit.data.text.sources import Source, find_sources
@@ -41,7 +49,9 @@ from shear_lit.data.tokens.tokenizer import TextTokenizer, load_tokenizer
 _IN_PARTS = ("tokenise", "pack")
 
 
-def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manifest:
+def prepare(
+    settings: CommonSettings, executor: Executor | None = None, *, tasks: Sequence[Task] = ()
+) -> Manifest:
     """Tokenise, split and pack ``settings.domains`` into ``settings.output``, or add to it what is new.
 
     A first run's output is whole, or not there. What is added is there with the last file that is written, the
@@ -51,11 +61,12 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
     Args:
         settings: What to prepare, and how.
         executor: Who does the tasks; by default ``settings`` says it.
+        tasks: Evaluation tasks of ``settings.decontaminate.suites``, which this package cannot look up.
 
     Raises:
         DataError: a setting cannot be met: files, output, tokenizer, disk, too much unusable text, too small a split.
     """
-    with _told_of_disk(settings), begun(settings, executor) as run:
+    with _told_of_disk(settings), begun(settings, executor, tasks=tasks) as run:
         run.start(anew=True)
         run.tokenise(PartNumber(), trusting=False)
         run.pack(PartNumber(), selected := run.select())
@@ -63,7 +74,12 @@ def prepare(settings: CommonSettings, executor: Executor | None = None) -> Manif
 
 
 def prepare_stage(
-    settings: CommonSettings, stage: Stage, part: PartNumber | None = None, executor: Executor | None = None
+    settings: CommonSettings,
+    stage: Stage,
+    part: PartNumber | None = None,
+    executor: Executor | None = None,
+    *,
+    tasks: Sequence[Task] = (),
 ) -> Manifest | None:
     """Do one stage of ``prepare``, or one part of it: ``tokenise`` in parts, ``select``, ``pack`` in parts, ``commit``.
 
@@ -75,6 +91,7 @@ def prepare_stage(
         stage: Which stage.
         part: Which part of it; by default all of it.
         executor: Who does the tasks; by default ``settings`` says it.
+        tasks: As in ``prepare``.
 
     Raises:
         DataError: as ``prepare``, or an earlier stage is not done, or was done with other settings or inputs.
@@ -86,9 +103,10 @@ def prepare_stage(
             key="part",
         )
     if stage == "all":
-        return prepare(settings, executor)
+        return prepare(settings, executor, tasks=tasks)
+    check_stage(settings.decontaminate, stage)
     part = part or PartNumber()
-    with _told_of_disk(settings), begun(settings, executor, shared=stage in _IN_PARTS) as run:
+    with _told_of_disk(settings), begun(settings, executor, shared=stage in _IN_PARTS, tasks=tasks) as run:
         selected = selected_before(run.job)
         if stage == "commit" and selected and run.before and run.before.manifest.runs == selected.run:
             return run.cleared(run.before.manifest)  # an earlier call moved all files, and was stopped then
@@ -110,12 +128,12 @@ def prepare_stage(
     return None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """What a stage begins with, the same for all, and what each of them does."""
 
     job: Job
-    """Settings, and what was found out of them."""
+    """Settings, and what was found out of them; whole when ``start`` has counted what is not cut out."""
     sources: list[Source]
     """The inputs."""
     tokenizer: TextTokenizer
@@ -128,22 +146,26 @@ class Run:
     """Who does the tasks."""
     output: Path
     """The directory that is written."""
+    questions: Grams | None
+    """What is cut out of documents, if anything is."""
 
     def start(self, *, anew: bool = False) -> None:
         """Write what all stages need, or see that it is there and of the same run; ``anew``, no other run counts."""
         job, first = self.job, anew or not self.job.plan.exists()
+        known = {(i.domain, i.name) for i in self.before.ledger.inputs()} if self.before else set()
+        unknown = [source for source in self.sources if (source.domain, source.name) not in known]
         if first:
-            known = {(i.domain, i.name) for i in self.before.ledger.inputs()} if self.before else set()
-            check_disk(self.output, job, [s for s in self.sources if (s.domain, s.name) not in known])
+            check_disk(self.output, job, unknown)
+            write_plan(job, self.plan)
+        check_plan(job, self.plan)  # before a file that other parts use is written
         for folder in (job.spools, job.sections):
             folder.mkdir(exist_ok=True)
         content = self.tokenizer.backend.to_str().encode()
         if not (job.tokenizer_file.is_file() and job.tokenizer_file.read_bytes() == content):
             write_part(job.tokenizer_file, (content,))
+        ledger = self.before.ledger.folder if self.before else None
+        self.job = job = without_common(job, self.questions, unknown, ledger, self.executor)
         assert job.tokens_key  # computed once, here, and taken along by every task
-        if first:
-            write_plan(job, self.plan)
-        check_plan(job, self.plan)
 
     def tokenise(self, part: PartNumber, *, trusting: bool) -> None:
         """Tokenise the part's sections; ``trusting`` as in ``tokenising.tokenise``."""
@@ -182,7 +204,11 @@ class Run:
 
 @contextmanager
 def begun(
-    settings: CommonSettings, executor: Executor | None = None, *, shared: bool = False
+    settings: CommonSettings,
+    executor: Executor | None = None,
+    *,
+    shared: bool = False,
+    tasks: Sequence[Task] = (),
 ) -> Iterator[Run]:
     """Find out what there is to do, while no other run can change the output.
 
@@ -193,7 +219,7 @@ def begun(
     output = output_place(settings.output)
     earlier_manifest(output)  # what cannot be written to is refused before anything is made beside it
     with locked(work := _work_of(output), shared=shared):
-        yield _run(settings, output, work, executor)
+        yield _run(settings, output, work, executor, tasks)
 
 
 @contextmanager
@@ -209,21 +235,25 @@ def _work_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial")
 
 
-def _run(settings: CommonSettings, output: Path, work: Path, executor: Executor | None) -> Run:
+def _run(
+    settings: CommonSettings, output: Path, work: Path, executor: Executor | None, tasks: Sequence[Task]
+) -> Run:
     earlier = earlier_manifest(output)
     sources = find_sources(settings.domains, exclude=output)
     tokenizer = load_tokenizer(settings.tokenizer)
     check_special_tokens(settings, tokenizer)
-    job = _job(settings, tokenizer, work)
+    job, questions = with_tasks(_job(settings, tokenizer, work), sources, tasks)
     before = None
     if earlier is not None:
         check_same_conversations(earlier, job.chat, settings.output)
         check_same_settings(earlier, settings, tokenizer)
+        check_same_tasks(earlier, job.decontamination, settings.output)
     check_text_field(sources, job)
     if earlier is not None:
         before = Before(earlier, ledger_of(output, earlier))
     executor = executor or executor_of(settings, sum(source.bytes for source in sources))
-    return Run(job, sources, tokenizer, before, plan_of(job, sources, earlier), executor, output)
+    plan = plan_of(job, sources, earlier)
+    return Run(job, sources, tokenizer, before, plan, executor, output, questions)
 
 
 def _job(settings: CommonSettings, tokenizer: TextTokenizer, work: Path) -> Job:

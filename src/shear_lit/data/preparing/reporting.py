@@ -116,6 +116,7 @@ def page(manifest: Manifest, inputs: Sequence[tuple[str, str, int]]) -> str:
         )
     if left_out := list(_left_out(manifest)):
         parts += ["## Left out", _table(("domain", "documents"), left_out)]
+    parts += _contamination(manifest)
     parts += ["## Inputs", _table(("domain", "input", "bytes"), [(d, n, f"{b:,}") for d, n, b in inputs])]
     return "\n\n".join(parts) + "\n"
 
@@ -156,9 +157,43 @@ def _cells(manifest: Manifest, record: SplitRecord, total: int) -> list[str]:
 
 
 def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    found = manifest.decontamination.domains if manifest.decontamination else {}
     for name, domain in manifest.domains.items():
-        if said := ", ".join(_of_domain(domain)):
-            yield name, said
+        said = [*_of_domain(domain)]
+        if name in found and (one := found[name]).documents:
+            said.append(
+                f"text of evaluation tasks in {one.documents:,} documents, {one.dropped:,} of them dropped"
+            )
+        if said:
+            yield name, ", ".join(said)
+
+
+def _contamination(manifest: Manifest) -> Iterator[str]:
+    """The section on text of evaluation tasks."""
+    made = manifest.decontamination
+    if made is None:
+        return
+    yield "## Text of evaluation tasks"
+    ignored = f"; {made.ignored:,} more are ignored, which more than {made.most_documents} documents have"
+    yield (
+        "What documents have in common with questions was cut out, with 200 characters on each side "
+        f"(arXiv:2005.14165, appendix C){ignored if made.most_documents else ''}. Counted with duplicates."
+    )
+    tasks = [
+        (t.name, f"{t.examples:,}", f"{t.too_short:,}", f"{t.words}", f"{t.grams:,}") for t in made.tasks
+    ]
+    yield _table(("task", "questions", "too short", "words of a gram", "grams"), tasks)
+    heads = ("documents with such text", "dropped", "pieces of the others", "characters cut out")
+    counts = [
+        (name, *(f"{count:,}" for count in (one.documents, one.dropped, one.pieces, one.characters)))
+        for name, one in made.domains.items()
+    ]
+    yield _table(("domain", *heads), counts)
+    by_task = [(n, t, f"{count:,}") for n, one in made.domains.items() for t, count in one.tasks.items()]
+    if by_task:
+        yield _table(("domain", "task", "documents"), by_task)
+        examples = [(e.place, e.task, e.text) for one in made.domains.values() for e in one.examples]
+        yield _table(("for example", "task", "text"), examples)
 
 
 def _of_domain(domain: DomainRecord) -> Iterator[str]:

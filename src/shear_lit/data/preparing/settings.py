@@ -7,6 +7,7 @@ from typing import Literal
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import MOST_CHUNK_SEQUENCES, SPLITS, check_domain_name
+from shear_lit.data.preparing.decontamination_settings import DecontaminationSettings
 from shear_lit.disk.names import expanded
 from shear_lit.ranges import (
     ChunkBytes,
@@ -116,6 +117,7 @@ class CommonSettings:
     append_eos: bool = field(default=False, init=False)
     prepend_bos: bool = field(default=False, init=False)
     end_of_text: CountFrom0 | None = field(default=None, init=False)
+    decontaminate: DecontaminationSettings = field(default_factory=DecontaminationSettings, init=False)
     max_rejected_fraction: Fraction = 0.01
     """Fraction of a domain's documents that may be unusable (malformed, empty, invalid UTF-8) before it is refused."""
     max_document_bytes: UnitBytes = _DEFAULTS["max_document_bytes"]
@@ -167,6 +169,8 @@ class PrepareSettings(CommonSettings):
     """Whether each document begins with the tokenizer's BOS token."""
     end_of_text: CountFrom0 | None = None
     """Token that ends each document of already tokenised inputs; by default the tokenizer's EOS token."""
+    decontaminate: DecontaminationSettings = field(default_factory=DecontaminationSettings)
+    """Evaluation tasks whose text is cut out of documents."""
 
 
 def _check_sizes(settings: CommonSettings) -> None:

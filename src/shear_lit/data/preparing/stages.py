@@ -10,6 +10,7 @@ from functools import partial
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import LEDGER, DomainRecord, Manifest
 from shear_lit.data.preparing.collecting import domain_record, split_record, write_collected
+from shear_lit.data.preparing.decontaminating import record_of_run
 from shear_lit.data.preparing.duplicates import mark_duplicates
 from shear_lit.data.preparing.executors import Executor
 from shear_lit.data.preparing.job import Job
@@ -151,8 +152,10 @@ def collect(job: Job, domains: dict[str, Tokenised], selected: Selected, before:
         records[name] = domain_record(
             records.get(name), selection, splits, domains[name].rejected(), of_domain
         )
-    ledger.write(inputs, tails)
-    return write_collected(job, records, ledger, inputs)
+    ledger.write(inputs, tails, job.counted_grams if job.decontamination else None)
+    pieces = {name: domain.pieces for name, domain in domains.items()}
+    decontamination = record_of_run(job, pieces, before.manifest if before else None)
+    return write_collected(job, records, ledger, inputs, decontamination)
 
 
 def _packed(job: Job) -> dict[str, list[Packed]]:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from shear_lit.data.prepared.contamination import Contaminated
 from shear_lit.data.text.documents import BLANK, UNCUTTABLE, Found, document_hash
 from shear_lit.data.text.pieces import Piece, Reading, documents
 from shear_lit.data.tokens.encoder import Encoder
@@ -63,6 +64,9 @@ class Encoding(Reading, Protocol):
 
     def compared(self, text: str) -> str:
         """What of a document tells whether another one is the same; see ``document_hash``."""
+
+    def cleaned(self, found: list[Found]) -> tuple[list[Found], Contaminated | None]:
+        """Documents without text of evaluation tasks, and what was cut out; see ``cleaned_documents``."""
 
     def tokenised(self, texts: Iterable[str]) -> Iterator[Tokenised]:
         """The tokens of each text in order, without those that are put before and after a document."""
@@ -143,7 +147,7 @@ def _contents(piece: Piece, found: Iterable[tuple[Found, bytes]]) -> tuple[int, 
 
 def _write(path: Path, job: Encoding, found: list[Found]) -> SpoolRecord:
     tally = _Tally(found[-1].number if found else 0)
-    usable = [document for document in found if tally.is_usable(document)]
+    usable, contaminated = job.cleaned([document for document in found if tally.is_usable(document)])
     before, after = (np.array(ids, dtype=job.dtype) for ids in (job.before, job.after))
     hashes, parts, flags = bytearray(), list[Tokens](), list[Flags]()
     for document, one in zip(usable, _tokens(job, usable), strict=True):
@@ -162,6 +166,7 @@ def _write(path: Path, job: Encoding, found: list[Found]) -> SpoolRecord:
         first=sorted(tally.first)[:REPORTED],
         token_type=job.dtype.name,
         flagged=bool(flags),
+        contaminated=contaminated,
     )
     write_spool(path, record, bytes(hashes), parts, flags)
     return record

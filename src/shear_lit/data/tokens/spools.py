@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shear_lit.data.prepared.chunks import write_part
+from shear_lit.data.prepared.contamination import Contaminated
 from shear_lit.disk.records import parse_values, record_of
 
 HASHES, LENGTHS = np.dtype("<u8"), np.dtype("<u4")
@@ -45,6 +46,8 @@ class SpoolRecord:
     """``uint16`` or ``uint32``."""
     flagged: bool = False
     """Whether each token has a byte that says what it is."""
+    contaminated: Contaminated | None = None
+    """What was cut out as text of evaluation tasks, with numbers for names and places; none if nothing was."""
 
 
 class Spool:
