@@ -1,6 +1,5 @@
 """An S3 server on this machine that fails when told to: moto's, behind a layer that looks at each request."""
 
-import socket
 import threading
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "shelf"
-REFUSED = "503 Service Unavailable"
+REFUSED, FORBIDDEN = "503 Service Unavailable", "403 Forbidden"
 
 
 class Quiet(WSGIRequestHandler):
@@ -44,10 +43,8 @@ class Storage:
                 self.asked.append(path)
         if fault == "slow":
             time.sleep(0.2)
-        if fault == "cut before":
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        if fails or fault == "500":
-            start_response(REFUSED, [("Content-Length", "0")])
+        if fails or fault in ("500", "403"):
+            start_response(FORBIDDEN if fault == "403" else REFUSED, [("Content-Length", "0")])
             return [b""]
         body = self._moto(environ, start_response)
         if fault == "cut":  # of what the head says is there

@@ -193,6 +193,6 @@ def _client_of(process: int, endpoint: str) -> Any:
 
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=15, read_timeout=60)
     try:
-        return boto3.client("s3", config=config)
+        return boto3.Session().client("s3", config=config)
     except NoRegionError as error:
         raise FinalError(str(error)) from error

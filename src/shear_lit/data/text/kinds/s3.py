@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing.util import Finalize
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -142,6 +142,7 @@ def _copy(of: Source | Piece, reading: Reading) -> Iterator[str]:
         path = _place(of, reading)
         with _told(of):
             fetch(of.name, path, of.version)
+        _release_at_exit(os.getpid())
         _Held.name, _Held.version, _Held.path = of.name, of.version, path
     with _called(of, _Held.path):
         yield str(_Held.path)
@@ -168,7 +169,12 @@ def _place(of: Source | Piece, reading: Reading) -> Path:
     return reading.scratch / f"{secrets.token_hex(8)}{''.join(PurePosixPath(of.name).suffixes[-2:])[-40:]}"
 
 
-Finalize(None, release_copy, exitpriority=1)
+@lru_cache(maxsize=1)
+def _release_at_exit(process: int) -> None:
+    """Have this process, also where it is a worker, remove its copy when it ends."""
+    from multiprocessing.util import Finalize  # which only processes that have a copy need
+
+    Finalize(None, release_copy, exitpriority=1)
 
 
 @contextmanager
