@@ -113,6 +113,9 @@ def test_text_in_s3_gives_the_chunks_of_the_files(server, options, tmp_path):
         "manifest.json",
     }  # which name the inputs
     assert not Path(there.output + ".partial").exists()
+    pieces = -(-Path(options.domains["web"][0]).stat().st_size // UNIT)
+    assert list(server.fetched(".jsonl").values()) == [pieces + 1]  # and the beginning, before the work
+    assert max(server.fetched("").values()) == pieces + 1
 
 
 @LONG

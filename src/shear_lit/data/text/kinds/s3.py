@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -55,8 +55,8 @@ class InS3:
                 yield from Lines().documents_of(cast(IO[bytes], file), piece, reading)
         elif piece.names:
             for number, name in enumerate(piece.names, start=1):
-                own = replace(piece, name=name, version="")
-                with _copy(own, reading) as local:
+                own = replace(piece, name=name, version="")  # that of each is known only where it is listed
+                with _told(own), _written(own, reading, partial(fetch, name)) as local:
                     for found in self._kind.documents(replace(own, name=local, names=(local,)), reading):
                         yield found._replace(number=number)
         else:
