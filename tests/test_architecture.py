@@ -38,14 +38,15 @@ ROOMS = {
 ROOMS_OF_DATA = {
     "errors": set(),
     "prepared": {"errors"},
-    "text": {"errors", "prepared"},
+    "storage": {"errors"},
+    "text": {"errors", "prepared", "storage"},
     "tokens": {"errors", "prepared", "text"},
     "chat": {"errors", "prepared", "text", "tokens"},
     "order": {"errors", "prepared"},
     "taught": {"errors", "prepared", "order"},
     # Whether the references were measured with the tokenizer of the data is asked of tokens/ before a run.
-    "serving": {"errors", "prepared", "order", "tokens"},
-    "preparing": {"errors", "prepared", "text", "tokens", "chat"},
+    "serving": {"errors", "prepared", "storage", "order", "tokens"},
+    "preparing": {"errors", "prepared", "storage", "text", "tokens", "chat"},
     "looking": {"errors", "prepared", "text", "tokens", "chat", "order", "serving", "preparing"},
 }
 """What each room of data/ may import of data/ besides itself."""

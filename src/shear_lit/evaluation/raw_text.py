@@ -32,6 +32,7 @@ class _Reading:
     unit_bytes: int = 1 << 20
     max_document_bytes: int = 1 << 24
     end_of_text: int | None = None
+    scratch: Path = field(default_factory=Path)  # of no use: the files are of this machine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """An S3 server on this machine that fails when told to: moto's, behind a layer that looks at each request."""
 
 import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -8,7 +9,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "shelf"
-REFUSED = "503 Service Unavailable"
+REFUSED, FORBIDDEN = "503 Service Unavailable", "403 Forbidden"
 
 
 class Quiet(WSGIRequestHandler):
@@ -26,20 +27,29 @@ class Storage:
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.failing, self.asked, self.flipped = 0, [], 0
+        self.faults, self.writes = [], []
 
     def _answer(self, environ, start_response):
         path, reads = environ["PATH_INFO"], environ["REQUEST_METHOD"] in ("GET", "HEAD")
         with self._lock:
+            fault = self.faults.pop(0) if self.faults else ""
+            if not reads:
+                self.writes.append(path)
             fails = reads and self.failing > 0
             self.failing -= fails
             flips = environ["REQUEST_METHOD"] == "GET" and self.flipped > 0 and not fails
             self.flipped -= flips
             if environ["REQUEST_METHOD"] == "GET":
                 self.asked.append(path)
-        if fails:
-            start_response(REFUSED, [("Content-Length", "0")])
+        if fault == "slow":
+            time.sleep(0.2)
+        if fails or fault in ("500", "403"):
+            start_response(FORBIDDEN if fault == "403" else REFUSED, [("Content-Length", "0")])
             return [b""]
         body = self._moto(environ, start_response)
+        if fault == "cut":  # of what the head says is there
+            content = b"".join(body)
+            return [content[: len(content) // 2]]
         if flips:
             content = bytearray(b"".join(body))
             content[len(content) // 2] ^= 1
@@ -64,6 +74,15 @@ class Storage:
                 key = f"{name}/{path.relative_to(directory).as_posix()}"
                 self._client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
         return f"s3://{BUCKET}/{name}"
+
+    def download(self, address, directory):
+        """Write what is below an address to a directory."""
+        name = address.removeprefix(f"s3://{BUCKET}/")
+        for one in self._client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get("Contents", ()):
+            path = Path(directory) / one["Key"].removeprefix(f"{name}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._client.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read())
+        return directory
 
     def fetched(self, suffix=".bin"):
         """How often each object was asked for."""

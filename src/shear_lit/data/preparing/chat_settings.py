@@ -17,7 +17,7 @@ class ChatSettings(CommonSettings):
     format: Literal["chat"] = "chat"
     """`chat`: records are conversations, and what the assistant says in them is learned. Without it they are text."""
     domains: dict[str, str | list[str]]
-    """Conversations by domain: a path, a glob, `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these; `.jsonl`, `.json`, `.csv`, `.parquet` and `.arrow`, which may be compressed. Records are OpenAI's (`messages` of `role` and `content`), ShareGPT's (`conversations` of `from` and `value`) or Alpaca's (`instruction`, `input`, `output`)."""  # noqa: E501 (the help has no line breaks)
+    """Conversations by domain: a path, a glob, one in S3 (`s3://`), `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these; `.jsonl`, `.json`, `.csv`, `.parquet` and `.arrow`, which may be compressed. Records are OpenAI's (`messages` of `role` and `content`), ShareGPT's (`conversations` of `from` and `value`) or Alpaca's (`instruction`, `input`, `output`)."""  # noqa: E501 (the help has no line breaks)
     template: str = "tokenizer"
     """What makes a text of messages: `tokenizer`, the chat template that the tokenizer comes with; one of alpaca, chatml, gemma, llama-2, llama-3, mistral, sheared-llama, vicuna, zephyr; or a file whose name ends with `.jinja`."""  # noqa: E501
     variables: dict[str, bool | str] = field(default_factory=dict)

@@ -29,8 +29,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _log = logging.getLogger(__name__)
 # What a run makes in the directory that it works in; what has another name is somebody else's.
 _OF_A_RUN = re.compile(
-    r"lock|spool|sections|packed|chunks|(tokenizer|plan|selection)\.json|(all-)?grams\.(npz|bin)|tasks\.jsonl|marks|"
-    r"duplicates|bucket-[0-9]+|.*\.partial|.*\.part"
+    r"lock|spool|sections|packed|chunks|scratch|(tokenizer|plan|selection|upload)\.json|(all-)?grams\.(npz|bin)|"
+    r"tasks\.jsonl|marks|duplicates|bucket-[0-9]+|.*\.partial|.*\.part"
 )
 _CHUNK_OF_A_RUN = re.compile(r"chunk-0-[0-9]+\.(bin|documents|mask)(\.shorter)?(\.[0-9]+)?(\.part)?")
 
@@ -140,7 +140,7 @@ def commit(packed: Path, output: Path) -> None:
     if not (output / MANIFEST).is_file():
         os.replace(packed, output)  # noqa: PTH105 (the standard's word for "atomic"; an empty directory may be there)
     else:
-        files = sorted((path for path in packed.rglob("*") if path.is_file()), key=_moving_order)
+        files = sorted((path for path in packed.rglob("*") if path.is_file()), key=moving_order)
         for path in files:
             target = output / path.relative_to(packed)
             if leads_outside(target.parent, output):
@@ -164,6 +164,16 @@ def clear(output: Path, manifest: Manifest) -> None:
                     path.unlink()
 
 
+def is_of_stopped_run(name: str, manifest: Manifest) -> bool:
+    """Whether ``name``, from the output on, is one of what ``clear`` removes; the manifest does not name it."""
+    folder, _, file = name.rpartition("/")
+    if folder.startswith(f"{LEDGER}/"):
+        return folder.removeprefix(f"{LEDGER}/").isdecimal() and folder != f"{LEDGER}/{manifest.runs}"
+    domain, _, split = folder.partition("/")
+    known = domain in manifest.domains and split in manifest.domains[domain].splits
+    return known and _CHUNK_OF_A_RUN.fullmatch(file) is not None
+
+
 def _is_own_folder(path: Path, output: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not leads_outside(path, output)
 
@@ -177,7 +187,7 @@ def clear_work(directory: Path) -> None:
             path.unlink()
 
 
-def _moving_order(path: Path) -> tuple[int, str]:
+def moving_order(path: Path) -> tuple[int, str]:
     """Chunks, indices, the ledger and the page, the manifest: each names only what is there already."""
     order = {INDEX: 1, PAGE: 2, MANIFEST: 3}.get(path.name, 2 if LEDGER in path.parts else 0)
     return order, str(path)

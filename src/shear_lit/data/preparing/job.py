@@ -95,6 +95,11 @@ class Job:
         return self.work / "grams.bin"
 
     @property
+    def scratch(self) -> Path:
+        """Directory for copies of inputs in remote storage, one for each process."""
+        return self.work / "scratch"
+
+    @property
     def token_type(self) -> str:
         """``uint16`` or ``uint32``."""
         return "uint16" if self.tokenizer.vocabulary <= 1 << 16 else "uint32"

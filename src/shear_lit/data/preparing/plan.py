@@ -15,7 +15,7 @@ from shear_lit.data.text.sources import Source
 from shear_lit.disk.records import read_values, record_of
 
 # What changes no byte, and what a run that was stopped by it may change; inputs are compared file by file.
-_MAY_DIFFER = ("output", "domains", "workers", "executor", "max_rejected_fraction")
+_MAY_DIFFER = ("output", "domains", "workers", "executor", "max_rejected_fraction", "work")
 _MOST_PARTS = 100_000
 
 
@@ -75,7 +75,9 @@ def plan_of(job: Job, sources: Sequence[Source], before: Manifest | None) -> Pla
         settings["template_sha256"] = job.chat.sha256  # a file of the same name may have changed
     inputs: dict[str, list[Any]] = {}
     for source in sources:
-        inputs.setdefault(source.domain, []).append([source.name, source.kind, source.bytes])
+        inputs.setdefault(source.domain, []).append(
+            [source.name, source.kind, source.bytes, *([source.version] if source.version else [])]
+        )
     hashes = {name: hashlib.sha256(json.dumps(own).encode()).hexdigest() for name, own in inputs.items()}
     plan = Plan(settings, hashes, before.fingerprint if before else "")
     return record_of(Plan, json.loads(json.dumps(asdict(plan))))  # as a file gives it

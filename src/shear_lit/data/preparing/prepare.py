@@ -7,6 +7,7 @@ means, goes on where it was, and ends with the same bytes. The stages may be don
 in parts, by machines that share the storage of the output.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,8 @@ from shear_lit.data.prepared.chunks import write_part
 from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.preparing.chat import chat_job, check_same_conversations
 from shear_lit.data.preparing.chat_settings import ChatSettings
-from shear_lit.data.preparing.checks import (
-    check_disk,
-    check_same_settings,
-    check_special_tokens,
-    earlier_manifest,
-)
-from shear_lit.data.preparing.commit import clear, clear_work, commit, disk_error, locked, output_place
+from shear_lit.data.preparing.checks import check_disk, check_same_settings, check_special_tokens
+from shear_lit.data.preparing.commit import clear_work, disk_error, locked
 from shear_lit.data.preparing.decontaminating import (
     check_same_tasks,
     check_stage,
@@ -39,9 +35,11 @@ from shear_lit.data.preparing.selection import Selected, check_selected, selecte
 from shear_lit.data.preparing.settings import CommonSettings, PrepareSettings, Stage
 from shear_lit.data.preparing.stages import collect, pack_part, select_documents
 from shear_lit.data.preparing.tokenising import Before, gathered, tokenise
+from shear_lit.data.preparing.upload import address_of, clear_output, earlier, place_of, publish
 from shear_lit.data.text.contamination.grams import Grams
 from shear_lit.data.text.contamination.tasks import Task
 from shear_lit.data.text.kind import PIPELINE
+from shear_lit.data.text.kinds.s3 import release_copy
 from shear_lit.data.text.pieces import check_text_field
 from shear_lit.data.text.sources import Source, find_sources
 from shear_lit.data.tokens.tokenizer import TextTokenizer, load_tokenizer
@@ -189,12 +187,12 @@ class Run:
             assert self.before is not None
             return self.cleared(self.before.manifest)
         manifest = collect(self.job, gathered(self.job, self._sections(), self.before), selected, self.before)
-        commit(self.job.packed, self.output)
+        publish(self.job.settings, self.job.packed, self.output, manifest)
         return self.cleared(manifest)
 
     def cleared(self, manifest: Manifest) -> Manifest:
         """Remove all that was worked with."""
-        clear(self.output, manifest)
+        clear_output(self.job.settings, self.output, manifest)
         clear_work(self.job.work)
         return manifest
 
@@ -216,10 +214,15 @@ def begun(
         DataError: a setting cannot be met, or another run is at work.
         OSError: the directory of the run cannot be written.
     """
-    output = output_place(settings.output)
-    earlier_manifest(output)  # what cannot be written to is refused before anything is made beside it
+    output = place_of(settings)
+    earlier(settings, output)  # what cannot be written to is refused before anything is made beside it
     with locked(work := _work_of(output), shared=shared):
-        yield _run(settings, output, work, executor, tasks)
+        if not shared:  # what processes that were killed had fetched
+            shutil.rmtree(work / "scratch", ignore_errors=True)
+        try:
+            yield _run(settings, output, work, executor, tasks)
+        finally:
+            release_copy()
 
 
 @contextmanager
@@ -228,7 +231,7 @@ def _told_of_disk(settings: CommonSettings) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise disk_error(_work_of(output_place(settings.output)), error) from error
+        raise disk_error(_work_of(place_of(settings)), error) from error
 
 
 def _work_of(output: Path) -> Path:
@@ -238,21 +241,21 @@ def _work_of(output: Path) -> Path:
 def _run(
     settings: CommonSettings, output: Path, work: Path, executor: Executor | None, tasks: Sequence[Task]
 ) -> Run:
-    earlier = earlier_manifest(output)
-    sources = find_sources(settings.domains, exclude=output)
+    there = earlier(settings, output)
+    sources = find_sources(settings.domains, exclude=output, without=address_of(settings))
     tokenizer = load_tokenizer(settings.tokenizer)
     check_special_tokens(settings, tokenizer)
     job, questions = with_tasks(_job(settings, tokenizer, work), sources, tasks)
     before = None
-    if earlier is not None:
-        check_same_conversations(earlier, job.chat, settings.output)
-        check_same_settings(earlier, settings, tokenizer)
-        check_same_tasks(earlier, job.decontamination, settings.output)
+    if there is not None:
+        check_same_conversations(there, job.chat, settings.output)
+        check_same_settings(there, settings, tokenizer)
+        check_same_tasks(there, job.decontamination, settings.output)
     check_text_field(sources, job)
-    if earlier is not None:
-        before = Before(earlier, ledger_of(output, earlier))
+    if there is not None:
+        before = Before(there, ledger_of(output, there))
     executor = executor or executor_of(settings, sum(source.bytes for source in sources))
-    plan = plan_of(job, sources, earlier)
+    plan = plan_of(job, sources, there)
     return Run(job, sources, tokenizer, before, plan, executor, output, questions)
 
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from shear_lit.data.prepared.chunks import write_part
 from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.preparing.job import Job
+from shear_lit.data.storage.s3 import is_address
 from shear_lit.data.text.kind import Piece
-from shear_lit.data.text.kinds.json_files import holds_array
+from shear_lit.data.text.kinds.json_files import holds_array, is_json_file
 from shear_lit.data.text.pieces import pieces
 from shear_lit.data.text.sources import Source
 from shear_lit.data.tokens.encoding import Encoded
@@ -235,11 +236,15 @@ def sections(sources: Sequence[Source], job: Job, *, whole: bool) -> Iterator[Se
 def _of_large(source: Source, job: Job, *, whole: bool) -> Iterator[Section]:
     """An input, cut where it has many pieces that can be told without reading it."""
     count = -(-source.bytes // job.unit_bytes)
-    if whole or source.kind != "lines" or count <= SECTION_PIECES or holds_array(source):
+    if whole or source.kind != "lines" or count <= SECTION_PIECES or _may_hold_array(source):
         yield Section(sources=(source,))
         return
     for first in range(0, count, SECTION_PIECES):
         yield Section(sources=(source,), first=first, last=min(count, first + SECTION_PIECES))
+
+
+def _may_hold_array(source: Source) -> bool:
+    return is_json_file(source.name) if is_address(source.name) else holds_array(source)
 
 
 def dealt(all_sections: Sequence[Section], part: int, parts: int, unit_bytes: int) -> list[Section]:
@@ -260,6 +265,8 @@ def stamps(sources: Iterable[Source]) -> tuple[str, ...]:
 
 
 def _stamp(source: Source) -> str:
+    if source.version:
+        return f"{source.bytes} {source.version}"
     path = Path(source.name)
     if source.kind == "megatron" or not path.is_file():
         return ""

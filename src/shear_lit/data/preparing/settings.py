@@ -100,11 +100,13 @@ class CommonSettings:
     """What to prepare, and how, whatever a document is; what has no key here, ``PrepareSettings`` has."""
 
     domains: dict[str, str | list[str]]
-    """Text by domain: a path, a glob, `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these. `.jsonl`, `.csv`, `.parquet` and `.arrow` have many documents each; `.txt`, `.md` and source files are one; all may be compressed. Already tokenised: Megatron `.bin` with `.idx`, litdata directories, `uint16:PATH`, `uint32:PATH`, `.npy`. `datatrove://`: what a pipeline of datatrove hands over."""  # noqa: E501 (the help has no line breaks)
+    """Text by domain: a path, a glob, one in S3 (`s3://bucket/wiki/*.jsonl.gz`), `hf://name[:configuration[:split]]` of a Hugging Face data set, or a list of these. `.jsonl`, `.csv`, `.parquet` and `.arrow` have many documents each; `.txt`, `.md` and source files are one; all may be compressed. Already tokenised: Megatron `.bin` with `.idx`, litdata directories, `uint16:PATH`, `uint32:PATH`, `.npy`. `datatrove://`: what a pipeline of datatrove hands over."""  # noqa: E501 (the help has no line breaks)
     tokenizer: str
     """Directory or hub name (or name@revision) of the source model's tokenizer, or a SentencePiece `.model` file."""
     output: str
-    """Directory to write. If it holds prepared data, the files that are not in it yet are added."""
+    """Directory to write, or `s3://bucket/prefix`. If it holds prepared data, the files that are not in it yet are added."""  # noqa: E501
+    work: str = ""
+    """Directory to work in, where the output is in S3; machines that do parts of the run share it."""
     sequence_length: CountFrom2 = 4096
     """Tokens per packed sequence."""
     packing: str = field(default="best_fit", init=False)

@@ -3,7 +3,6 @@
 The settings are those of commands, which start without what reading takes: it is imported where it is used.
 """
 
-import errno
 import logging
 import os
 import stat
@@ -19,6 +18,7 @@ from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.prepared.manifest import KEY, MANIFEST, ChunkRecord, FileRecord, Manifest, damaged
 from shear_lit.data.prepared.reading import parsed_manifest, read_manifest
 from shear_lit.data.prepared.verified import once_in
+from shear_lit.data.storage.attempts import FinalError, is_final, said, wait_before
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
 from shear_lit.ranges import Count
@@ -32,8 +32,6 @@ SCHEMES = ("s3://", "gs://", "hf://datasets/", "local:")
 """How an address in remote storage begins; ``local:`` is a slow mounted directory, read through the cache."""
 
 _MOUNTED = "local:"
-_RETRIED = (408, 425, 429)  # of the statuses that blame the request: time-outs and "not so fast"
-_LONGEST_WAIT_SECONDS = 60
 _WARNS_EVERY_SECONDS = 60  # one process of the node, for all
 _DOWNLOADS_OF_DAMAGE = 4  # content that no wait will mend
 _log = logging.getLogger(__name__)
@@ -196,12 +194,12 @@ class RemoteDirectory:
             except Exception as error:  # each storage has errors of its own
                 target.unlink(missing_ok=True)
                 spoilt = isinstance(error, DamagedData) and attempt >= _DOWNLOADS_OF_DAMAGE
-                if attempt == self._attempts or spoilt or _is_final(error):
+                if attempt == self._attempts or spoilt or is_final(error):
                     raise self._given_up(name, attempt, error) from error
-                seconds = min(2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
+                seconds = wait_before(attempt)
                 if once_in(_WARNS_EVERY_SECONDS, self._address):
-                    said = "%s: attempt %d of %d failed (%s); the next in %d s"
-                    _log.warning(said, self.name_of(name), attempt, self._attempts, _said(error), seconds)
+                    message = "%s: attempt %d of %d failed (%s); the next in %d s"
+                    _log.warning(message, self.name_of(name), attempt, self._attempts, said(error), seconds)
                 time.sleep(seconds)
 
     def _download(self, name: str, target: Path, most: int) -> None:
@@ -223,13 +221,13 @@ class RemoteDirectory:
     def _given_up(self, name: str, attempts: int, error: Exception) -> RemoteError:
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         return RemoteError(
-            f"{self._address!r}: {self.name_of(name)} could not be fetched in {times}: {_said(error)}. Check address, "
+            f"{self._address!r}: {self.name_of(name)} could not be fetched in {times}: {said(error)}. Check address, "
             "credentials, network and disk, and resume the run; remote.attempts allows for longer outages.",
             key=KEY,
         )
 
 
-class _TooLargeError(Exception):
+class _TooLargeError(FinalError):
     def __init__(self, most: int) -> None:
         super().__init__(f"it has more than the {most:,} bytes that are expected")
 
@@ -271,29 +269,3 @@ def _downloader_of(address: str, process: int) -> "Downloader":
     if address.startswith("s3://"):
         options["config"] = Config(retries={"total_max_attempts": 1}, connect_timeout=15, read_timeout=60)
     return get_downloader(address, tempfile.gettempdir(), [], options, {})
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether asking again would be of no use."""
-    from botocore.exceptions import NoCredentialsError
-
-    final = (ImportError, NoCredentialsError, _TooLargeError)
-    if isinstance(error, final) or type(error) is FileNotFoundError:
-        return True
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
-        return True
-    status = _status(error)
-    return status is not None and 400 <= status < 500 and status not in _RETRIED
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status in an error of the libraries for S3, for the hub, or for Google's storage."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    found = getattr(response, "status_code", None) if response is not None else getattr(error, "code", None)
-    return found if isinstance(found, int) else None
-
-
-def _said(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

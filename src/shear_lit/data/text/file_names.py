@@ -1,6 +1,6 @@
 """Which kind of input a file is, by its name."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from shear_lit.data.text.compression import COMPRESSIONS, PACKAGES
 from shear_lit.data.text.kinds.megatron import index_of
@@ -40,7 +40,7 @@ READ = (
 """What is read, for a message."""
 
 
-def kind_of_file(path: Path) -> str | None:
+def kind_of_file(path: PurePath) -> str | None:
     """The kind of a file, a key of ``pieces.KINDS``; None if files of such names are not read."""
     *_, before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
     if not last:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from shear_lit.data.text.documents import Found
@@ -23,6 +24,8 @@ class Source:
     """How the documents lie in it: a key of ``pieces.KINDS``."""
     bytes: int
     """Its size on disk."""
+    version: str = ""
+    """What S3 calls the content that it has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,10 @@ class Piece:
     """Where it ends, likewise."""
     names: tuple[str, ...] = ()
     """Its files, where several go together."""
+    version: str = ""
+    """The version of its input, where that has one."""
+    whole: int = 0
+    """The size of its input, where ranges of it are fetched."""
     block: bytes = b""
     """Its content, where another process could not find it without reading all that comes before."""
 
@@ -76,6 +83,10 @@ class Reading(Protocol):
     @property
     def end_of_text(self) -> int | None:
         """The token that ends each document of an array of tokens."""
+
+    @property
+    def scratch(self) -> Path:
+        """Directory for copies of inputs that are no files."""
 
 
 class Kind(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from shear_lit.data.storage.s3 import is_address
 from shear_lit.data.text.documents import Found
 from shear_lit.data.text.kind import Kind, Piece, Reading, Source
 from shear_lit.data.text.kinds.arrow import ArrowFile
@@ -19,6 +20,7 @@ from shear_lit.data.text.kinds.lines import CompressedLines, Lines
 from shear_lit.data.text.kinds.litdata_tokens import litdata_run
 from shear_lit.data.text.kinds.megatron import Megatron
 from shear_lit.data.text.kinds.parquet import Parquet
+from shear_lit.data.text.kinds.s3 import InS3
 from shear_lit.data.text.kinds.token_runs import TokenRun, flat_run, numpy_run
 from shear_lit.data.text.refusals import unreadable
 
@@ -77,7 +79,7 @@ def documents(piece: Piece, reading: Reading) -> Iterator[Found]:
         DataError: it cannot be read.
     """
     with _told(piece.name):
-        yield from KINDS[piece.kind].documents(piece, reading)
+        yield from _kind_of(piece).documents(piece, reading)
 
 
 def check_text_field(sources: Iterable[Source], reading: Reading) -> None:
@@ -94,13 +96,17 @@ def check_text_field(sources: Iterable[Source], reading: Reading) -> None:
         with _told(source.name):
             if source.kind in WITHOUT_RECORDS:
                 reading.records.check_whole(source.name, source.domain)
-            KINDS[source.kind].check(source, reading)
+            _kind_of(source).check(source, reading)
 
 
 def _cut(sources: Iterable[Source], reading: Reading) -> Iterator[Piece]:
     for source in sources:
         with _told(source.name):
-            yield from KINDS[source.kind].cut(source, reading)
+            yield from _kind_of(source).cut(source, reading)
+
+
+def _kind_of(of: Source | Piece) -> Kind:
+    return InS3(KINDS[of.kind]) if is_address(of.name) else KINDS[of.kind]
 
 
 def _together(group: list[Piece]) -> Piece:

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.storage.s3 import is_address
 from shear_lit.data.text.file_names import READ, kind_of_file, package_for
 from shear_lit.data.text.kind import PIPELINE, Source
 from shear_lit.data.text.kinds.hub import HUB, open_hub
 from shear_lit.data.text.kinds.litdata_tokens import INDEX, litdata_bytes
 from shear_lit.data.text.refusals import unreadable
+from shear_lit.data.text.stored import stored_sources
 from shear_lit.disk.names import expanded
 from shear_lit.disk.records import one_line
 
@@ -22,12 +24,15 @@ _ARRAYS = ("uint16", "uint32")
 _WORDS = {"parquet": "Parquet", "arrow": "Arrow", "hub": "a data set of the Hugging Face hub"}
 
 
-def find_sources(domains: Mapping[str, str | Sequence[str]], *, exclude: Path | None = None) -> list[Source]:
+def find_sources(
+    domains: Mapping[str, str | Sequence[str]], *, exclude: Path | None = None, without: str = ""
+) -> list[Source]:
     """The inputs of all domains, in the order in which they are read: by domain, as given, globs sorted.
 
     Args:
-        domains: Paths, globs, ``hf://`` names and ``uint16:`` or ``uint32:`` arrays of each domain.
+        domains: Paths, globs, ``hf://`` names, ``s3://`` addresses and ``uint16:`` or ``uint32:`` arrays of each.
         exclude: A directory whose files are left out where a glob meets them: that of the output.
+        without: An address in S3, likewise.
 
     Raises:
         DataError: there is no such file, it is of no kind that is read, or a package for its kind is missing.
@@ -36,7 +41,7 @@ def find_sources(domains: Mapping[str, str | Sequence[str]], *, exclude: Path | 
     known: dict[object, str] = {}
     for domain in sorted(domains):
         patterns = domains[domain]
-        finder = _Finder(domain, exclude)
+        finder = _Finder(domain, exclude, without)
         found = finder.sources([patterns] if isinstance(patterns, str) else patterns)
         _log_shared(domain, found, known)
         sources += found.values()
@@ -55,8 +60,8 @@ def _log_shared(domain: str, found: Mapping[object, Source], known: dict[object,
 class _Finder:
     """Finds the inputs of one domain, each once."""
 
-    def __init__(self, domain: str, exclude: Path | None) -> None:
-        self._domain, self._key = domain, f"domains.{domain}"
+    def __init__(self, domain: str, exclude: Path | None, without: str) -> None:
+        self._domain, self._key, self._without = domain, f"domains.{domain}", without
         self._excluded = [exclude.resolve(), _beside(exclude.resolve())] if exclude is not None else []
 
     def sources(self, patterns: Sequence[str]) -> dict[object, Source]:
@@ -82,7 +87,12 @@ class _Finder:
             return
         before, _, after = pattern.partition(":")
         kind = before if before in _ARRAYS and after else None
-        for path in self._files(after if kind else pattern):
+        if is_address(address := after if kind else pattern):
+            for source in stored_sources(self._domain, address, kind, self._without):
+                self._check_package(source.name, source.kind)
+                yield source.name, source
+            return
+        for path in self._files(address):
             yield self._file(path, kind)
 
     def _files(self, pattern: str) -> Iterator[Path]:

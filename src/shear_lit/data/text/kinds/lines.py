@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import IO
 
 from shear_lit.data.text.compression import opened
 from shear_lit.data.text.documents import BOM, Found, found_in_line, parsed
@@ -36,8 +37,12 @@ class Lines:
     def documents(self, piece: Piece, reading: Reading) -> Iterator[Found]:
         """As in ``Kind``."""
         with open(piece.name, "rb", buffering=0) as file:  # noqa: PTH123
-            lines = lines_of_range(file, piece.start, piece.end, reading.max_document_bytes)
-            yield from _found(lines, reading)
+            yield from self.documents_of(file, piece, reading)
+
+    def documents_of(self, file: IO[bytes], piece: Piece, reading: Reading) -> Iterator[Found]:
+        """The documents of a piece of ``file``, which can be sought in."""
+        lines = lines_of_range(file, piece.start, piece.end, reading.max_document_bytes)
+        yield from _found(lines, reading)
 
     def check(self, source: Source, reading: Reading) -> None:
         """As in ``Kind``."""

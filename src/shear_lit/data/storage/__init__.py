@@ -1,0 +1,1 @@
+"""Objects in remote storage: asked for again where that fails, read and written."""
