@@ -19,6 +19,15 @@ def pytest_runtest_setup(item):
         pytest.skip("make long runs it")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_record(tmp_path_factory):
+    """A record of verified files for the session: none is left behind, and none of an earlier one is believed."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("record")))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> Toy:
     """Two tiny models and prepared data of three domains."""

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import threading
 import time
 
 import pytest
@@ -117,6 +118,66 @@ def test_a_full_disk_is_treated_as_the_bound(tmp_path, monkeypatch):
         assert read(cache, number) == content(number)
         time.sleep(0.01)
     assert held(tmp_path) == names(3, 4, 5)
+
+
+def test_what_others_have_yet_to_write_is_no_free_disk(tmp_path, monkeypatch):
+    """The disk has room for one chunk and a half: the second download waits until the first one is there, and goes."""
+    usage, most = shutil.disk_usage(tmp_path), SIZE * 3 // 2
+
+    def free(path):
+        written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        return usage._replace(free=most - written)
+
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", free)
+    cache, started, go_on = ChunkCache(tmp_path, 100 * SIZE), threading.Event(), threading.Event()
+
+    def slowly(path):
+        path.write_bytes(content(1)[: SIZE // 4])
+        started.set()
+        assert go_on.wait(10)
+        path.write_bytes(content(1))
+
+    def second(path):
+        found.append(go_on.is_set())
+        path.write_bytes(content(2))
+
+    found = []
+    first = threading.Thread(target=read, args=(cache, 1, slowly))
+    other = threading.Thread(target=read, args=(ChunkCache(tmp_path, 100 * SIZE), 2, second))
+    first.start()
+    assert started.wait(10)
+    other.start()
+    time.sleep(0.2)
+    go_on.set()
+    first.join(10)
+    other.join(10)
+    assert found == [True] and held(tmp_path) == names(2)
+
+
+def test_a_chunk_is_hashed_once_for_all_processes_of_a_node(tmp_path, monkeypatch):
+    """Two caches know nothing of each other, as processes do; reading moves the clock and not the mark."""
+    seen, whole = [], cache_module.content_problem
+    monkeypatch.setattr(
+        cache_module, "content_problem", lambda path, *rest: seen.append(path.name) or whole(path, *rest)
+    )
+    for _ in range(3):
+        assert read(ChunkCache(tmp_path, 2 * SIZE), 1) == content(1)
+    assert seen == []  # the download was verified as it came
+    (path,) = tmp_path.glob("*.bin")
+    path.touch()
+    for _ in range(3):
+        assert read(ChunkCache(tmp_path, 2 * SIZE), 1) == content(1)
+    assert seen == [path.name]
+
+
+def test_a_flipped_byte_is_found_by_the_process_that_verified_the_chunk(tmp_path):
+    cache = ChunkCache(tmp_path, 2 * SIZE)
+    read(cache, 1)
+    (path,) = tmp_path.glob("*.bin")
+    for those in (cache, ChunkCache(tmp_path, 2 * SIZE)):
+        time.sleep(0.01)  # the clock of a disk has steps
+        path.write_bytes(b"x" + content(1)[1:])
+        assert read(those, 1) == content(1)
 
 
 def hammer(folder, seed, broken):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from litdata import StreamingDataset, TokensLoader
 
-from shear_lit.data.errors import DamagedData
+from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared import chunks as chunks_module
+from shear_lit.data.prepared import reading as reading_module
 from shear_lit.data.prepared import verified
 from shear_lit.data.serving.loader import MixtureLoader
 from shear_lit.data.serving.store import SequenceStore
@@ -146,3 +147,30 @@ def test_without_a_record_each_store_verifies_for_itself(copied, monkeypatch):
     flip(copied / "b" / "prune" / "chunk-0-3.bin", -1)
     with pytest.raises(DamagedData, match="content changed"):
         SequenceStore(copied, "prune")[1, 15]
+
+
+@pytest.mark.parametrize("rank", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_one_process_of_a_node_looks_at_the_files(copied, monkeypatch, rank):
+    """The others believe the manifest, and find what is wrong with a file when they open it."""
+    for number in ("0", "1"):
+        (copied / "b" / "prune" / "chunk-0-3.bin").unlink(missing_ok=True)
+        monkeypatch.setenv(rank, number)
+        if number == "0":
+            with pytest.raises(DataError, match=r"b/prune.*chunk-0-3\.bin"):
+                SequenceStore(copied, "prune")
+        else:
+            store = SequenceStore(copied, "prune")
+            assert store[1, 1]["tokens"][0, 1] == 1
+            with pytest.raises(DamagedData, match=r"b/prune/chunk-0-3\.bin: .*missing"):
+                store[1, 15]
+
+
+def test_stats_at_the_start_are_once_a_node(prepared, monkeypatch):
+    looked, whole = [], reading_module._split_problem
+    monkeypatch.setattr(
+        reading_module, "_split_problem", lambda *those: looked.append(those[1]) or whole(*those)
+    )
+    for number in range(8):
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        SequenceStore(prepared, "prune")
+    assert len(looked) == len(set(looked)) == 9  # 3 domains of 3 splits

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.chunks import content_problem
 from shear_lit.data.prepared.manifest import FileRecord
+from shear_lit.data.prepared.verified import VerifiedFiles
 from shear_lit.disk.names import expanded
 
 CACHE_BYTES, CACHE_DIRECTORY = "data.remote.cache_bytes", "data.remote.cache_directory"
@@ -34,12 +36,12 @@ class ChunkCache:
 
     def __init__(self, directory: str | Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = expanded(directory), max_bytes
-        self._verified: set[str] = set()
+        self._verified = VerifiedFiles()
 
     def open(self, chunk: FileRecord, download: Callable[[Path], None]) -> int:
         """A descriptor of the chunk's file, which ``download`` writes if it is not there; the caller closes it.
 
-        A file that an earlier process left is verified when this one first opens it, and downloaded again if damaged.
+        A file that was left here is verified once a node, or when it was written to, and downloaded again if damaged.
 
         Raises:
             DataError: the cache or its disk cannot hold the chunk.
@@ -55,11 +57,12 @@ class ChunkCache:
                 if found is None:  # another process has just brought it
                     continue
                 return found
-            if self._is_whole(path, chunk):
-                os.utime(descriptor)  # read now: it goes last
+            if not self._is_whole(path, chunk):
+                path.unlink(missing_ok=True)
+            elif _is_at(path, descriptor):
+                _read_now(descriptor)
                 return descriptor
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
+            os.close(descriptor)  # what is there now is another file
 
     def free(self) -> int:
         """Bytes that chunks can take here: what the setting allows, and the disk.
@@ -73,52 +76,56 @@ class ChunkCache:
             raise self._not_writable(str(error)) from error
         if not os.access(self._folder, os.W_OK | os.X_OK):
             raise self._not_writable("no permission to write there")
-        there = sum(size for _, size, _ in self._chunks())
+        there = sum(size for _, size, _ in self._chunks()) + sum(
+            written for _, _, written in self._downloads()
+        )
         return min(self._max_bytes, there + shutil.disk_usage(self._folder).free)
 
     def _is_whole(self, path: Path, chunk: FileRecord) -> bool:
-        if chunk.sha256 not in self._verified:
-            if content_problem(path, chunk) is not None:
-                return False
-            self._verified.add(chunk.sha256)
-        return True
+        look = partial(content_problem, path, chunk)
+        return self._verified.problem(path, chunk.sha256, look, moves=True) is None
 
     def _downloaded(self, chunk: FileRecord, path: Path, download: Callable[[Path], None]) -> int | None:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(path.name)):
             if path.exists():
                 return None
-            with self._reserved(chunk) as partial:
-                download(partial / path.name)
-                descriptor = os.open(partial / path.name, os.O_RDONLY)
-                (partial / path.name).replace(path)
-        self._verified.add(chunk.sha256)
+            with self._reserved(chunk) as folder:
+                download(folder / path.name)
+                descriptor = os.open(folder / path.name, os.O_RDONLY)
+                self._verified.note(folder / path.name, chunk.sha256, moves=True)
+                (folder / path.name).replace(path)
+        _read_now(descriptor)
         return descriptor
 
     @contextmanager
     def _reserved(self, chunk: FileRecord) -> Iterator[Path]:
         """A folder to download into, once there is room for the chunk."""
-        partial = self._folder / f"{chunk.sha256}-{chunk.bytes}{_PARTIAL}"
-        while not self._reserve(partial, chunk.bytes):
+        folder = self._folder / f"{chunk.sha256}-{chunk.bytes}{_PARTIAL}"
+        while not self._reserve(folder, chunk.bytes):
             time.sleep(_POLL_SECONDS)  # until the others' downloads are there, and may go
         try:
-            yield partial
+            yield folder
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _reserve(self, partial: Path, needed: int) -> bool:
+    def _reserve(self, own: Path, needed: int) -> bool:
         with FileLock(self._folder / "room.lock"):
-            self._remove_left_overs(partial)
-            waiting = sum(size for _, size in self._downloads())
+            self._remove_left_overs(own)
+            downloads = list(self._downloads())
+            waiting = sum(size for _, size, _ in downloads)
+            on_disk = needed + sum(
+                max(0, size - written) for _, size, written in downloads
+            )  # they will write it
             chunks = sorted(self._chunks())
             total = waiting + sum(size for _, size, _ in chunks)
             for _, size, path in chunks:
-                if total + needed <= self._max_bytes and self._disk_free() >= needed:
+                if total + needed <= self._max_bytes and self._disk_free() >= on_disk:
                     break
                 path.unlink(missing_ok=True)
                 total -= size
-            if total + needed <= self._max_bytes and self._disk_free() >= needed:
-                partial.mkdir()
+            if total + needed <= self._max_bytes and self._disk_free() >= on_disk:
+                own.mkdir()
                 return True
         if not waiting:
             raise self._too_small(needed)
@@ -126,21 +133,21 @@ class ChunkCache:
 
     def _remove_left_overs(self, own: Path) -> None:
         """Remove downloads of processes that are gone: nobody holds their lock, or this process does."""
-        for partial, _ in self._downloads():
-            if self._lock(partial.name) == self._lock(own.name):
-                shutil.rmtree(partial, ignore_errors=True)
+        for folder, _, _ in self._downloads():
+            if self._lock(folder.name) == self._lock(own.name):
+                shutil.rmtree(folder, ignore_errors=True)
                 continue
-            with suppress(Timeout), FileLock(self._lock(partial.name), timeout=0):
-                shutil.rmtree(partial, ignore_errors=True)
+            with suppress(Timeout), FileLock(self._lock(folder.name), timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _lock(self, name: str) -> Path:
         return self._folder / f"{name[:2]}.lock"  # few locks, which may stay
 
-    def _downloads(self) -> Iterator[tuple[Path, int]]:
-        """The folders of downloads that are under way or were left, and the bytes that each was to take."""
+    def _downloads(self) -> Iterator[tuple[Path, int, int]]:
+        """The folders of downloads under way or left, the bytes that each was to take, and those that it has."""
         for path in self._folder.glob(f"*{_PARTIAL}"):
             if (named := _PARTIAL_NAME.fullmatch(path.name)) and not path.is_symlink():
-                yield path, int(named[1])
+                yield path, int(named[1]), _bytes_in(path)
 
     def _chunks(self) -> Iterator[tuple[int, int, Path]]:
         """When each chunk was last read, its size, and its file."""
@@ -151,7 +158,7 @@ class ChunkCache:
                 found = path.lstat()
             except FileNotFoundError:
                 continue  # another process removed it
-            yield found.st_mtime_ns, found.st_size, path
+            yield found.st_atime_ns, found.st_size, path
 
     def _disk_free(self) -> int:
         return shutil.disk_usage(self._folder).free
@@ -170,3 +177,25 @@ class ChunkCache:
             "Raise cache_bytes, make space, or name a directory on another disk, and resume the run.",
             key=CACHE_BYTES,
         )
+
+
+def _read_now(descriptor: int) -> None:
+    """Set the clock by which a chunk goes: that of reading, as that of writing tells that its content is the same."""
+    os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one of that name, which was verified."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes that a download has written: none where it has just ended."""
+    total = 0
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            total += path.stat().st_size
+    return total

@@ -8,15 +8,14 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from shear_lit.data.errors import DamagedData, DataError
-from shear_lit.data.prepared.manifest import KEY, MANIFEST, ChunkRecord, FileRecord, Manifest, damaged
-from shear_lit.data.prepared.reading import parsed_manifest, read_manifest
+from shear_lit.data.prepared.manifest import KEY, MANIFEST, FileRecord, Manifest
+from shear_lit.data.prepared.reading import manifest_alone, parsed_manifest, read_manifest
 from shear_lit.data.prepared.verified import once_in
 from shear_lit.data.storage.attempts import FinalError, is_final, said, wait_before
 from shear_lit.disk.names import expanded
@@ -88,12 +87,14 @@ def is_remote(directory: str | Path) -> bool:
 def read_prepared(directory: str | Path, remote: RemoteSettings = REMOTE) -> Manifest:
     """The manifest of a prepared data set: held against the files of a local directory, fetched from remote storage.
 
+    One process of a node looks at the files, as each file's size is looked at again when it is opened.
+
     Raises:
         DataError: something is missing, half-written, or not what the manifest says.
         RemoteError: it cannot be fetched.
     """
     if not is_remote(directory):
-        return read_manifest(directory)
+        return read_manifest(directory) if _is_first_of_node() else manifest_alone(directory)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / MANIFEST
         place = RemoteDirectory(str(directory), remote.attempts)
@@ -101,66 +102,17 @@ def read_prepared(directory: str | Path, remote: RemoteSettings = REMOTE) -> Man
         return parsed_manifest(read_small(path), place.name_of(MANIFEST), place=str(directory))
 
 
+def _is_first_of_node() -> bool:
+    """Whether no process was started before this one on its node; Lightning, torchrun and SLURM say so."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
 def open_chunks(directory: str | Path, remote: RemoteSettings) -> "Chunks":
     """The chunks of a prepared data set, wherever it lies; nothing is read yet."""
     from shear_lit.data.prepared.chunks import LocalChunks
+    from shear_lit.data.serving.remote_chunks import RemoteChunks
 
     return RemoteChunks(str(directory), remote) if is_remote(directory) else LocalChunks(directory)
-
-
-class RemoteChunks:
-    """The chunks below an address, read through a cache that holds at least one window of each domain."""
-
-    def __init__(self, address: str, settings: RemoteSettings) -> None:
-        from shear_lit.data.serving.cache import ChunkCache
-
-        self._address, self._place = address, RemoteDirectory(address, settings.attempts)
-        self._cache = ChunkCache(settings.cache_directory, settings.cache_bytes)
-        self._settings = settings
-
-    def read(self, folder: str, file: FileRecord, offset: int, size: int) -> bytes:
-        """As in ``Chunks``. Nothing stays open: what the cache removes is gone from the disk."""
-        name = f"{folder}/{file.file}"
-        descriptor = self._cache.open(file, partial(self._place.fetch, name, expected=file))
-        try:
-            data = os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
-        if len(data) != size:
-            from shear_lit.data.prepared.chunks import ENDS_EARLY
-
-            raise damaged(self._address, f"{self._place.name_of(name)}: {ENDS_EARLY}", DamagedData)
-        return data
-
-    def problem(self, folder: str, file: FileRecord) -> str | None:
-        """As in ``Chunks``: of what the storage holds, not of the cache."""
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                self._place.fetch(f"{folder}/{file.file}", Path(scratch) / "file", file)
-            except RemoteError as error:
-                return str(error.args[0])
-        return None
-
-    def check_room(self, domains: Sequence[Sequence[ChunkRecord]]) -> None:
-        """Refuse a cache that would have to download the same chunks again and again.
-
-        Raises:
-            DataError: one window of each domain and one more chunk do not fit.
-        """
-        from shear_lit.data.order.permutation import WINDOW_CHUNKS
-        from shear_lit.data.serving.cache import CACHE_BYTES
-
-        sizes = [sorted((chunk.bytes for chunk in chunks), reverse=True) for chunks in domains]
-        largest = max((domain[0] for domain in sizes if domain), default=0)
-        needed = sum(sum(domain[:WINDOW_CHUNKS]) for domain in sizes) + largest
-        if (free := self._cache.free()) < needed:
-            raise DataError(
-                f"{self._settings.cache_bytes}: {free:,} bytes can be used in "
-                f"cache_directory={self._settings.cache_directory!r}, and the {WINDOW_CHUNKS} chunks of each "
-                f"domain among which sequences are shuffled take {needed:,}. Use cache_bytes={needed} or more on a "
-                "disk that has them free, or prepare the data with a smaller chunk_bytes.",
-                key=CACHE_BYTES,
-            )
 
 
 class RemoteDirectory:
