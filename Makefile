@@ -59,6 +59,7 @@ corpus: .venv/installed-corpus
 		tests/data/preparing/test_executors.py tests/data/preparing/test_s3.py tests/data/preparing/test_decontaminating.py
 	$(BIN)/python -m tests.data.preparing.matrix parts datatrove ray slurm kills --work runs/corpus
 	$(BIN)/python benchmarks/barrier.py
+	$(BIN)/python -m tests.data.serving.readers --readers 512
 	$(BIN)/python -m benchmarks.near_duplicates --documents 4000 --pairs 400
 	$(BIN)/python -m benchmarks.decontamination --megabytes 2 --questions 5000 --each 60
 
