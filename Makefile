@@ -56,7 +56,8 @@ long: .venv/installed-test
 
 corpus: .venv/installed-corpus
 	SHEAR_LIT_CORPUS=all $(BIN)/python -m pytest tests/data/preparing/test_datatrove.py \
-		tests/data/preparing/test_executors.py tests/data/preparing/test_s3.py tests/data/preparing/test_decontaminating.py
+		tests/data/preparing/test_executors.py tests/data/preparing/test_s3.py tests/data/preparing/test_decontaminating.py \
+		tests/data/serving/test_stops.py
 	$(BIN)/python -m tests.data.preparing.matrix parts datatrove ray slurm kills --work runs/corpus
 	$(BIN)/python benchmarks/barrier.py
 	$(BIN)/python -m tests.data.serving.readers --readers 512
