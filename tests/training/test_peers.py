@@ -15,7 +15,7 @@ from tests.training.forks import run, start
 from tests.training.runs import fit
 from tests.training.stops import SPREAD
 
-PATIENCE = "--trainer.strategy={class_path: shear_lit.training.strategies.FSDP2Strategy, init_args: {timeout: 0:00:02}}"
+PATIENCE = "--trainer.strategy={class_path: shear_lit.training.strategies.FSDP2Strategy, init_args: {timeout: 0:00:04}}"
 
 
 class InStep:
@@ -79,7 +79,7 @@ def test_what_one_process_met_in_a_save_is_raised_as_what_it_is(tmp_path, monkey
 def test_hung_run_ends_in_time_and_says_where_each_process_is(toy, tmp_path):
     codes, said = ended(toy, tmp_path, InStep(1, hang), PATIENCE, "--trainer.devices=2")
     assert None not in codes and 0 not in codes
-    assert "this process did not get on for 1 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
+    assert "this process did not get on for 3 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
 
 
 CHILD = """
@@ -119,11 +119,11 @@ def slow_but_alone():
     peers._EVERY_SECONDS = 0.1
 
     def slow_read(*args, **options):
-        time.sleep(2.5)
+        time.sleep(4.5)
         return read(*args, **options)
 
     def slow_save(self):
-        time.sleep(2.5)
+        time.sleep(4.5)
         save(self)
 
     module.read_model, boundary.Boundary._save = slow_read, slow_save
