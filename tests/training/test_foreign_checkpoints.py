@@ -309,7 +309,6 @@ def test_file_that_was_cut_short_is_refused(file_of, shards_of, keep):
         path.write_bytes(whole)
 
 
-@pytest.mark.nightly
 def test_every_process_refuses_what_one_of_them_reads_changed(toy, of_a_run, tmp_path):
     paths = [of_a_run(name) for name in ("moment", "weight")]
     flip_in_record(paths[0], entry_like(paths[0], "optimizer_0.state", "exp_avg"), "data/0", rank=1)

@@ -415,7 +415,6 @@ def test_steps_that_pass_are_counted_over_a_resume(toy, tmp_path):
         )
 
 
-@pytest.mark.nightly
 def test_all_ranks_let_the_same_step_pass(toy, tmp_path):
     flags = ["--trainer.strategy=fsdp2", "--trainer.devices=2", SKIP, "--trainer.max_steps=8"]
     arguments = [*toy.arguments("prune", tmp_path / "run"), *flags]

@@ -27,7 +27,8 @@ Key = tuple[int, int]
 class SequenceStore(Dataset[DomainBatch]):
     """The sequences of one split, by (domain, sequence); read-only, and opened when first read in each process.
 
-    A process verifies each chunk that it opens by its hash: a changed byte ends the run with the chunk's name.
+    Each chunk is verified by its hash when a process of this node first opens it: a changed byte ends the run with the
+    chunk's name.
     """
 
     def __init__(
