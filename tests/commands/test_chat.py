@@ -39,6 +39,14 @@ def terminal():
     found.close()
 
 
+def press_until_it_ends(terminal, session):
+    for _ in range(20):
+        terminal.type("\x03")
+        session.workers[0].join(3)
+        if session.workers[0].exitcode is not None:
+            return
+
+
 def test_person_talks_is_answered_at_once_interrupts_and_leaves(models, tmp_path, terminal):
     """One session: an answer that never ends is seen while it is written, and what was said before counts."""
     arguments = ["chat", str(models / "endless"), "--temperature=0", "--max_new_tokens=100000"]
@@ -68,9 +76,10 @@ def test_person_talks_is_answered_at_once_interrupts_and_leaves(models, tmp_path
     terminal.type("hello\n")
     terminal.wait_for(r"hello\r\n.{50}")
     terminal.type("\x03")
-    terminal.wait_for("Ctrl-C once more")
-    terminal.type("\x03")
-    assert session.wait(30) == [130]
+    terminal.wait_for(r"Ctrl-C once more leaves\)\r\n> ")
+    # Python's input() loses a Ctrl-C that comes between its prompt and its wait for a key: press again.
+    press_until_it_ends(terminal, session)
+    assert session.wait() == [130]
 
 
 def test_end_of_input_leaves_and_a_typed_special_token_is_text(models, tmp_path, terminal):
