@@ -26,8 +26,8 @@ from demo_inputs import write_demo_inputs
 from machine import machine
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
-from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import read_prepared
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import mean_loss, measure_domain_losses

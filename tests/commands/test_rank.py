@@ -17,7 +17,7 @@ from shear_lit.commands.failures import UsageError
 from shear_lit.commands.gates import gates
 from shear_lit.commands.rank import rank
 from shear_lit.data.prepared.reading import read_manifest
-from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.disk.writing import OutputError
 from shear_lit.mistakes import Mistake

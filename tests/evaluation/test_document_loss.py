@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from shear_lit import cli
 from shear_lit.commands.evaluate import evaluate
-from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.token_bytes import token_bytes
 from shear_lit.data.tokens.tokenizer import load_tokenizer

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import RemoteSettings, read_prepared
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.evaluation import repair_text as module
 from shear_lit.evaluation.repair_text import data_batches, open_repair_text, repair_text

@@ -6,8 +6,8 @@ import torch
 
 from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.serving.batch import IGNORED, PADDING_DOMAIN, model_inputs
-from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import RemoteSettings, read_prepared
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
 from shear_lit.models.huggingface import read_config

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shear_lit.data.serving.batch import DomainBatch
-from shear_lit.data.serving.loader import ValidationLoader
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings, read_prepared
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import check_made_by
 from shear_lit.evaluation.suites.processes import ALONE, Processes

@@ -13,8 +13,8 @@ import torch
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.prepared.manifest import Manifest
-from shear_lit.data.serving.loader import ValidationLoader, batches_of
 from shear_lit.data.serving.remote import RemoteSettings
+from shear_lit.data.serving.sampled import ValidationLoader, batches_of
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.evaluation.calibration import CalibrationText, fitting_data
 from shear_lit.models.family import Family

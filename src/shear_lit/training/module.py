@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from shear_lit.data.serving.batch import DomainBatch, model_inputs
 from shear_lit.data.serving.datamodule import DomainData
-from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.tokens.token_bytes import token_bytes
 from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.disk.names import split_revision

@@ -10,6 +10,7 @@ import torch
 
 from shear_lit.data.errors import DataError
 from shear_lit.data.order.schedule import MixtureSchedule
+from shear_lit.data.prepared.chunk_reading import LocalChunks
 from shear_lit.data.serving.loader import MixtureLoader
 
 SIZES = {"short": [5, 4], "endless": [7, 7, 7], "other": [30, 10], "one": [1]}
@@ -23,6 +24,7 @@ class Numbers:
 
     domains = tuple(SIZES)
     masked = False
+    chunks = LocalChunks(".")
 
     def read(self, keys, *, documents_apart):
         return {

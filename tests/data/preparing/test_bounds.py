@@ -14,7 +14,7 @@ from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.preparing import bounds as module
 from shear_lit.data.preparing.bounds import Ends, write_bounds
 from shear_lit.data.preparing.prepare import prepare
-from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from tests.trees import tree
 

@@ -14,7 +14,7 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.preparing.prepare import prepare
 from shear_lit.data.preparing.reporting import summary
 from shear_lit.data.preparing.settings import SplitShares
-from shear_lit.data.serving.loader import ValidationLoader
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.text.documents import folded
 from shear_lit.data.tokens.tokenizer import load_tokenizer

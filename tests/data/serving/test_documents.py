@@ -18,7 +18,8 @@ from shear_lit.data.prepared.reading import read_manifest
 from shear_lit.data.serving import datamodule
 from shear_lit.data.serving.batch import IGNORED, model_inputs, predicted_tokens
 from shear_lit.data.serving.datamodule import DomainData
-from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader
+from shear_lit.data.serving.loader import MixtureLoader
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from tests.data.conftest import RECORD, write_prepared, write_split
 

@@ -10,7 +10,8 @@ import torch
 from shear_lit.data.errors import DataError
 from shear_lit.data.order.permutation import sample
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
+from shear_lit.data.serving.loader import MixtureLoader, accumulation_of
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 
 STEPS, EVERY, GLOBAL, MICRO = 12, 3, 8, 2

@@ -9,7 +9,7 @@ from litdata import StreamingDataset, TokensLoader
 
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.order.schedule import MixtureSchedule
-from shear_lit.data.prepared import chunks as chunks_module
+from shear_lit.data.prepared import chunk_reading as chunks_module
 from shear_lit.data.prepared import reading as reading_module
 from shear_lit.data.prepared import verified
 from shear_lit.data.serving.loader import MixtureLoader

@@ -115,13 +115,14 @@ class DomainOrder:
         """The sequences that draws ``first`` … ``first + count - 1`` give."""
         parts = []
         while count > 0:
-            epoch, offset = divmod(first, self.sequences)
-            part = self._rest_of_window(epoch, offset)[:count]
+            part = self.rest_of_window(first)[:count]
             parts.append(part)
             first, count = first + len(part), count - len(part)
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
-    def _rest_of_window(self, epoch: int, offset: int) -> Indices:
+    def rest_of_window(self, first: int) -> Indices:
+        """The sequences that the draws from ``first`` on give, up to the end of their window."""
+        epoch, offset = divmod(first, self.sequences)
         chunks, ends = self._chunks_of(epoch)
         window = int(np.searchsorted(ends, offset, side="right"))
         start = int(ends[window - 1]) if window else 0

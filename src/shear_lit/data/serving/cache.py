@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -38,22 +38,33 @@ class ChunkCache:
         self._folder, self._max_bytes = expanded(directory), max_bytes
         self._verified = VerifiedFiles()
 
-    def open(self, chunk: FileRecord, download: Callable[[Path], None]) -> int:
+    def touch(self, chunk: FileRecord) -> bool:
+        """Whether a chunk is here; it counts as one that was read now."""
+        try:
+            descriptor = os.open(self._path(chunk), os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        _read_now(descriptor)
+        os.close(descriptor)
+        return True
+
+    def open(self, chunk: FileRecord, download: Callable[[Path], None], kept: Set[str] = frozenset()) -> int:
         """A descriptor of the chunk's file, which ``download`` writes if it is not there; the caller closes it.
 
         A file that was left here is verified once a node, or when it was written to, and downloaded again if damaged.
+        Chunks of the hashes ``kept`` do not make room for it, and what others download is not waited for then.
 
         Raises:
             DataError: the cache or its disk cannot hold the chunk.
         """
-        path = self._folder / f"{chunk.sha256}{_CHUNK}"
+        path = self._path(chunk)
         while True:
             try:
                 descriptor = os.open(
                     path, os.O_RDONLY | os.O_NONBLOCK
                 )  # a pipe of that name is not waited at
             except FileNotFoundError:
-                found = self._downloaded(chunk, path, download)
+                found = self._downloaded(chunk, path, download, kept)
                 if found is None:  # another process has just brought it
                     continue
                 return found
@@ -85,12 +96,17 @@ class ChunkCache:
         look = partial(content_problem, path, chunk)
         return self._verified.problem(path, chunk.sha256, look, moves=True) is None
 
-    def _downloaded(self, chunk: FileRecord, path: Path, download: Callable[[Path], None]) -> int | None:
+    def _path(self, chunk: FileRecord) -> Path:
+        return self._folder / f"{chunk.sha256}{_CHUNK}"
+
+    def _downloaded(
+        self, chunk: FileRecord, path: Path, download: Callable[[Path], None], kept: Set[str]
+    ) -> int | None:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(path.name)):
             if path.exists():
                 return None
-            with self._reserved(chunk) as folder:
+            with self._reserved(chunk, kept) as folder:
                 download(folder / path.name)
                 descriptor = os.open(folder / path.name, os.O_RDONLY)
                 self._verified.note(folder / path.name, chunk.sha256, moves=True)
@@ -99,17 +115,17 @@ class ChunkCache:
         return descriptor
 
     @contextmanager
-    def _reserved(self, chunk: FileRecord) -> Iterator[Path]:
+    def _reserved(self, chunk: FileRecord, kept: Set[str]) -> Iterator[Path]:
         """A folder to download into, once there is room for the chunk."""
         folder = self._folder / f"{chunk.sha256}-{chunk.bytes}{_PARTIAL}"
-        while not self._reserve(folder, chunk.bytes):
+        while not self._reserve(folder, chunk.bytes, kept):
             time.sleep(_POLL_SECONDS)  # until the others' downloads are there, and may go
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _reserve(self, own: Path, needed: int) -> bool:
+    def _reserve(self, own: Path, needed: int, kept: Set[str]) -> bool:
         with FileLock(self._folder / "room.lock"):
             self._remove_left_overs(own)
             downloads = list(self._downloads())
@@ -120,6 +136,8 @@ class ChunkCache:
             chunks = sorted(self._chunks())
             total = waiting + sum(size for _, size, _ in chunks)
             for _, size, path in chunks:
+                if path.stem in kept:
+                    continue
                 if total + needed <= self._max_bytes and self._disk_free() >= on_disk:
                     break
                 path.unlink(missing_ok=True)
@@ -127,7 +145,7 @@ class ChunkCache:
             if total + needed <= self._max_bytes and self._disk_free() >= on_disk:
                 own.mkdir()
                 return True
-        if not waiting:
+        if not waiting or kept:
             raise self._too_small(needed)
         return False
 

@@ -14,8 +14,9 @@ from shear_lit.data.order.moving import Agreed, MovingMixture, own
 from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.prepared.manifest import Manifest, check_same_domains
 from shear_lit.data.serving.directories import read_data
-from shear_lit.data.serving.loader import MixtureLoader, ValidationLoader, accumulation_of
+from shear_lit.data.serving.loader import MixtureLoader, accumulation_of
 from shear_lit.data.serving.remote import REMOTE, RemoteSettings
+from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.tokens.tokenizer import is_same
 from shear_lit.ranges import Count, CountFrom0

@@ -1,11 +1,11 @@
 """Several prepared directories as one data set: their domains in the order that one directory would have them in."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.chunks import Chunks, LocalChunks
+from shear_lit.data.prepared.chunk_reading import Chunks
 from shear_lit.data.prepared.manifest import (
     KEY,
     ChunkRecord,
@@ -108,10 +108,23 @@ class _JoinedChunks:
         """As in ``Chunks``."""
         return self._of(folder).problem(folder, file)
 
+    @property
+    def is_remote(self) -> bool:
+        """As in ``Chunks``."""
+        return any(chunks.is_remote for chunks in self._of_domain.values())
+
+    def touch(self, folder: str, file: FileRecord) -> bool:
+        """As in ``Chunks``."""
+        return self._of(folder).touch(folder, file)
+
+    def bring(self, folder: str, file: FileRecord, kept: Set[str]) -> None:
+        """As in ``Chunks``."""
+        self._of(folder).bring(folder, file, kept)
+
     def check_room(self, domains: Sequence[Sequence[ChunkRecord]]) -> None:
         """As in ``Chunks``: all that are remote share one cache."""
         of_each = zip(self._of_domain.values(), domains, strict=True)
-        remote = [(chunks, domain) for chunks, domain in of_each if not isinstance(chunks, LocalChunks)]
+        remote = [(chunks, domain) for chunks, domain in of_each if chunks.is_remote]
         if remote:
             remote[0][0].check_room([domain for _, domain in remote])
 

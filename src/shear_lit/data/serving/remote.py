@@ -25,7 +25,7 @@ from shear_lit.ranges import Count
 if TYPE_CHECKING:
     from litdata.streaming.downloader import Downloader
 
-    from shear_lit.data.prepared.chunks import Chunks
+    from shear_lit.data.prepared.chunk_reading import Chunks
 
 SCHEMES = ("s3://", "gs://", "hf://datasets/", "local:")
 """How an address in remote storage begins; ``local:`` is a slow mounted directory, read through the cache."""
@@ -94,7 +94,7 @@ def read_prepared(directory: str | Path, remote: RemoteSettings = REMOTE) -> Man
         RemoteError: it cannot be fetched.
     """
     if not is_remote(directory):
-        return read_manifest(directory) if _is_first_of_node() else manifest_alone(directory)
+        return read_manifest(directory) if is_first_of_node() else manifest_alone(directory)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / MANIFEST
         place = RemoteDirectory(str(directory), remote.attempts)
@@ -102,14 +102,14 @@ def read_prepared(directory: str | Path, remote: RemoteSettings = REMOTE) -> Man
         return parsed_manifest(read_small(path), place.name_of(MANIFEST), place=str(directory))
 
 
-def _is_first_of_node() -> bool:
+def is_first_of_node() -> bool:
     """Whether no process was started before this one on its node; Lightning, torchrun and SLURM say so."""
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def open_chunks(directory: str | Path, remote: RemoteSettings) -> "Chunks":
     """The chunks of a prepared data set, wherever it lies; nothing is read yet."""
-    from shear_lit.data.prepared.chunks import LocalChunks
+    from shear_lit.data.prepared.chunk_reading import LocalChunks
     from shear_lit.data.serving.remote_chunks import RemoteChunks
 
     return RemoteChunks(str(directory), remote) if is_remote(directory) else LocalChunks(directory)

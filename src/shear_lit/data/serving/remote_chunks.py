@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
 
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.order.permutation import WINDOW_CHUNKS
-from shear_lit.data.prepared.chunks import ENDS_EARLY
+from shear_lit.data.prepared.chunk_reading import ENDS_EARLY
 from shear_lit.data.prepared.manifest import ChunkRecord, FileRecord, damaged
 from shear_lit.data.serving.cache import CACHE_BYTES, ChunkCache
 from shear_lit.data.serving.remote import RemoteDirectory, RemoteError, RemoteSettings
@@ -21,6 +21,9 @@ class RemoteChunks:
         self._address, self._place = address, RemoteDirectory(address, settings.attempts)
         self._cache = ChunkCache(settings.cache_directory, settings.cache_bytes)
         self._settings = settings
+
+    is_remote = True
+    """As in ``Chunks``."""
 
     def read(self, folder: str, file: FileRecord, offset: int, size: int) -> bytes:
         """As in ``Chunks``. Nothing stays open: what the cache removes is gone from the disk."""
@@ -42,6 +45,15 @@ class RemoteChunks:
             except RemoteError as error:
                 return str(error.args[0])
         return None
+
+    def touch(self, folder: str, file: FileRecord) -> bool:
+        """As in ``Chunks``."""
+        return self._cache.touch(file)
+
+    def bring(self, folder: str, file: FileRecord, kept: Set[str]) -> None:
+        """As in ``Chunks``."""
+        once = RemoteDirectory(self._address, attempts=1)
+        os.close(self._cache.open(file, partial(once.fetch, f"{folder}/{file.file}", expected=file), kept))
 
     def check_room(self, domains: Sequence[Sequence[ChunkRecord]]) -> None:
         """Refuse a cache that would have to download the same chunks again and again.

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch.utils.data import Sampler
@@ -45,6 +45,8 @@ class Segments(Sampler[list[Key]]):
         self.schedule, self.state, self.position = schedule, start, 0
         self.end, self.every, self.micro_batch, self.ranks = end, every, micro_batch, ranks
         self._ahead: deque[Planned] = deque()
+        self.before_batch: Callable[[ScheduleState], None] | None = None
+        """What is told the state before each global batch that is planned."""
 
     @property
     def together(self) -> int:
@@ -57,6 +59,8 @@ class Segments(Sampler[list[Key]]):
         state, position = self.state, self.position
         end = min(self.end, (state.batch // self.every + 1) * self.every)
         while state.batch < end:
+            if self.before_batch is not None:
+                self.before_batch(state)
             batch, state = self.schedule.next_batch(state)
             for index in self.ranks[position // self.together :]:
                 planned = Planned(state, index, self._keys(batch, index))

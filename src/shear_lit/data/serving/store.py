@@ -61,8 +61,9 @@ class SequenceStore(Dataset[DomainBatch]):
         self._splits = [manifest.domains[name].splits[split] for name in self.domains]
         self._masked = [s.padding > 0 or any(c.loss_mask for c in s.chunks) for s in self._splits]
         self._ends = [list(accumulate(sizes)) for sizes in self.chunk_sizes.values()]
-        self._chunks = open_data(directory, manifest, remote)
-        self._chunks.check_room([record.chunks for record in self._splits])
+        self.chunks = open_data(directory, manifest, remote)
+        """What the sequences lie in."""
+        self.chunks.check_room([record.chunks for record in self._splits])
         self._documents: OrderedDict[tuple[int, int], SequenceDocuments] = OrderedDict()
 
     @property
@@ -149,6 +150,12 @@ class SequenceStore(Dataset[DomainBatch]):
             batch["loss_mask"] = torch.from_numpy(np.stack([self._loss_mask(place) for place in places]))
         return batch
 
+    def files(self, domain: int, number: int, *, documents_apart: bool) -> list[tuple[str, FileRecord]]:
+        """The files that reading a chunk of a domain takes, each after its folder."""
+        chunk, bounds = self._splits[domain].chunks[number], documents_apart or self._splits[domain].padding
+        beside = (chunk.documents if bounds else None, chunk.loss_mask)
+        return [(self._folders[domain], file) for file in (chunk, *beside) if file is not None]
+
     def _unknown_token(self, key: Key, token: int) -> DamagedData:
         where = f"{self._folders[_domain_of(key[0])]}, sequence {key[1]}"
         return damaged(
@@ -169,7 +176,7 @@ class SequenceStore(Dataset[DomainBatch]):
     def _tokens(self, place: "_Place") -> NDArray[np.unsignedinteger]:
         # litdata puts a head of its own before the tokens, and nothing after them.
         offset = place.chunk.bytes - (place.chunk.sequences - place.row) * self._bytes
-        data = self._chunks.read(self._folders[place.domain], place.chunk, offset, self._bytes)
+        data = self.chunks.read(self._folders[place.domain], place.chunk, offset, self._bytes)
         return np.frombuffer(data, dtype=self._type)
 
     def _bounds(self, place: "_Place") -> SequenceDocuments:
@@ -186,7 +193,7 @@ class SequenceStore(Dataset[DomainBatch]):
         folder, file = self._folders[place.domain], place.chunk.documents
         if file is None:
             raise self._damaged(folder, place.chunk, "nothing says where its documents begin and end")
-        content = self._chunks.read(folder, file, 0, file.bytes)
+        content = self.chunks.read(folder, file, 0, file.bytes)
         try:
             return SequenceDocuments.parsed(content, place.chunk.sequences, self.sequence_length)
         except ValueError as error:
@@ -199,7 +206,7 @@ class SequenceStore(Dataset[DomainBatch]):
             folder, size = self._folders[place.domain], -(-self.sequence_length // 8)
             if file.bytes != size * place.chunk.sequences:
                 raise self._damaged(folder, file, "it is not that of its chunk")
-            bits = np.frombuffer(self._chunks.read(folder, file, place.row * size, size), np.uint8)
+            bits = np.frombuffer(self.chunks.read(folder, file, place.row * size, size), np.uint8)
             mask = np.unpackbits(bits, count=self.sequence_length, bitorder="little").astype(np.bool_)
         if self._splits[place.domain].padding:
             mask[self._bounds(place).ends[place.row] :] = False
