@@ -21,7 +21,8 @@
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # make corpus prepares text in 4 and 13 parts, by datatrove, Ray and a stand-in for SLURM, and kills parts at 40 moments:
-# each time it compares all bytes with those of one machine. It measures the barrier, near duplicates and decontamination.
+# each time it compares all bytes with those of one machine. Remote data is read through faults and kills. It measures the
+# barrier, near duplicates and decontamination.
 # PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
 PYTHON ?= python3
 OUTPUT ?= runs/demo
@@ -61,6 +62,7 @@ corpus: .venv/installed-corpus
 	$(BIN)/python -m tests.data.preparing.matrix parts datatrove ray slurm kills --work runs/corpus
 	$(BIN)/python benchmarks/barrier.py
 	$(BIN)/python -m tests.data.serving.readers --readers 512
+	$(BIN)/python -m tests.data.serving.faults --kills 20 --work runs/faults
 	$(BIN)/python -m benchmarks.near_duplicates --documents 4000 --pairs 400
 	$(BIN)/python -m benchmarks.decontamination --megabytes 2 --questions 5000 --each 60
 

@@ -39,6 +39,7 @@ class Storage:
             self.failing -= fails
             flips = environ["REQUEST_METHOD"] == "GET" and self.flipped > 0 and not fails
             self.flipped -= flips
+            flips = flips or fault == "flip"
             if environ["REQUEST_METHOD"] == "GET":
                 self.asked.append(path)
         if fault == "slow":
