@@ -13,6 +13,7 @@ with 1 where a case is not as it should be.
 import argparse
 import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -40,6 +41,8 @@ from tests.training.forks import start
 PER_CHUNK, GLOBAL, STEPS = 5, 8, 24
 CHUNK_BYTES = PER_CHUNK * LENGTH * 2 + 4 * (PER_CHUNK + 2)
 SHORTER, OUTAGE_SECONDS = 100, 600
+CHUNKS_BEFORE = 24
+"""Requests of a reader before an outage or a full disk: its first windows have 16 chunks, and it reads 64."""
 ENDS, GOES_ON = "ends in one line", "goes on"
 FAULTS = {
     "none": GOES_ON,
@@ -56,17 +59,18 @@ FAULTS = {
 """What happens, and how the reader is to end."""
 
 
-def read(place, folder, *, endpoint="", workers=0, first=True, disk=None, attempts=20, pace=0.0):
+def read(place, home, *, endpoint="", workers=0, first=True, disk=None, attempts=20, pace=0.0):
     """The tokens of a whole run, batch after batch, or the message with which it ended."""
-    os.environ.update(LOCAL_RANK="0" if first else "1", AWS_ENDPOINT_URL=endpoint, XDG_RUNTIME_DIR=folder)
+    os.environ.update(LOCAL_RANK="0" if first else "1", AWS_ENDPOINT_URL=endpoint, XDG_RUNTIME_DIR=home)
     os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x", AWS_DEFAULT_REGION="us-east-1")
     for module in (prefetch, remote):
         module.wait_before = lambda attempt: min(2 ** (attempt - 1), 60) / SHORTER
+    multiprocessing.set_start_method("fork", force=True)  # of workers, which have what is changed here
     if disk is not None:
-        _small_disk(Path(folder) / "cache", disk)
+        _small_disk(Path(home) / "cache", disk)
     try:
         seen = []
-        for batch in run_of(place, folder, workers=workers, attempts=attempts):
+        for batch in run_of(place, home, workers=workers, attempts=attempts):
             time.sleep(pace)
             seen.append(batch["tokens"][:, :2].tolist())
         return seen
@@ -74,9 +78,9 @@ def read(place, folder, *, endpoint="", workers=0, first=True, disk=None, attemp
         return str(error)
 
 
-def run_of(place, folder, *, workers=0, attempts=20):
+def run_of(place, home, *, workers=0, attempts=20):
     settings = RemoteSettings(
-        cache_directory=f"{folder}/cache", cache_bytes=60 * CHUNK_BYTES, attempts=attempts
+        cache_directory=f"{home}/cache", cache_bytes=60 * CHUNK_BYTES, attempts=attempts
     )
     store = SequenceStore(place, "prune", remote=settings)
     schedule = MixtureSchedule(store.chunk_sizes, global_batch=GLOBAL, seed=5)
@@ -98,7 +102,7 @@ def _small_disk(folder, size):
     written = remote._Limited.write
 
     def write(file, content):
-        if free(None).free < len(content):
+        if Path(file._file.name).is_relative_to(folder) and free(None).free < len(content):
             raise OSError(errno.ENOSPC, "No space left on device")
         return written(file, content)
 
@@ -109,27 +113,35 @@ def _small_disk(folder, size):
 @contextmanager
 def happening(fault, storage, folder, numbers):
     """Let it happen to the requests of a reader, and give what the reader is told."""
-    storage.failing, storage.faults, timer = 0, [], None
-    options = {"pace": 0.01}
+    storage.failing, storage.faults, options = 0, [], {"pace": 0.01}
+    begun = len(storage.asked)
+
+    def later(do, seconds=0.0):
+        """Let something happen so long after the reader has asked for some chunks."""
+
+        def wait():
+            while len(storage.asked) < begun + CHUNKS_BEFORE:
+                time.sleep(0.01)
+            time.sleep(seconds)
+            do()
+
+        threading.Thread(target=wait, daemon=True).start()
+
     if fault in ("500", "slow", "cut", "flip"):
         storage.faults = [""] * 3 + [fault if numbers.random() < 1 / 3 else "" for _ in range(3000)]
     elif fault == "forbidden":
         storage.faults = [""] * 20 + ["403"] * 10000
     elif fault in ("outage", "gone"):
-        timer = threading.Timer(0.3, lambda: setattr(storage, "failing", 10**9))
-        timer.start()
+        later(lambda: setattr(storage, "failing", 10**9))
         if fault == "outage":
-            lasts = 0.3 + OUTAGE_SECONDS / SHORTER
-            over = threading.Timer(lasts, lambda: setattr(storage, "failing", 0))
-            over.start()
+            later(lambda: setattr(storage, "failing", 0), OUTAGE_SECONDS / SHORTER)
         else:
             options["attempts"] = 4
     elif fault == "little room":
         options["disk"] = 20 * CHUNK_BYTES
     elif fault == "disk full":
         options["disk"] = 60 * CHUNK_BYTES
-        timer = threading.Timer(0.4, (folder / "full").touch)
-        timer.start()
+        later((folder / "full").touch)
     yield options
     storage.failing, storage.faults = 0, []
 
@@ -141,7 +153,7 @@ def fault_case(storage, address, expected, folder, *, fault, workers, first, see
             read,
             folder / "log",
             place=address,
-            folder=str(folder),
+            home=str(folder),
             endpoint=storage.url,
             workers=workers,
             first=first,
@@ -159,7 +171,7 @@ def kill_case(storage, address, expected, folder, *, workers, whom, seed):
     """What is wrong where a reader, or one of its workers, is killed, and another reads on in its cache."""
     numbers = random.Random(seed)
     storage.faults = [numbers.choice(("", "slow")) for _ in range(3000)]
-    told = {"place": address, "folder": str(folder), "endpoint": storage.url, "workers": workers}
+    told = {"place": address, "home": str(folder), "endpoint": storage.url, "workers": workers}
     reader = start(read, folder / "log", pace=0.01, **told)
     (worker,), begun = reader.workers, len(storage.asked)
     reader.until(lambda: len(storage.asked) > begun + numbers.randrange(1, 60))

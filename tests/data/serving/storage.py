@@ -53,7 +53,8 @@ class Storage:
             return [content[: len(content) // 2]]
         if flips:
             content = bytearray(b"".join(body))
-            content[len(content) // 2] ^= 1
+            if content:
+                content[len(content) // 2] ^= 1
             return [bytes(content)]
         return body
 

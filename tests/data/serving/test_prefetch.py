@@ -91,17 +91,33 @@ def test_windows_stay_the_same_while_the_chunks_do():
 class Slow:
     """Downloads that take their time; who asked for what is noted."""
 
-    def __init__(self, seconds, monkeypatch):
-        self.by = {}
+    def __init__(self, seconds, monkeypatch, fails=lambda asked: False):
+        self.by, self.under_way, self.changed = {}, 0, time.monotonic()
         whole = RemoteDirectory._download
 
         def slowly(place, name, target, most):
             if name.endswith(".bin"):
-                self.by.setdefault(name, []).append(threading.current_thread().name)
-                time.sleep(seconds)
+                asked = self.by.setdefault(name, [])
+                asked.append(threading.current_thread().name)
+                self.count(1)
+                try:
+                    time.sleep(seconds)
+                    if fails(asked):
+                        raise TimeoutError("no answer")
+                finally:
+                    self.count(-1)
             whole(place, name, target, most)
 
         monkeypatch.setattr(RemoteDirectory, "_download", slowly)
+
+    def count(self, more):
+        self.under_way += more
+        self.changed = time.monotonic()
+
+    def settle(self):
+        """Read on when nothing more is fetched, as somebody does who is slower than the network."""
+        while self.under_way or time.monotonic() < self.changed + 0.1:
+            time.sleep(0.02)
 
     def waited_for(self):
         """The chunks that a reader fetched itself."""
@@ -134,10 +150,10 @@ def loader(place, tmp_path, *, steps=24, workers=0, every=6, **remote):
     )
 
 
-def read(run, pause=0.0):
+def read(run, settle=lambda: None):
     seen = []
     for batch in run:
-        time.sleep(pause)
+        settle()
         seen.append(batch["tokens"].tolist())
     return seen
 
@@ -146,7 +162,7 @@ def read(run, pause=0.0):
 def test_nobody_waits_for_the_network_after_the_first_window(directory, tmp_path, monkeypatch, every):
     """Also within a segment that is longer than a window: 40 sequences of each domain, of which a has 16 in 3 steps."""
     slow = Slow(0.01, monkeypatch)
-    seen = read(loader(f"local:{directory}", tmp_path, every=every), pause=0.02)
+    seen = read(loader(f"local:{directory}", tmp_path, every=every), slow.settle)
     assert seen == read(loader(directory, tmp_path, every=every))
     assert set(map(len, slow.by.values())) == {1}  # none was fetched twice
     first = 2 * WINDOW_CHUNKS  # those of the present windows, for which the first steps must wait
@@ -181,38 +197,22 @@ def test_a_run_that_is_left_early_ends_its_threads(directory, tmp_path, monkeypa
     assert ended()
 
 
-def failing(monkeypatch, fails):
-    """Downloads that fail where ``fails(name)`` says so; without waits."""
-    whole = RemoteDirectory._download
-
-    def sometimes(place, name, target, most):
-        if name.endswith(".bin") and fails(name):
-            raise TimeoutError("no answer")
-        whole(place, name, target, most)
-
-    monkeypatch.setattr(RemoteDirectory, "_download", sometimes)
+def test_what_fails_is_fetched_again_and_the_reader_need_not_know(directory, tmp_path, monkeypatch):
     monkeypatch.setattr(prefetch_module, "wait_before", lambda attempt: 0.01)
     monkeypatch.setattr("shear_lit.data.serving.remote.wait_before", lambda attempt: 0.01)
-
-
-def test_what_fails_is_fetched_again_and_the_reader_need_not_know(directory, tmp_path, monkeypatch):
-    failures = {}
-
-    def twice(name):
-        failures[name] = failures.get(name, 0) + 1
-        return failures[name] <= 2
-
-    failing(monkeypatch, twice)
-    seen = read(loader(f"local:{directory}", tmp_path), pause=0.01)
-    assert seen == read(loader(directory, tmp_path)) and len(failures) > 2 * WINDOW_CHUNKS
-    assert ended()
+    slow = Slow(0, monkeypatch, fails=lambda asked: len(asked) <= 2)
+    seen = read(loader(f"local:{directory}", tmp_path), slow.settle)
+    assert seen == read(loader(directory, tmp_path)) and ended()
+    first = 2 * WINDOW_CHUNKS
+    assert len(slow.by) > 2 * first and set(slow.waited_for()) <= set(list(slow.by)[:first])
 
 
 def test_a_storage_that_is_gone_is_told_by_the_reader(directory, tmp_path, monkeypatch):
     run = loader(f"local:{directory}", tmp_path, attempts=3)
     begun = iter(run)
     first = next(begun)["tokens"].tolist()
-    failing(monkeypatch, lambda name: True)
+    Slow(0, monkeypatch, fails=lambda asked: True)
+    monkeypatch.setattr("shear_lit.data.serving.remote.wait_before", lambda attempt: 0.01)
     with pytest.raises(RemoteError, match=r"could not be fetched in 3 attempts: TimeoutError: no answer"):
         read(begun)
     assert first == read(loader(directory, tmp_path))[0] and ended()
@@ -228,12 +228,13 @@ def test_what_is_not_there_or_damaged_is_not_asked_for_again_and_again(directory
     damaged[-1] ^= 1
     path.write_bytes(damaged)
     slow, seen = Slow(0, monkeypatch), []
+    monkeypatch.setattr(prefetch_module, "wait_before", lambda attempt: 0)
     monkeypatch.setattr("shear_lit.data.serving.remote.wait_before", lambda attempt: 0)
     with pytest.raises(
         RemoteError, match=rf"{path.name} could not be fetched in 4 attempts: .*content changed"
     ):
         for batch in loader(f"local:{directory}", tmp_path):
-            time.sleep(0.005)
+            time.sleep(0.02)
             seen.append(batch["tokens"].tolist())
     assert seen == expected[: len(seen)] and len(seen) > 20
     threads = slow.by[f"{'ab'[last[0]]}/prune/{path.name}"]
