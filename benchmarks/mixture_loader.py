@@ -91,7 +91,7 @@ def open_at(directory: Path, *, position: int, options: argparse.Namespace) -> f
     return time.perf_counter() - start
 
 
-def apart(measure: Callable[[], float]) -> float:
+def apart(measure: Callable[[], Any]) -> Any:
     """The result of ``measure`` in a forked process, so that no loader leaves anything to the next."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -99,8 +99,9 @@ def apart(measure: Callable[[], float]) -> float:
     process.start()
     sender.close()
     result = receiver.recv()
-    process.join()
-    return float(result)
+    process.join(60)
+    process.kill()  # one of another loader may have threads that do not end
+    return result
 
 
 def summary(found: list[float], scale: float, digits: int) -> dict[str, Any]:

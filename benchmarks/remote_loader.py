@@ -34,7 +34,7 @@ from litdata.streaming import downloader as litdata_downloader
 from torch.utils.data import DataLoader
 
 from machine import machine
-from mixture_loader import WEIGHTS
+from mixture_loader import WEIGHTS, apart
 from orders import write_domains, write_split
 from rivals import has_mosaicml, write_mosaicml
 from shear_lit.data.order.permutation import WINDOW_CHUNKS
@@ -182,19 +182,6 @@ def waits(begin: Callable[[Path], Batches], *, pace: float, first: int) -> dict[
         "longest": max(taken, default=0.0),
         "batches": len(taken),
     }
-
-
-def apart(measure: Callable[[], Any]) -> Any:
-    """The result of ``measure`` in a forked process."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: sender.send(measure()))
-    process.start()
-    sender.close()
-    result = receiver.recv()
-    process.join(60)
-    process.kill()
-    return result
 
 
 def median(found: list[float]) -> dict[str, Any]:
