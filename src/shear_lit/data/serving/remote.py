@@ -1,4 +1,6 @@
-"""Prepared data in remote storage: fetching its objects through litdata's downloaders, again where that fails.
+"""Prepared data in remote storage: its objects are fetched, again where that fails.
+
+Those in S3 come by boto3, one request each; others by litdata's downloaders.
 
 The settings are those of commands, which start without what reading takes: it is imported where it is used.
 """
@@ -17,6 +19,7 @@ from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.prepared.manifest import KEY, MANIFEST, FileRecord, Manifest
 from shear_lit.data.prepared.reading import manifest_alone, parsed_manifest, read_manifest
 from shear_lit.data.prepared.verified import once_in
+from shear_lit.data.storage import s3
 from shear_lit.data.storage.attempts import FinalError, is_final, said, wait_before
 from shear_lit.disk.names import expanded
 from shear_lit.disk.reading import SMALL_FILE_BYTES, read_small
@@ -155,6 +158,10 @@ class RemoteDirectory:
                 time.sleep(seconds)
 
     def _download(self, name: str, target: Path, most: int) -> None:
+        if s3.is_address(self._address):
+            with target.open("wb") as file:
+                s3.copy(self.name_of(name), _Limited(file, most).write)
+            return
         from litdata.streaming.downloader import Downloader
 
         downloader = _downloader_of(self._address, os.getpid())
@@ -210,14 +217,7 @@ def _check_mounted(path: Path, most: int) -> None:
 
 @lru_cache(maxsize=8)
 def _downloader_of(address: str, process: int) -> "Downloader":
-    """litdata's downloader for an address, made to give up soon, as attempts are counted and said here.
-
-    Each process has its own: connections do not outlive a fork.
-    """
-    from botocore.config import Config
+    """litdata's downloader for an address; each process has its own: connections do not outlive a fork."""
     from litdata.streaming.downloader import get_downloader
 
-    options = {}
-    if address.startswith("s3://"):
-        options["config"] = Config(retries={"total_max_attempts": 1}, connect_timeout=15, read_timeout=60)
-    return get_downloader(address, tempfile.gettempdir(), [], options, {})
+    return get_downloader(address, tempfile.gettempdir(), [], {}, {})

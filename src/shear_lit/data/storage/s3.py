@@ -7,7 +7,7 @@ imported where they are used: commands start without them.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -104,13 +104,23 @@ def fetch(address: str, target: Path, version: str = "") -> None:
 
 
 def _fetch(address: str, target: Path, version: str) -> None:
+    with target.open("wb") as file:
+        copy(address, file.write, version)
+
+
+def copy(address: str, write: Callable[[bytes], object], version: str = "") -> None:
+    """Give ``write`` an object part by part, by one request that is made once.
+
+    Raises:
+        OSError: less arrived than was promised, or something else.
+        Exception: botocore's, where it cannot be had.
+    """
     answer = _get(address, version)
     digest, size = hashlib.md5(usedforsecurity=False), 0
-    with target.open("wb") as file:
-        while content := answer["Body"].read(_READ_BYTES):
-            file.write(content)
-            digest.update(content)
-            size += len(content)
+    while content := answer["Body"].read(_READ_BYTES):
+        write(content)
+        digest.update(content)
+        size += len(content)
     if size != answer["ContentLength"]:
         raise OSError(f"{size:,} of {answer['ContentLength']:,} bytes arrived")
     expected = answer["ETag"].strip('"')
