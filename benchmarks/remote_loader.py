@@ -1,7 +1,7 @@
 """How fast do loaders read remote data, and who waits for the network? S3 on 127.0.0.1, one JSON line.
 
-    PYTHONPATH=src python benchmarks/remote_loader.py                 # about 15 minutes of two cores
-    PYTHONPATH=src python benchmarks/remote_loader.py --megabytes 60 --repeats 1
+    python benchmarks/remote_loader.py                              # about 15 minutes of two cores
+    python benchmarks/remote_loader.py --megabytes 40 --chunk-bytes 250000 --repeats 1
 
 The server is moto's, in a process of its own on the same cores, so that it counts against every loader alike. Each
 loader reads all tokens once, from an empty cache, in a process of its own: this one with the chunks fetched ahead (as

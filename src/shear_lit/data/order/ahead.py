@@ -29,7 +29,7 @@ class ChunksAhead:
     def windows(self, state: ScheduleState) -> tuple[int, ...]:
         """The draw at which the present window of each domain ends; -1 where nothing is drawn.
 
-        While they stay the same, so do the chunks.
+        While they stay the same, so do the chunks, but for those that another mixture would reach before the run's end.
         """
         domains = enumerate(zip(self._orders, state.drawn, strict=True))
         return tuple(

@@ -58,6 +58,9 @@ class Chunks(Protocol):
 class LocalChunks:
     """The chunks of a local directory, read in place; a few of them stay open."""
 
+    is_remote = False
+    """As in ``Chunks``."""
+
     def __init__(self, directory: str | Path) -> None:
         self._directory, self._root = str(directory), expanded(directory)
         self._verified = VerifiedFiles()
@@ -81,9 +84,6 @@ class LocalChunks:
         path = self._root / folder / file.file
         what = content_problem(path, file, self._root)
         return None if what is None else f"{path}: {what}"
-
-    is_remote = False
-    """As in ``Chunks``."""
 
     def check_room(self, domains: Sequence[Sequence[ChunkRecord]]) -> None:
         """As in ``Chunks``: in place, reading takes no room."""
