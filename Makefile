@@ -23,8 +23,9 @@
 # make corpus prepares text in 4 and 13 parts, by datatrove, Ray and a stand-in for SLURM, and kills parts at 40 moments:
 # each time it compares all bytes with those of one machine. Remote data is read through faults and kills. It measures the
 # barrier, near duplicates and decontamination.
-# PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes.
+# PYTHON is the interpreter that makes .venv; OUTPUT is where the demo writes; WORKERS test beside each other.
 PYTHON ?= python3
+WORKERS ?= 2
 OUTPUT ?= runs/demo
 RUN ?= $(OUTPUT)
 CLIENTS ?= transformers-4.57 vllm llama.cpp
@@ -43,7 +44,7 @@ demo: .venv/installed-demo
 	$(BIN)/python -m shear_lit demo --output=$(OUTPUT) $(if $(filter-out 0,$(FAST)),--fast) $(if $(filter-out 0,$(CHAT)),--chat)
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

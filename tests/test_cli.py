@@ -100,7 +100,8 @@ def test_top_level_help_has_a_line_for_every_command(capsys):
     ],
     ids=lambda part: part[0] if isinstance(part, list) else None,
 )  # fmt: skip
-def test_help_of_a_command_explains_its_keys(capsys, arguments, shown):
+def test_help_of_a_command_explains_its_keys(capsys, monkeypatch, arguments, shown):
+    monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as left:
         cli.main([*arguments, "--help"])
     said = " ".join(capsys.readouterr().out.split())

@@ -64,7 +64,7 @@ def test_odd_value_is_refused_in_one_line_or_harmless(tmp_path, form):
     before, refused = peak_bytes(), 0
     for path, value in pairs[::EVERY]:
         (tmp_path / "config.json").write_text(json.dumps(changed(entries, path, value)))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             config = read_config(str(tmp_path))
             family_of(config)
@@ -73,6 +73,6 @@ def test_odd_value_is_refused_in_one_line_or_harmless(tmp_path, form):
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 1000, (path, value)
             assert error.key == "model.source" and str(error).endswith((".", "...")), (path, value)
-        assert time.monotonic() - start < SECONDS, (path, value)
+        assert time.process_time() - start < SECONDS, (path, value)
     assert peak_bytes() - before < BYTES
     assert refused > len(pairs[::EVERY]) / 3

@@ -306,13 +306,13 @@ def test_packed_is_unpacked_in_loss_and_gradients(tmp_path, chat_settings):
         )
     )
     together, alone = model(), model()
-    store, count = SequenceStore(tmp_path / "out", "validation"), 0
+    store, count, total = SequenceStore(tmp_path / "out", "validation"), 0, 0.0
     for at in range(0, store.sequences(0), 2):
         keys = [(0, number) for number in range(at, min(at + 2, store.sequences(0)))]
         loss, labels = summed(together, model_inputs(store.read(keys, documents_apart=True)))
         loss.backward()
-        count += labels
-    of_each = 0
+        count, total = count + labels, total + loss.item()
+    of_each, total_of_each = 0, 0.0
     for one in found:
         ids = reference("bytes").apply_chat_template(
             one.messages, chat_template=renderer("bytes", "chatml").template.source, return_dict=False
@@ -321,8 +321,9 @@ def test_packed_is_unpacked_in_loss_and_gradients(tmp_path, chat_settings):
         labels = [index if wanted else IGNORED for index, wanted in zip(ids, learned, strict=True)]
         loss, number = summed(alone, {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels])})
         loss.backward()
-        of_each += number
+        of_each, total_of_each = of_each + number, total_of_each + loss.item()
     assert count == of_each > 300
+    assert total / count == pytest.approx(total_of_each / of_each, rel=1e-5)
     for packed_weight, weight in zip(together.parameters(), alone.parameters(), strict=True):
         scale = weight.grad.abs().max().clamp(min=1e-9)
         assert float((packed_weight.grad - weight.grad).abs().max() / scale) <= 1e-5
