@@ -17,7 +17,7 @@
 # make readme writes README's table and picture from what a demo has written into RUN.
 # make tune holds the labels of 16,200 conversations, of each chat template and kind of tokenizer, against the template
 # rendered turn by turn, and their ids against transformers; and tunes in every way: on several processes, resumed, with
-# adapters in every family.
+# adapters in every family. It starts the server of `chat --serve` and asks it.
 # make text kills prepare 60 times, 20 of them while it packs, and compares tokenizers with the libraries that they
 # were made for (make tokens).
 # make corpus prepares text in 4 and 13 parts, by datatrove, Ray and a stand-in for SLURM, and kills parts at 40 moments:
@@ -84,9 +84,9 @@ runs/text/kills-%.json: .venv/installed-test
 tokens: .venv/installed-test
 	$(BIN)/python -m tests.data.tokens.matrix --documents 2000 --work runs/tokens
 
-tune: .venv/installed-test
+tune: .venv/installed-serve
 	SHEAR_LIT_TUNE=all $(BIN)/python -m pytest --timeout=3600 tests/data/chat/test_rendering.py \
-		tests/training/test_tuning.py tests/training/test_adapters.py
+		tests/training/test_tuning.py tests/training/test_adapters.py tests/commands/test_chat_served.py
 
 repair: .venv/installed-test
 	SHEAR_LIT_FORMS=all $(BIN)/python -m pytest tests/pruning/repair
@@ -177,6 +177,10 @@ gpu: .gpu/installed
 
 .venv/installed-corpus: pyproject.toml setup.py | .venv/installed-test
 	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus,eval,datatrove,ray]'
+	touch $@
+
+.venv/installed-serve: pyproject.toml setup.py | .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable '.[test,demo,corpus,eval,serve]'
 	touch $@
 
 $(BIN)/python:

@@ -13,7 +13,7 @@ from shear_lit.models.huggingface import read_config
 from shear_lit.models.source_files import is_local
 
 _ADDRESS = "127.0.0.1"
-_NEEDED = ("fastapi", "uvicorn", "pydantic", "openai")
+NEEDED = ("fastapi", "uvicorn", "pydantic", "openai")
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ def serving(models: Sequence[str], *, port: int, dtype: str, device: str) -> lis
             f"Name a directory."
         )
     read_config(models[0], for_training=False)
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UsageError(
             f"serve: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, which `transformers "
             f"serve` needs. Type: pip install 'shear-lit[serve]'"
