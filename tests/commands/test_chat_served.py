@@ -38,7 +38,9 @@ def port(directory, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "server"
     command = [sys.executable, "-m", "shear_lit", "chat", str(directory), "--serve", f"--port={port}"]
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        )
     end = time.monotonic() + START_SECONDS
     while not answers(port):
         assert process.poll() is None and time.monotonic() < end, log.read_text()
@@ -94,7 +96,11 @@ def test_no_request_chooses_the_model(port, directory, expected, tmp_path):
 
 def test_no_other_machine_may_ask(port):
     (line,) = subprocess.run(
-        [sys.executable, "-c", f"import socket; s = socket.socket(); print(s.connect_ex(('127.0.0.2', {port})))"],
+        [
+            sys.executable,
+            "-c",
+            f"import socket; s = socket.socket(); print(s.connect_ex(('127.0.0.2', {port})))",
+        ],
         capture_output=True,
         text=True,
         check=True,
