@@ -77,6 +77,7 @@ def transcript(root: Path, place: Path, way: str) -> str:
         (place / name).symlink_to(there)
     os.chdir(place)  # names of temporary folders differ in length
     parts = []
+    _with_bars()
     for words in commands():
         _began_anew()
         said = _written(words, way)
@@ -114,10 +115,19 @@ def screen(written: str) -> str:
     return "\n".join("".join(line).rstrip() for line in lines)
 
 
+def _with_bars() -> None:
+    """Undo what a command off a terminal has set up in the process that this one was forked off."""
+    from huggingface_hub import constants
+    from transformers.utils import logging as shown
+
+    constants.HF_HUB_DISABLE_PROGRESS_BARS = None
+    shown.enable_progress_bar()
+
+
 def _began_anew() -> None:
     """Forget what an earlier command has set up in this process."""
     logging.root.handlers.clear()
-    for name in ("COLUMNS", "LINES", "SHEAR_LIT_QUIET"):
+    for name in ("COLUMNS", "LINES", "SHEAR_LIT_QUIET", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ.pop(name, None)
     os.environ.update(TERM="xterm", NO_COLOR="1")
 
