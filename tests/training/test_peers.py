@@ -16,6 +16,8 @@ from tests.training.runs import fit
 from tests.training.stops import SPREAD
 
 PATIENCE = "--trainer.strategy={class_path: shear_lit.training.strategies.FSDP2Strategy, init_args: {timeout: 0:00:04}}"
+MORE_PATIENCE = PATIENCE.replace("04", "10")
+"""For steps of a machine that has more to do."""
 
 
 class InStep:
@@ -77,9 +79,9 @@ def test_what_one_process_met_in_a_save_is_raised_as_what_it_is(tmp_path, monkey
 
 
 def test_hung_run_ends_in_time_and_says_where_each_process_is(toy, tmp_path):
-    codes, said = ended(toy, tmp_path, InStep(1, hang), PATIENCE, "--trainer.devices=2")
+    codes, said = ended(toy, tmp_path, InStep(1, hang), MORE_PATIENCE, "--trainer.devices=2")
     assert None not in codes and 0 not in codes
-    assert "this process did not get on for 3 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
+    assert "this process did not get on for 9 s: rank 0 at step 3, rank 1 at step 3." in said[0] + said[1]
 
 
 CHILD = """

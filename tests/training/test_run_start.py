@@ -258,14 +258,14 @@ from shear_lit.training import run_mark
 run_mark._RENEWED_EVERY_SECONDS = 0.05
 mark = run_mark.RunMark(Path(sys.argv[1]))
 (Path(sys.argv[1]) / run_mark.MARK).write_text('{"token": "another", "process": 7, "host": "elsewhere"}')
-time.sleep(20)
+time.sleep(200)
 """
 
 
 def test_run_whose_directory_was_taken_over_ends(tmp_path):
     """It stood still so long that another one has gone on with it: what it would write is of no use."""
     done = subprocess.run(
-        [sys.executable, "-c", LOST, str(tmp_path)], capture_output=True, text=True, timeout=15
+        [sys.executable, "-c", LOST, str(tmp_path)], capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 1
     assert "process 7 on elsewhere has taken over" in done.stderr
