@@ -59,3 +59,13 @@ def test_preparing_needs_neither_lightning_nor_transformers(toy, tmp_path):
     flags = [f"--domains.law={toy.root / 'law.jsonl'}", f"--tokenizer={toy.source()}", "--sequence_length=24"]
     found = set(loaded("prepare", *flags, f"--output={tmp_path / 'out'}", "--workers=1"))
     assert not {"lightning", "transformers", "torchvision", "torch", "litdata", "botocore"} & found
+
+
+def test_a_report_needs_no_model(tmp_path):
+    """Of a run that has written something; nothing of it is computed again."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.csv").write_text("step,name,value\n0,loss/language,9.0\n1,loss/language,8.0\n")
+    found = set(loaded("report", run, f"--output={tmp_path / 'page.html'}"))
+    assert (tmp_path / "page.html").exists()
+    assert not {"lightning", "transformers", "torchvision", "tensorboard", "litdata", "botocore"} & found

@@ -47,7 +47,11 @@ def game_of(pruning, model=None):
     """Gates in the order of their importance on a model."""
     model = toy_model(toy_config()) if model is None else model
     gates = Gates(FAMILY.shape, AXES)
-    gates.start_from(initial_log_alpha(importance(), pruning))
+    gates.start_from(
+        initial_log_alpha(
+            importance(), pruning.shape, is_exact=pruning.constraint == "exact", gap=pruning.initial_gap
+        )
+    )
     return model, Game(gates, None, attach(model, FAMILY), 17)
 
 
@@ -289,7 +293,9 @@ def test_share_of_a_run_that_is_none_is_refused(name, value):
 def test_ranked_start_is_the_order_of_the_falls():
     """What the tests above take for granted: importance and gates have one order."""
     pruning = pruning_of()
-    gates = initial_log_alpha(importance(), pruning)
+    gates = initial_log_alpha(
+        importance(), pruning.shape, is_exact=pruning.constraint == "exact", gap=pruning.initial_gap
+    )
     values = ranked_gates(importance(), FAMILY.shape, pruning.shape)
     for axis, rows in gates.items():
         counts = torch.full(rows.shape[:-1], pruning.shape.units(axis))

@@ -18,6 +18,7 @@ from shear_lit.models.choices import (
 from shear_lit.models.family import Family
 from shear_lit.models.targets import TargetRequest
 from shear_lit.pruning.gate_settings import Draws, ExactGates, Fall, Objective
+from shear_lit.pruning.starts import ORDERED_SHARE
 from shear_lit.ranges import (
     Count,
     CountFrom0,
@@ -30,9 +31,6 @@ from shear_lit.ranges import (
 from shear_lit.ranking.criteria import criteria_by_axis
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT, threshold
 from shear_lit.theory.shape import Axis, ModelShape, ShapeError, TargetShape, shrinking_axes
-
-ORDERED_SHARE = 0.1
-"""Units beyond the target's number begin ``initial_gap`` below the top, the first of them this share of it higher."""
 
 
 @dataclass(frozen=True, kw_only=True)

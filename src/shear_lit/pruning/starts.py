@@ -6,16 +6,20 @@ import torch
 from torch import Tensor
 
 from shear_lit.pruning.constraints import GateValues
-from shear_lit.pruning.settings import ORDERED_SHARE, Pruning
 from shear_lit.ranking.importance import ranks
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis, ModelShape, shrinking_axes
 
+ORDERED_SHARE = 0.1
+"""Units beyond the target's number begin a gap below the top, the first of them this share of it higher."""
 
-def initial_log_alpha(importance: Mapping[Axis, Tensor], pruning: Pruning) -> dict[Axis, Tensor]:
-    """Where the gates of a run start, in the order of ``importance``."""
-    start = ordered_log_alpha if pruning.constraint == "exact" else ranked_log_alpha
-    return start(importance, pruning.shape, gap=pruning.initial_gap)
+
+def initial_log_alpha(
+    importance: Mapping[Axis, Tensor], target: ModelShape, *, is_exact: bool, gap: float
+) -> dict[Axis, Tensor]:
+    """Where the gates of a run start, in the order of ``importance``; ``is_exact``: of one that holds exact sizes."""
+    start = ordered_log_alpha if is_exact else ranked_log_alpha
+    return start(importance, target, gap=gap)
 
 
 def ranked_log_alpha(

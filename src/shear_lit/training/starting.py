@@ -31,7 +31,11 @@ def order_gates(module: ShearingModule, pruning: Pruning) -> None:
         importance = measured_importance(module, pruning)
     else:
         importance = read_scores(pruning.initial_scores).importance
-    module.gates.start_from(initial_log_alpha(importance, pruning))
+    module.gates.start_from(
+        initial_log_alpha(
+            importance, pruning.shape, is_exact=pruning.constraint == "exact", gap=pruning.initial_gap
+        )
+    )
     if pruning.repair is not None and pruning.starts_at_a_cut:
         _repair(module, pruning.repair, pruning.shape, stage=0)
 

@@ -95,7 +95,7 @@ class Slow:
         self.by, self.under_way, self.changed = {}, 0, time.monotonic()
         whole = RemoteDirectory._download
 
-        def slowly(place, name, target, most):
+        def slowly(place, name, target, most, **how):
             if name.endswith(".bin"):
                 asked = self.by.setdefault(name, [])
                 asked.append(threading.current_thread().name)
@@ -106,7 +106,7 @@ class Slow:
                         raise TimeoutError("no answer")
                 finally:
                     self.count(-1)
-            whole(place, name, target, most)
+            whole(place, name, target, most, **how)
 
         monkeypatch.setattr(RemoteDirectory, "_download", slowly)
 

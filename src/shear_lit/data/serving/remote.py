@@ -142,7 +142,8 @@ class RemoteDirectory:
 
         for attempt in range(1, self._attempts + 1):
             try:
-                self._download(name, target, SMALL_FILE_BYTES if expected is None else expected.bytes)
+                most = SMALL_FILE_BYTES if expected is None else expected.bytes
+                self._download(name, target, most, is_hashed=expected is not None)
                 if expected is not None and (what := content_problem(target, expected)) is not None:
                     raise DamagedData(what)
                 return
@@ -157,10 +158,10 @@ class RemoteDirectory:
                     _log.warning(message, self.name_of(name), attempt, self._attempts, said(error), seconds)
                 time.sleep(seconds)
 
-    def _download(self, name: str, target: Path, most: int) -> None:
+    def _download(self, name: str, target: Path, most: int, *, is_hashed: bool) -> None:
         if s3.is_address(self._address):
             with target.open("wb") as file:
-                s3.copy(self.name_of(name), _Limited(file, most).write)
+                s3.copy(self.name_of(name), _Limited(file, most).write, is_hashed=is_hashed)
             return
         from litdata.streaming.downloader import Downloader
 

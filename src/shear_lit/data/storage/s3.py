@@ -108,8 +108,12 @@ def _fetch(address: str, target: Path, version: str) -> None:
         copy(address, file.write, version)
 
 
-def copy(address: str, write: Callable[[bytes], object], version: str = "") -> None:
+def copy(
+    address: str, write: Callable[[bytes], object], version: str = "", *, is_hashed: bool = False
+) -> None:
     """Give ``write`` an object part by part, by one request that is made once.
+
+    Its MD5 is held against what S3 says, unless it ``is_hashed`` by whoever asks for it.
 
     Raises:
         OSError: less arrived than was promised, or something else.
@@ -119,10 +123,13 @@ def copy(address: str, write: Callable[[bytes], object], version: str = "") -> N
     digest, size = hashlib.md5(usedforsecurity=False), 0
     while content := answer["Body"].read(_READ_BYTES):
         write(content)
-        digest.update(content)
         size += len(content)
+        if not is_hashed:
+            digest.update(content)
     if size != answer["ContentLength"]:
         raise OSError(f"{size:,} of {answer['ContentLength']:,} bytes arrived")
+    if is_hashed:
+        return
     expected = answer["ETag"].strip('"')
     is_md5 = _MD5.fullmatch(expected) and answer.get("ServerSideEncryption", "AES256") == "AES256"
     if is_md5 and "SSECustomerAlgorithm" not in answer and digest.hexdigest() != expected:
