@@ -192,9 +192,21 @@ def test_a_run_that_is_left_early_ends_its_threads(directory, tmp_path, monkeypa
     Slow(0.2, monkeypatch)
     batches = iter(loader(f"local:{directory}", tmp_path))
     next(batches)
-    assert len(running()) == prefetch_module.THREADS
+    assert len(running()) == 1
     batches.close()
     assert ended()
+
+
+@pytest.mark.parametrize(("seconds", "threads"), [(0, 1), (0.2, prefetch_module.THREADS)])
+def test_there_are_more_threads_only_where_chunks_come_too_late(
+    directory, tmp_path, monkeypatch, seconds, threads
+):
+    slow, most = Slow(seconds, monkeypatch), 0
+    for _ in loader(f"local:{directory}", tmp_path, steps=72):
+        most = max(most, len(running()))
+        if not seconds:
+            slow.settle()
+    assert most == threads
 
 
 def test_what_fails_is_fetched_again_and_the_reader_need_not_know(directory, tmp_path, monkeypatch):

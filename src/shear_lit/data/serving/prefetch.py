@@ -1,7 +1,9 @@
 """Chunks of remote data are fetched before they are read, by the first process of each node for all of it."""
 
 import logging
+import math
 import threading
+import time
 from collections import deque
 from typing import NamedTuple, Self
 
@@ -13,7 +15,10 @@ from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.storage.attempts import is_final, said, wait_before
 
 THREADS = 4
-"""So many files are fetched at a time."""
+"""So many files are fetched at a time at most: first one, and one more whenever the chunk that a window is read from
+first is not there when it begins. More than it takes would keep the interpreter from whoever reads."""
+
+_TOUCHED_EVERY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ class Prefetch:
         self._store, self._apart = store, documents_apart
         self._ahead = ChunksAhead(store.chunk_sizes, schedule, steps=steps)
         self._seen: tuple[int, ...] = ()
+        self._touched = -math.inf
         self._files: list[_Wanted] = []
         self._wanted, self._kept = deque[_Wanted](), frozenset[str]()
         self._changed, self._closed = threading.Condition(), threading.Event()
@@ -52,24 +58,24 @@ class Prefetch:
                 for domain, chunk in self._ahead.chunks(state)
                 for folder, file in self._store.files(domain, chunk, documents_apart=self._apart)
             ]
-        # Every process of the node makes room by when chunks were read: those that will be count as read now.
-        missing = [wanted for wanted in self._files if not self._store.chunks.touch(*wanted)]
-        if is_new:
-            self._fetch_these(missing)
+        if is_new or time.monotonic() > self._touched + _TOUCHED_EVERY_SECONDS:
+            # Every process of the node makes room by when chunks were read: those that will be count as read now.
+            missing = [wanted for wanted in self._files if not self._store.chunks.touch(*wanted)]
+            self._touched = time.monotonic()
+            if is_new:
+                self._fetch_these(missing)
 
     def _fetch_these(self, missing: list[_Wanted]) -> None:
         with self._changed:
             self._kept = frozenset(wanted.file.sha256 for wanted in self._files)
             self._wanted = deque(missing)
             self._changed.notify_all()
-        if missing and not self._threads:
+        is_late = missing[:1] == self._files[:1]
+        if missing and (is_late or not self._threads) and len(self._threads) < THREADS:
             # After the workers of a DataLoader were forked, which would wait forever for what a thread holds.
-            self._threads = [
-                threading.Thread(target=self._fetch, daemon=True, name=f"prefetch-{number}")
-                for number in range(THREADS)
-            ]
-            for thread in self._threads:
-                thread.start()
+            name = f"prefetch-{len(self._threads)}"
+            self._threads.append(threading.Thread(target=self._fetch, daemon=True, name=name))
+            self._threads[-1].start()
 
     def close(self) -> None:
         """Fetch nothing more; what is under way is not waited for."""
