@@ -5,6 +5,7 @@ import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from shear_lit.data.order.schedule import MixtureSchedule
 from shear_lit.data.serving import prefetch as prefetch_module
 from shear_lit.data.serving.cache import ChunkCache
 from shear_lit.data.serving.loader import MixtureLoader
+from shear_lit.data.serving.prefetch import Prefetch
 from shear_lit.data.serving.remote import RemoteDirectory, RemoteError, RemoteSettings
 from shear_lit.data.serving.store import SequenceStore
 from tests.data.conftest import write_prepared
@@ -176,6 +178,26 @@ def test_it_is_the_threads_that_fetch(directory, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     read(loader(f"local:{directory}", tmp_path))
     assert len(slow.waited_for()) == len(slow.by) > 2 * WINDOW_CHUNKS
+
+
+def test_what_is_kept_is_marked_as_read_once_a_second(directory, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(prefetch_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    store = SequenceStore(
+        f"local:{directory}", "prune", remote=RemoteSettings(cache_directory=str(tmp_path / "cache"))
+    )
+    schedule = MixtureSchedule(store.chunk_sizes, global_batch=8, seed=5)
+    state = schedule.start(WEIGHTS)
+    marked = []
+    monkeypatch.setattr(
+        store.chunks, "touch", lambda folder, file: marked.append((folder, file.file)) is None
+    )
+    with Prefetch(store, schedule, steps=24, documents_apart=False) as prefetch:
+        for seconds, times in ((0.0, 1), (0.5, 1), (0.6, 2), (0.1, 2), (5.0, 3)):
+            now[0] += seconds
+            prefetch.look(state)
+            once = marked[: len(set(marked))]
+            assert once and marked == once * times
 
 
 def test_data_in_place_has_no_threads(directory, tmp_path, monkeypatch):
