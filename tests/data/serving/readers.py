@@ -49,8 +49,8 @@ def watch(events):
     """Note what this process does from here on: downloads, hashes, and looks at the files of a split."""
     download, hashed, looked = RemoteDirectory._download, chunks.file_hash, reading._split_problem
 
-    def downloading(place, name, target, most):
-        download(place, name, target, most)
+    def downloading(place, name, target, most, **how):
+        download(place, name, target, most, **how)
         events.add("fetched", name, target.stat().st_size)
 
     def hashing(path):
