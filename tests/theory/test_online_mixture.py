@@ -140,6 +140,8 @@ def test_fit_finds_a_planted_law(law):
     assert found.slope(4975) == pytest.approx(PowerLaw(*law).slope(4975), rel=0.08)
     exact = fitted_law(points, floor + scale * points**-exponent)
     assert exact == pytest.approx(law, rel=0.02)
+    again = fitted_law(points.copy(), floor + scale * points**-exponent)
+    assert again == exact  # bit for bit: each rank fits for itself
 
 
 def test_points_that_are_remembered_are_bounded(monkeypatch):

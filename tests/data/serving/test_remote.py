@@ -23,6 +23,7 @@ from shear_lit.data.serving.datamodule import DomainData
 from shear_lit.data.serving.loader import MixtureLoader
 from shear_lit.data.serving.remote import RemoteError, RemoteSettings, is_remote, open_chunks, read_prepared
 from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.storage import s3
 from tests.data.conftest import LENGTH, write_prepared
 
 CHUNK = 5 * LENGTH * 2 + 4 * (5 + 2)  # of five sequences, with litdata's head
@@ -239,6 +240,24 @@ def test_changed_bytes_are_downloaded_again_and_never_read(server, address, tmp_
     else:
         with pytest.raises(RemoteError, match=r"a/prune/chunk-0-0\.bin could not be fetched in 4 attempts"):
             store[0, 3]
+
+
+@pytest.fixture
+def without_checksums(monkeypatch):
+    """Clients that look at no checksum of an answer, as older storage gives none."""
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    s3._client_of.cache_clear()
+    yield
+    s3._client_of.cache_clear()
+
+
+def test_a_manifest_that_changed_on_its_way_is_downloaded_again(
+    server, address, prepared, without_checksums, tmp_path
+):
+    """No hash of it is known here: what arrived is held against the MD5 that S3 gives."""
+    server.flipped = 1
+    assert read_prepared(address, settings(tmp_path)) == read_manifest(prepared)
+    assert len(server.waits) == 1
 
 
 def test_damage_in_the_cache_is_downloaded_again(server, address, tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ ENDS_EARLY = "the file was cut off after it was opened"
 """What a short read means."""
 
 _OPEN_FILES = 128
+
+Kept = Callable[[], Set[str]]
+"""The hashes of files that make no room for another; asked when room is made, as they change while it is waited for."""
 
 
 class Chunks(Protocol):
@@ -46,7 +49,7 @@ class Chunks(Protocol):
         """Whether a file is at hand; it counts as one that was read now."""
         ...
 
-    def bring(self, folder: str, file: FileRecord, kept: Set[str]) -> None:
+    def bring(self, folder: str, file: FileRecord, kept: Kept) -> None:
         """Have a file at hand before it is read, asked for once, without removing those of the hashes ``kept``.
 
         Raises:
@@ -92,7 +95,7 @@ class LocalChunks:
         """As in ``Chunks``: everything is."""
         return True
 
-    def bring(self, folder: str, file: FileRecord, kept: Set[str]) -> None:
+    def bring(self, folder: str, file: FileRecord, kept: Kept) -> None:
         """As in ``Chunks``: everything is."""
 
     def _opened(self, folder: str, file: FileRecord) -> int:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from shear_lit.data.errors import DataError
+from shear_lit.data.prepared.chunk_reading import Kept
 from shear_lit.data.prepared.chunks import content_problem
 from shear_lit.data.prepared.manifest import FileRecord
 from shear_lit.data.prepared.verified import VerifiedFiles
@@ -29,6 +30,10 @@ _CHUNK, _PARTIAL = ".bin", ".partial"
 # The directory is the user's choice: what lies there under other names is somebody else's, and is not touched.
 _CHUNK_NAME, _PARTIAL_NAME = re.compile(r"[0-9a-f]{64}\.bin"), re.compile(r"[0-9a-f]{64}-([0-9]+)\.partial")
 _POLL_SECONDS = 0.1
+
+
+class PassedByError(DataError):
+    """A chunk that was to be at hand before it is read, and has been read since."""
 
 
 class ChunkCache:
@@ -48,7 +53,7 @@ class ChunkCache:
         os.close(descriptor)
         return True
 
-    def open(self, chunk: FileRecord, download: Callable[[Path], None], kept: Set[str] = frozenset()) -> int:
+    def open(self, chunk: FileRecord, download: Callable[[Path], None], kept: Kept = frozenset) -> int:
         """A descriptor of the chunk's file, which ``download`` writes if it is not there; the caller closes it.
 
         A file that was left here is verified once a node, or when it was written to, and downloaded again if damaged.
@@ -56,6 +61,7 @@ class ChunkCache:
 
         Raises:
             DataError: the cache or its disk cannot hold the chunk.
+            PassedByError: chunks are ``kept``, and it is none of them.
         """
         path = self._path(chunk)
         while True:
@@ -100,12 +106,14 @@ class ChunkCache:
         return self._folder / f"{chunk.sha256}{_CHUNK}"
 
     def _downloaded(
-        self, chunk: FileRecord, path: Path, download: Callable[[Path], None], kept: Set[str]
+        self, chunk: FileRecord, path: Path, download: Callable[[Path], None], kept: Kept
     ) -> int | None:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(path.name)):
             if path.exists():
                 return None
+            if (held := kept()) and chunk.sha256 not in held:
+                raise PassedByError(f"{chunk.file} is not read any more", key=CACHE_BYTES)
             with self._reserved(chunk, kept) as folder:
                 download(folder / path.name)
                 descriptor = os.open(folder / path.name, os.O_RDONLY)
@@ -115,7 +123,7 @@ class ChunkCache:
         return descriptor
 
     @contextmanager
-    def _reserved(self, chunk: FileRecord, kept: Set[str]) -> Iterator[Path]:
+    def _reserved(self, chunk: FileRecord, kept: Kept) -> Iterator[Path]:
         """A folder to download into, once there is room for the chunk."""
         folder = self._folder / f"{chunk.sha256}-{chunk.bytes}{_PARTIAL}"
         while not self._reserve(folder, chunk.bytes, kept):
@@ -125,8 +133,9 @@ class ChunkCache:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _reserve(self, own: Path, needed: int, kept: Set[str]) -> bool:
+    def _reserve(self, own: Path, needed: int, kept: Kept) -> bool:
         with FileLock(self._folder / "room.lock"):
+            held = kept()
             self._remove_left_overs(own)
             downloads = list(self._downloads())
             waiting = sum(size for _, size, _ in downloads)
@@ -136,7 +145,7 @@ class ChunkCache:
             chunks = sorted(self._chunks())
             total = waiting + sum(size for _, size, _ in chunks)
             for _, size, path in chunks:
-                if path.stem in kept:
+                if path.stem in held:
                     continue
                 if total + needed <= self._max_bytes and self._disk_free() >= on_disk:
                     break
@@ -145,7 +154,7 @@ class ChunkCache:
             if total + needed <= self._max_bytes and self._disk_free() >= on_disk:
                 own.mkdir()
                 return True
-        if not waiting or kept:
+        if not waiting or held:
             raise self._too_small(needed)
         return False
 

@@ -1,11 +1,11 @@
 """Several prepared directories as one data set: their domains in the order that one directory would have them in."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from shear_lit.data.errors import DataError
-from shear_lit.data.prepared.chunk_reading import Chunks
+from shear_lit.data.prepared.chunk_reading import Chunks, Kept
 from shear_lit.data.prepared.manifest import (
     KEY,
     ChunkRecord,
@@ -117,7 +117,7 @@ class _JoinedChunks:
         """As in ``Chunks``."""
         return self._of(folder).touch(folder, file)
 
-    def bring(self, folder: str, file: FileRecord, kept: Set[str]) -> None:
+    def bring(self, folder: str, file: FileRecord, kept: Kept) -> None:
         """As in ``Chunks``."""
         self._of(folder).bring(folder, file, kept)
 

@@ -15,10 +15,10 @@ from shear_lit.data.serving.store import SequenceStore
 from shear_lit.data.storage.attempts import is_final, said, wait_before
 
 THREADS = 4
-"""So many files are fetched at a time at most: first one, and one more whenever the chunk that a window is read from
-first is not there when it begins. More than it takes would keep the interpreter from whoever reads."""
+"""So many files are fetched at a time."""
 
 _TOUCHED_EVERY_SECONDS = 1.0
+"""A hundred files may be kept, and a node may read hundreds of global batches in a second."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,12 +70,14 @@ class Prefetch:
             self._kept = frozenset(wanted.file.sha256 for wanted in self._files)
             self._wanted = deque(missing)
             self._changed.notify_all()
-        is_late = missing[:1] == self._files[:1]
-        if missing and (is_late or not self._threads) and len(self._threads) < THREADS:
+        if missing and not self._threads:
             # After the workers of a DataLoader were forked, which would wait forever for what a thread holds.
-            name = f"prefetch-{len(self._threads)}"
-            self._threads.append(threading.Thread(target=self._fetch, daemon=True, name=name))
-            self._threads[-1].start()
+            self._threads = [
+                threading.Thread(target=self._fetch, daemon=True, name=f"prefetch-{number}")
+                for number in range(THREADS)
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def close(self) -> None:
         """Fetch nothing more; what is under way is not waited for."""
@@ -99,7 +101,7 @@ class Prefetch:
         while (found := self._next()) is not None:
             wanted, kept = found
             try:
-                self._store.chunks.bring(*wanted, kept=kept)
+                self._store.chunks.bring(*wanted, kept=lambda: self._kept)
                 failed = 0
             except Exception as error:
                 failed += 1

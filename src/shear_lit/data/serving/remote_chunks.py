@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from shear_lit.data.errors import DamagedData, DataError
 from shear_lit.data.order.permutation import WINDOW_CHUNKS
-from shear_lit.data.prepared.chunk_reading import ENDS_EARLY
+from shear_lit.data.prepared.chunk_reading import ENDS_EARLY, Kept
 from shear_lit.data.prepared.manifest import ChunkRecord, FileRecord, damaged
 from shear_lit.data.serving.cache import CACHE_BYTES, ChunkCache
 from shear_lit.data.serving.remote import RemoteDirectory, RemoteError, RemoteSettings
@@ -50,7 +50,7 @@ class RemoteChunks:
         """As in ``Chunks``."""
         return self._cache.touch(file)
 
-    def bring(self, folder: str, file: FileRecord, kept: Set[str]) -> None:
+    def bring(self, folder: str, file: FileRecord, kept: Kept) -> None:
         """As in ``Chunks``."""
         once = RemoteDirectory(self._address, attempts=1)
         os.close(self._cache.open(file, partial(once.fetch, f"{folder}/{file.file}", expected=file), kept))
