@@ -5,7 +5,7 @@ import os
 import pytest
 
 from shear_lit.disk.names import is_elsewhere, is_plain_name, is_sha256, leads_outside
-from shear_lit.disk.reading import parse_json, read_json, read_small, read_yaml
+from shear_lit.disk.reading import parse_json, parse_yaml, read_json, read_small, read_yaml
 
 BOMB = "\n".join(["a: &a0 [x, x]", *(f"b{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))])
 """60 lines that stand for 2^60 values."""
@@ -63,6 +63,15 @@ def test_yaml_that_expands_or_makes_objects_is_refused(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError):
         read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "[{a: "])
+def test_brackets_may_be_open_a_hundred_times_and_more_are_refused_at_once(opening):
+    at_most = opening * (100 // (opening.count("[") + opening.count("{")))
+    closing = at_most[::-1].replace(" :a", "").translate(str.maketrans("[{", "]}"))
+    assert parse_yaml(at_most + closing)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_yaml("[" + at_most + closing + "]")
 
 
 def test_yaml_is_read(tmp_path):

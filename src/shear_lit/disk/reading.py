@@ -15,6 +15,11 @@ SMALL_FILE_BYTES = 64 * 1024**2
 MOST_VALUES = 100_000
 """The most values that a YAML file may stand for."""
 
+MOST_NESTED = 100
+"""The most brackets that may be open at one place of a YAML file."""
+
+_TOO_DEEP = "it is nested too deeply"
+
 
 class UnreadableFile(OSError):
     """A file that is not read although it is there: it is too large, or not a regular file."""
@@ -66,7 +71,7 @@ def parse_json(content: bytes | str) -> Any:
         if "\\u" in text:  # half of a pair stands for no character, and cannot be written again
             json.dumps(found, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
     except UnicodeEncodeError as error:
         raise ValueError("it has half of a surrogate pair, which is no character") from error
     return found
@@ -83,6 +88,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 class _PlainLoader(yaml.SafeLoader):
     """YAML in plain types, without a key twice."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        # The scanner looks a thousand characters ahead, and at each bracket goes through all that are open.
+        if self.flow_level == MOST_NESTED:
+            raise ValueError(_TOO_DEEP)
+        super().fetch_flow_collection_start(TokenClass)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  (yaml's)
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -115,7 +126,7 @@ def parse_yaml(content: str) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
     if not _is_bounded(found):
         raise ValueError(f"its aliases (*name) stand for more than {MOST_VALUES:,} values")
     return found

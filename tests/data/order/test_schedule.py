@@ -328,9 +328,9 @@ def check_capped_batch(plan, caps, state, batch, after):
 
 
 def test_caps_are_used_up_exactly_whatever_runs_out_with_what():
-    """In 200 runs: several run out in one batch, before a batch, and while the weights move."""
+    """In 100 runs: several run out in one batch, before a batch, and while the weights move."""
     runs_out = []
-    for seed in range(200):
+    for seed in range(100):
         plan, moved, caps = capped_run(seed)
         state = plan.start(moved([1.0] * (len(caps) + 1)))
         for step in range(20):
@@ -342,7 +342,7 @@ def test_caps_are_used_up_exactly_whatever_runs_out_with_what():
             runs_out.append(sum(was > 0 >= now for was, now in lost))
         assert plan.restored(json.loads(json.dumps(plan.state_dict(state)))) == state
     # Otherwise it would show little.
-    assert sum(runs_out) > 300 and sum(n > 1 for n in runs_out) > 60, runs_out
+    assert sum(runs_out) > 150 and sum(n > 1 for n in runs_out) > 30, runs_out
 
 
 def test_order_without_caps_never_changes():

@@ -13,6 +13,7 @@ of all blocks before it, and Y the source's (docs/repair.md says what others do)
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -264,16 +265,18 @@ class _Blocks:
         self, texts: list[Text], small: nn.Module, group: tuple[Sublayer, ...], new: int, width: int
     ) -> Callable[[], Iterable[Tensor]]:
         """What the writers are given, for every text; to be asked for again and again."""
-
-        def compute() -> Iterator[Tensor]:
-            for text in texts:
-                yield torch.cat([self._given(text, small, half, new) for half in group], dim=-1)
-
+        compute = partial(self._each_given, texts, small, group, new)
         tokens = sum(text.carved.shape[0] * text.carved.shape[1] for text in texts)
         if 4.0 * tokens * width > INPUTS_KEPT_BYTES:
             return compute
         kept = [given.cpu() for given in compute()]
         return lambda: kept
+
+    def _each_given(
+        self, texts: list[Text], small: nn.Module, group: tuple[Sublayer, ...], new: int
+    ) -> Iterator[Tensor]:
+        for text in texts:
+            yield torch.cat([self._given(text, small, half, new) for half in group], dim=-1)
 
     def _given(self, text: Text, small: nn.Module, half: Sublayer, new: int) -> Tensor:
         """What a writer is given: attention is run as the block does, a feed-forward layer by itself."""

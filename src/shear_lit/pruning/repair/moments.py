@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -155,15 +156,15 @@ def judged(
     ``fitted`` knows the other text alone, ``final`` all of it; ``error`` is that on text held out. From the middle of
     ``shares``, which rise, the next one is tried for as long as it is better.
     """
-
-    def left(share: float) -> float:
-        found = fitted(share)
-        return float("inf") if found is None else error(found)
-
-    before, tried = error(start), downhill(left, shares)
+    before, tried = error(start), downhill(partial(_left, fitted, error), shares)
     share = min(tried, key=tried.__getitem__)
     weight = final(share) if tried[share] < before else None
     return Fit(weight=weight, share=share, before=before, after=before if weight is None else tried[share])
+
+
+def _left(fitted: Callable[[float], Tensor | None], error: Callable[[Tensor], float], share: float) -> float:
+    found = fitted(share)
+    return float("inf") if found is None else error(found)
 
 
 def downhill(cost: Callable[[float], float], values: Sequence[float]) -> dict[float, float]:

@@ -45,13 +45,8 @@ class BlockByBlock:
     def begin(self, passage: Passage) -> tuple[Stream, list[Call]]:
         """The stream before the first block, and what the model hands to each."""
         begun: list[tuple[Tensor, Call]] = []
-
-        def record(stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            begun.append((stream, Call(args, kwargs)))
-            return stream
-
         for block in self._blocks:
-            block.forward = record
+            block.forward = partial(_record, begun)
         try:
             own = {name: part.cpu() for name, part in passage.inputs.items() if name != "labels"}
             self._base(**own, use_cache=False)
@@ -90,11 +85,7 @@ def run(block: nn.Module, stream: Stream, call: Call, device: torch.device) -> S
 @torch.no_grad()
 def inputs_within(run_it: Callable[[], Any], module: nn.Module) -> Tensor:
     """What ``module`` is given when ``run_it`` comes to it; the pass ends there."""
-
-    def stop(_: nn.Module, inputs: Any) -> None:
-        raise _Reached(inputs[0])
-
-    handle = module.register_forward_pre_hook(stop)
+    handle = module.register_forward_pre_hook(_stop)
     try:
         run_it()
     except _Reached as reached:
@@ -110,20 +101,30 @@ def recorded(
 ) -> Iterator[dict[nn.Module, Tensor]]:
     """What modules are given, or put out, in the last pass within the ``with``."""
     found: dict[nn.Module, Tensor] = {}
-
-    def see_input(module: nn.Module, inputs: Any) -> None:
-        found[module] = inputs[0]
-
-    def see_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        found[module] = output
-
-    handles = [module.register_forward_pre_hook(see_input) for module in inputs_of]
-    handles += [module.register_forward_hook(see_output) for module in outputs_of]
+    handles = [module.register_forward_pre_hook(partial(_see_input, found)) for module in inputs_of]
+    handles += [module.register_forward_hook(partial(_see_output, found)) for module in outputs_of]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _record(begun: list[tuple[Tensor, Call]], stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    begun.append((stream, Call(args, kwargs)))
+    return stream
+
+
+def _stop(_: nn.Module, inputs: Any) -> None:
+    raise _Reached(inputs[0])
+
+
+def _see_input(found: dict[nn.Module, Tensor], module: nn.Module, inputs: Any) -> None:
+    found[module] = inputs[0]
+
+
+def _see_output(found: dict[nn.Module, Tensor], module: nn.Module, inputs: Any, output: Tensor) -> None:
+    found[module] = output
 
 
 def _moved(part: Any, *, device: torch.device) -> Any:
