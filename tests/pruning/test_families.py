@@ -29,10 +29,16 @@ STOCK_BOUND = 1e-6  # of the largest logit
 BROKEN = 1e-4  # a twin must be wrong by at least this share of the largest logit
 
 CASES = [
-    pytest.param(form, axes, id=f"{form}: {'+'.join(axes)}")
+    pytest.param(
+        form,
+        axes,
+        id=f"{form}: {'+'.join(axes)}",
+        marks=[] if form in ONE_OF_EACH or axes == form.axes else [pytest.mark.nightly],
+    )
     for form in FORMS
     for axes in [*form.axes_alone, form.axes]
 ]
+"""Every form with all axes, and one of each family with each alone; ``make long`` has the others alone, too."""
 OF_BLOCKS = [
     form for form in ONE_OF_EACH if form.family not in ("llama", "mistral", "olmo2", "gpt_neox", "phi3")
 ]

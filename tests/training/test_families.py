@@ -16,7 +16,7 @@ from tests.training.forks import run
 from tests.training.runs import fit
 
 FORMS = [
-    pytest.param(form, marks=[pytest.mark.nightly] if form.family == "olmo2" else [])
+    pytest.param(form, marks=[] if form.family == "gpt_neox" else [pytest.mark.nightly])
     for form in ONE_OF_EACH
     if form.family in ("olmo2", "gemma3_text", "gpt_neox")
 ]

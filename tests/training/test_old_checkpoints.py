@@ -29,7 +29,15 @@ def checkpoint(root, name, step):
     return root / name / "checkpoints" / f"step={step:06d}{'' if 'shards' in name else '.ckpt'}"
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.nightly] if name in ("pretrain-shards", "lagrangian-shards") else []
+        )
+        for name in RUNS
+    ],
+)
 def test_an_old_run_goes_on_and_ends_as_it_did(old, tmp_path, name):
     """From step 2 on, today's code takes the steps that the old one took; another processor rounds otherwise."""
     expected = read_checkpoint(checkpoint(old, name, 4))

@@ -34,7 +34,14 @@ def differences(whole, resumed, step):
     return found + ([] if same(batches, resumed["batches"]) else ["batches"])
 
 
-@pytest.mark.parametrize(("stage", "step"), [("prune", 4), ("prune", 6), ("pretrain", 4), ("pretrain", 6)])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [
+        ("prune", 4),
+        ("pretrain", 6),
+        *(pytest.param(*case, marks=pytest.mark.nightly) for case in (("prune", 6), ("pretrain", 4))),
+    ],
+)
 def test_killed_run_goes_on_as_if_it_had_not_been(toy, tmp_path, whole, stage, step):
     """Step 4 is a mixture boundary, whose validation comes before the checkpoint; step 6 is none."""
     arguments = toy.arguments(stage, tmp_path / "run")
@@ -199,7 +206,7 @@ def resumed_alone(toy, tmp_path, whole, step, sabotage=None):
     return [{**alone, **{part: from_step(first, alone[part]) for part, first in parts.items()}}], resumed
 
 
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.nightly)])
 def test_one_process_takes_over_from_two(toy, tmp_path, whole, step):
     """At step 3 the two have done 6 micro-batches each, which is no multiple of the one's 4 per step."""
     expected, resumed = resumed_alone(toy, tmp_path, whole, step)

@@ -81,8 +81,9 @@ def gates_of_each_rank_for_itself():
 
 @pytest.mark.parametrize(
     "broken",
-    [noise_without_micro_batch, pytest.param(gates_of_each_rank_for_itself, marks=pytest.mark.nightly)],
+    [noise_without_micro_batch, gates_of_each_rank_for_itself],
 )
+@pytest.mark.nightly
 def test_broken_spreading_would_be_seen(toy, tmp_path, whole, broken):
     """Clipping is off, because it refuses parameters of which some are sharded and some are not."""
     unclipped = "--trainer.gradient_clip_val=null"
