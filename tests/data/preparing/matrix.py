@@ -235,9 +235,9 @@ def with_slurm(work, first, added, wanted, more):
     env = stand_ins(work / "bin") | {"PARTS": "3"}
     differ = 0
     for options, result in ((first, wanted), (added, more)):
-        keys = asdict(options) | {"output": str(work / "slurm")}
-        for key in ("end_of_text", "workers"):  # the one is none, the other the script says
-            del keys[key]
+        keys = {name: value for name, value in asdict(options).items() if value not in (None, "")}
+        del keys["workers"]  # the script says it
+        keys["output"] = str(work / "slurm")
         config = work / "config.yaml"
         config.write_text(yaml.safe_dump(keys))
         subprocess.run(["bash", "launch/prepare.sbatch", str(config)], env=env, check=True)
