@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ from shear_lit.data.serving.remote import RemoteSettings
 from shear_lit.data.serving.store import SequenceStore
 from tests.data.conftest import LENGTH, write_prepared
 from tests.data.serving.storage import Storage
-from tests.training.forks import start
+from tests.training.forks import ForkError, start
 
 PER_CHUNK, GLOBAL, STEPS = 5, 8, 24
 CHUNK_BYTES = PER_CHUNK * LENGTH * 2 + 4 * (PER_CHUNK + 2)
@@ -93,7 +93,12 @@ def _small_disk(folder, size):
     """A disk of so many bytes, which is full from when a file ``full`` lies beside the cache."""
 
     def used():
-        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        total = 0
+        for place, _, names in os.walk(folder):  # which passes over what a thread has just removed
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += (Path(place) / name).stat().st_size
+        return total
 
     def free(_):
         with_room = not (folder.parent / "full").exists()
@@ -231,7 +236,10 @@ def main():
                 continue
             folder = Path(tempfile.mkdtemp(dir=scratch))
             begun = time.monotonic()
-            wrong = case(storage, address, expected, folder, **options)
+            try:
+                wrong = case(storage, address, expected, folder, **options)
+            except ForkError as error:
+                wrong = str(error)
             done[name] = {"case": name, "wrong": wrong, "seconds": round(time.monotonic() - begun, 1)}
             with log.open("a") as file:
                 file.write(json.dumps(done[name]) + "\n")
