@@ -62,7 +62,7 @@ corpus: .venv/installed-corpus
 		tests/data/serving/test_stops.py
 	$(BIN)/python -m tests.data.preparing.matrix parts datatrove ray slurm kills --work runs/corpus
 	$(BIN)/python benchmarks/barrier.py
-	$(BIN)/python -m benchmarks.mixture_loader --orders --stops 1200
+	$(BIN)/python benchmarks/mixture_loader.py --orders --stops 1200
 	$(BIN)/python -m tests.data.serving.readers --readers 512
 	$(BIN)/python -m tests.data.serving.faults --kills 20 --work runs/faults
 	$(BIN)/python -m benchmarks.near_duplicates --documents 4000 --pairs 400
