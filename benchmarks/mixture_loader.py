@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import platform
+import sys
 import statistics
 import tempfile
 import time
@@ -205,6 +206,8 @@ def main() -> None:
         "numpy": np.__version__,
     }
     print(json.dumps(result))
+    if result.get("combinations_with_differences") or result.get("stops_with_differences"):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
