@@ -13,8 +13,8 @@ import json
 import multiprocessing
 import os
 import platform
-import sys
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
