@@ -327,10 +327,13 @@ def check_capped_batch(plan, caps, state, batch, after):
             assert counts[i] >= (shares[i] + state.carry[i]) // UNIT - 1
 
 
-def test_caps_are_used_up_exactly_whatever_runs_out_with_what():
+@pytest.mark.parametrize(
+    "seeds", [range(100), pytest.param(range(100, 200), marks=pytest.mark.nightly)], ids=str
+)
+def test_caps_are_used_up_exactly_whatever_runs_out_with_what(seeds):
     """In 100 runs: several run out in one batch, before a batch, and while the weights move."""
     runs_out = []
-    for seed in range(100):
+    for seed in seeds:
         plan, moved, caps = capped_run(seed)
         state = plan.start(moved([1.0] * (len(caps) + 1)))
         for step in range(20):
