@@ -227,7 +227,7 @@ TABLES: dict[str, list[Cell]] = {
         ),
         *(
             Cell(parts="embedding", tokens=tokens, generated=GENERATED_FRACTION)
-            for tokens in (2_560, 5_120, 10_240, 20_480, 40_960, 65_536, 163_840)
+            for tokens in (2_560, 5_120, 10_240, 20_480, 40_960, 81_920, 163_840)
         ),
     ],
     # Text of a kind that was not seen.

@@ -21,9 +21,23 @@ def test_each_token_is_drawn_from_what_the_model_expects_of_all_before_it(form):
         expected = torch.randint(40, (4, 1))
         while expected.shape[1] < 9:
             logits = model(input_ids=expected, use_cache=False).logits[:, -1]
-            logits[:, 40:] = -torch.inf
-            expected = torch.cat([expected, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+            chances = logits[:, :40].softmax(-1).cumsum(-1)
+            drawn = torch.rand(4, 1) * chances[:, -1:]
+            expected = torch.cat([expected, torch.searchsorted(chances, drawn, right=True)], dim=1)
     assert torch.equal(found, expected)
+
+
+def test_tokens_are_as_frequent_as_the_model_expects_them():
+    model = model_of(ONE_OF_EACH[0], dtype=torch.float32).eval()
+    rows = 20_000
+    # Weights by lot expect all tokens alike.
+    model.get_output_embeddings().weight.data.mul_(20)
+    found = generated(model, rows, length=2, vocabulary=40, seed=5, device=CPU)
+    with torch.no_grad():
+        chances = model(input_ids=found[:, :1]).logits[:, -1, :40].double().softmax(-1)
+    counts, expected = found[:, 1].bincount(minlength=40), chances.sum(0)
+    assert chances.max() > 0.2 > 0.001 > chances.min()
+    assert ((counts - expected).abs() < 5 * (chances * (1 - chances)).sum(0).sqrt() + 1).all()
 
 
 def test_another_seed_gives_other_text_and_no_token_is_beyond_the_vocabulary():

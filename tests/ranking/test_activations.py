@@ -1,5 +1,8 @@
 """What flows through a model, against sums that are made here by hand."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -134,6 +137,26 @@ def test_peak_to_peak_is_the_range_of_weights_times_the_size_of_what_flows(model
             ranges = torch.tensor([unit.max() - unit.min() for unit in rows.detach()], dtype=torch.float64)
             expected += ranges / ranges.mean()
         torch.testing.assert_close(found[layer].double(), expected * sizes[layer].double())
+
+
+@pytest.mark.parametrize("most", [128, 5], ids=["every token", "five of them"])
+def test_depths_are_compared_by_the_angles_of_their_streams_at_tokens_that_count(model, most, monkeypatch):
+    monkeypatch.setattr(activations, "TURNED_AT", most)
+    family, ids = family_of(model.config), toy_ids()
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[:, -3:] = False
+    found = whole(watch_activations(model, family, passages([ids], masks=mask)))["turned"]
+    count = ids.shape[1] - 3
+    places = range(count) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
+    expected = torch.zeros_like(found)
+    for flow in (recorded(model, row[None]) for row in ids):
+        blocks = [flow[f"model.layers.{layer}"] for layer in range(family.shape.layers)]
+        stream = [blocks[0][0][0], *(after[0] for _, after in blocks)]
+        for a, b in itertools.product(range(len(stream)), repeat=2):
+            cosines = [torch.cosine_similarity(stream[a][t], stream[b][t], dim=0) for t in places]
+            angles = [math.acos(min(1.0, float(cosine))) / math.pi for cosine in cosines]
+            expected[a, b] += sum(angles) / len(angles)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=3e-4 * len(ids))
 
 
 def test_windows_grow_by_the_neighbour_that_turns_the_stream_less():

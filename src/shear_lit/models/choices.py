@@ -26,7 +26,7 @@ AxisName = Literal["layers", "hidden", "kv_heads", "query_heads", "intermediate"
 RepairParts = Literal["writers", "readers", "embedding", "norms"]
 """What of a cut is refitted, each with what stands before it; the last two only where the head is the embedding."""
 
-REPAIR_TOKENS = 81_920
+REPAIR_TOKENS = 65_536
 """Tokens of prepared data that a cut is repaired on, where nothing is said (docs/repair.md)."""
 GENERATED_FRACTION = 0.1
 """How many the source generates beside them, as a fraction of them."""

@@ -3,14 +3,34 @@
 from typing import Any, cast
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 GENERATED_LENGTH = 128
 """Tokens of a generated sequence at most: many short ones see more kinds of text than few long ones."""
 TOGETHER = 64
 """Sequences that are generated at once: a step costs nearly as much for one."""
+
+
+class _Drawn(LogitsProcessor):
+    """Leave of all tokens the one that is drawn, by one number for each sequence.
+
+    The sampling of ``generate`` itself draws a number for every token of the vocabulary, which takes as long as the
+    model does.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+
+    def __call__(
+        self, input_ids: Tensor, scores: Float[Tensor, "rows tokens"]
+    ) -> Float[Tensor, "rows tokens"]:
+        below = scores[:, : self._vocabulary].softmax(-1).cumsum(-1)
+        drawn = torch.rand(len(scores), 1, device=scores.device) * below[:, -1:]
+        # Where rounding has lifted what is drawn to the whole, the first token is as good as any.
+        token = (below <= drawn).sum(-1, keepdim=True) % self._vocabulary
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
 def generated(
@@ -20,14 +40,7 @@ def generated(
 
     The same ``seed`` gives the same ones. The model computes on ``device``, and is on the CPU before and after.
     """
-    settings = GenerationConfig(
-        do_sample=True,
-        top_k=0,
-        min_length=length,
-        max_length=length,
-        pad_token_id=0,
-        suppress_tokens=[*range(vocabulary, model.config.vocab_size)] or None,
-    )
+    settings = GenerationConfig(min_length=length, max_length=length, pad_token_id=0)
     own = model.generation_config
     # What `settings` leave open would be taken from it: published models come with a temperature and an end.
     model.to(device).generation_config = GenerationConfig()
@@ -35,7 +48,12 @@ def generated(
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             first = torch.randint(vocabulary, (rows, 1)).to(device)
-            tokens = model.generate(first, attention_mask=torch.ones_like(first), generation_config=settings)
+            tokens = model.generate(
+                first,
+                attention_mask=torch.ones_like(first),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([_Drawn(vocabulary)]),
+            )
     finally:
         model.cpu().generation_config = own
     return cast(Tensor, tokens.cpu())

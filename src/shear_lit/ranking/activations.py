@@ -20,6 +20,9 @@ from shear_lit.theory.shape import Axis
 
 _TURNED, _INFLUENCE, _COUNT = "turned", "influence", "count"
 _WIDTHS = (Axis.HIDDEN, Axis.QUERY_HEADS, Axis.INTERMEDIATE)
+TURNED_AT = 128
+"""Tokens of a passage at which streams of all depths are compared: at the last alone, as in arXiv:2403.17887, the
+windows change with every sample of text."""
 
 
 class ActivationSums:
@@ -77,7 +80,7 @@ class ActivationSums:
             after = (output if isinstance(output, Tensor) else output[0]).detach()
             similarity = functional.cosine_similarity(before.float(), after.float(), dim=-1)
             self.sums.add(_INFLUENCE, self._mean(1 - similarity), at=index)
-            self._stream[index], self._stream[index + 1] = self._last(before), self._last(after)
+            self._stream[index], self._stream[index + 1] = self._some(before), self._some(after)
             if index == self.family.shape.layers - 1:
                 self._finish()
 
@@ -106,16 +109,19 @@ class ActivationSums:
         counted = self._passage.counted
         return values[0].mean(0) if counted is None else values[counted].mean(0)
 
-    def _last(self, stream: Float[Tensor, "1 tokens hidden"]) -> Float[Tensor, "hidden"]:
-        """The stream at the last token that counts."""
+    def _some(self, stream: Float[Tensor, "1 tokens hidden"]) -> Float[Tensor, "some hidden"]:
+        """The stream at tokens that count: all of them, or as many as may be, evenly spread."""
         counted = self._passage.counted
-        last = -1 if counted is None else int(counted[0].nonzero().max())
-        return stream[0, last].float()
+        rows = stream[0] if counted is None else stream[counted]
+        if len(rows) > TURNED_AT:
+            rows = rows[torch.linspace(0, len(rows) - 1, TURNED_AT, device=rows.device).round().long()]
+        return rows.float()
 
     def _finish(self) -> None:
-        """Count how far the last token's stream is turned between any two depths, in parts of half a turn."""
+        """Count how far the stream is turned between any two depths, in parts of half a turn."""
         stream = functional.normalize(torch.stack([cast(Tensor, part) for part in self._stream]), dim=-1)
-        self.sums.add(_TURNED, torch.arccos((stream @ stream.T).clamp(-1, 1)) / torch.pi)
+        alike = torch.einsum("ath,bth->abt", stream, stream).clamp(-1, 1)
+        self.sums.add(_TURNED, torch.arccos(alike).mean(-1) / torch.pi)
         self.sums.add(_COUNT, torch.ones(()))
 
 
@@ -161,5 +167,6 @@ def watch_activations(model: nn.Module, family: Family, text: Iterable[Passage])
         for passage in text:
             watched.begin(passage)
             own = {name: part for name, part in passage.inputs.items() if name != "labels"}
-            model(**own, use_cache=False)
+            # Nobody asks for logits: those of one token are computed.
+            model(**own, use_cache=False, logits_to_keep=1)
     return watched.sums

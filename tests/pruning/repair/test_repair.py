@@ -10,7 +10,7 @@ from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.repair import repair
 from shear_lit.pruning.repair.head import TOKENS_A_CHANNEL, refit_head
-from shear_lit.pruning.repair.moments import WIDTH_OF_ONE_PRODUCT, Moments, downhill, gram
+from shear_lit.pruning.repair.moments import PANEL, Moments, downhill, ridge
 from shear_lit.pruning.repair.passages import HELD_OUT, thinned
 from shear_lit.ranking.importance import Passage
 from tests.ranking.passages import device
@@ -100,6 +100,12 @@ def flat(values):
     return values.flatten(0, 1).double()
 
 
+def pulled(given, share):
+    """The pull as rows: one for each input, in the ratio of its size."""
+    sizes = given.square().mean(0).sqrt()
+    return (share * given.square().sum(0).mean() * sizes / sizes.mean()).sqrt().diag()
+
+
 @pytest.mark.parametrize("form", [FORMS[0], FORMS[1]], ids=str)
 def test_first_writer_is_the_ridge_solution_of_what_flows(form):
     """Of rows that are recorded here, with the pull as rows of their own: least squares by another way."""
@@ -135,9 +141,8 @@ def test_first_writer_is_the_ridge_solution_of_what_flows(form):
     if writer.bias is not None:
         given = torch.cat([given, torch.ones(len(given), 1).double()], dim=1)
         start = torch.cat([start, writer.bias.detach().double()[:, None]], dim=1)
-    pull = (share * given.square().sum(0).mean()).sqrt()
-    rows = torch.cat([given, pull * torch.eye(given.shape[1]).double()])
-    targets = torch.cat([wanted, pull * start.T])
+    pull = pulled(given, share)
+    rows, targets = torch.cat([given, pull]), torch.cat([wanted, pull @ start.T])
     expected = torch.linalg.lstsq(rows, targets).solution.T
     repair(
         model,
@@ -232,13 +237,13 @@ def test_head_is_the_ridge_solution_for_the_sources_logits():
     rows[:, 2] = rows[:, kept] @ torch.randn(len(kept), generator=generator)
     source_head = torch.randn(50, 12, generator=generator)
     head, share = 1.5 * source_head[:, kept], 0.02
-    held_out = torch.arange(400) % HELD_OUT == HELD_OUT - 1
+    held_out = torch.arange(400) >= 320
     moments = Moments(len(kept), 12, among_targets=True, device=torch.device("cpu"))
-    moments.add(rows[:, kept], rows, held_out)
+    moments.add(rows[:, kept], rows, fitted=320)
+    moments.summed(None)
     given, logits = rows[:, kept].double(), (rows @ source_head.T).double()
-    pull = (share * given.square().sum(0).mean()).sqrt()
-    longer = torch.cat([given, pull * torch.eye(len(kept)).double()])
-    wanted = torch.cat([logits, pull * head.double().T])
+    pull = pulled(given, share)
+    longer, wanted = torch.cat([given, pull]), torch.cat([logits, pull @ head.double().T])
     expected = torch.linalg.lstsq(longer, wanted).solution.T
     whole, half = (refit_head(moments, source_head, head, shares=(share,), way=way) for way in (1.0, 0.5))
     torch.testing.assert_close(whole.weight, expected, rtol=1e-5, atol=1e-5)
@@ -248,6 +253,16 @@ def test_head_is_the_ridge_solution_for_the_sources_logits():
     before = (left - left.mean(1, keepdim=True)).square().sum() / centred.square().sum()
     assert whole.before == half.before == pytest.approx(float(before), rel=1e-5)
     assert whole.after < half.after < whole.before
+
+
+def test_weight_of_an_input_that_is_always_0_stays_and_the_others_are_refitted():
+    rows = torch.randn(60, 5, generator=torch.Generator().manual_seed(3)).double()
+    rows[:, 2] = 0
+    start, targets = torch.ones(4, 5).double(), torch.zeros(60, 4).double()
+    found = ridge(rows.T @ rows, rows.T @ targets, start, 1e-6)
+    torch.testing.assert_close(found[:, 2], start[:, 2])
+    assert found[:, [0, 1, 3, 4]].abs().max() < 1e-3
+    assert ridge(torch.zeros(5, 5).double(), torch.zeros(5, 4).double(), start, 0.1) is None
 
 
 GEMMA = next(form for form in FORMS if form.family == "gemma2" and form.tied)
@@ -273,10 +288,18 @@ def test_tied_embedding_is_judged_by_the_logits_that_its_kept_columns_give(form)
     assert found[0].before == pytest.approx(float(squares[0] / squares[1]), rel=1e-4)
 
 
-@pytest.mark.parametrize("width", [1, 7, WIDTH_OF_ONE_PRODUCT, 2 * WIDTH_OF_ONE_PRODUCT + 3])
-def test_moments_are_whole_though_each_half_is_computed_once(width):
-    rows = torch.randint(-9, 9, (5, width)).float()
-    assert torch.equal(gram(rows), rows.T @ rows)
+@pytest.mark.parametrize("width", [1, 7, PANEL, 2 * PANEL + 3])
+@pytest.mark.parametrize("fitted", [0, 4, 5])
+def test_moments_are_whole_though_what_is_symmetric_is_computed_once(width, fitted):
+    rows, targets = torch.randint(-9, 9, (5, width)).float(), torch.randint(-9, 9, (5, 3)).float()
+    moments = Moments(width, 3, among_targets=True, device=torch.device("cpu"))
+    for _ in range(2):
+        moments.add(rows, targets, fitted)
+    moments.summed(lambda total: 3 * total)
+    for part, (a, y) in enumerate([(rows[:fitted], targets[:fitted]), (rows[fitted:], targets[fitted:])]):
+        assert torch.equal(moments.gram[part], 6 * (a.T @ a).double())
+        assert torch.equal(moments.cross[part], 6 * (a.T @ y).double())
+    assert torch.equal(moments.target, 6 * (targets[fitted:].T @ targets[fitted:]).double())
 
 
 def test_text_of_a_tied_embedding_is_thinned_alike_for_any_number_of_processes():

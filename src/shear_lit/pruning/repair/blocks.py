@@ -114,7 +114,7 @@ class _Blocks:
     ) -> list[PairMoments]:
         """Let the source's stream pass its block, and add up what the first readers are given in both models."""
         attention, feed_forward = sublayers_of(self.pair.source.family)
-        read = [PairMoments(self.pair) for _ in group]
+        read = [self._moments_of_readers(small, half) for half in group]
         firsts = [full.get_submodule(half.readers[0]) for half in group]
         added = full.get_submodule(attention.post_norm or attention.writer)
         writers = {
@@ -131,9 +131,7 @@ class _Blocks:
                 given = _normed(small, half, text.carved.to(self.device))
                 moments.add_rows(text, given, seen[first])
             text.middle = (text.source.to(self.device) + seen[added]).cpu()
-            text.outputs = {
-                name: seen[module][..., self.pair.kept.hidden].cpu() for name, module in writers.items()
-            }
+            text.outputs = {name: self.pair.of_kept(seen[module]).cpu() for name, module in writers.items()}
             text.source = after.cpu()
         return read
 
@@ -141,7 +139,7 @@ class _Blocks:
         self, texts: list[Text], full: nn.Module, small: nn.Module, half: Sublayer
     ) -> list[PairMoments]:
         """What the readers of the second half are given in both models."""
-        moments = PairMoments(self.pair)
+        moments = self._moments_of_readers(small, half)
         for text in texts if self.parts != "writers" else ():
             given, wanted = (
                 _normed(block, half, stream.to(self.device))
@@ -150,13 +148,19 @@ class _Blocks:
             moments.add_rows(text, given, wanted)
         return [moments]
 
+    def _moments_of_readers(self, small: nn.Module, half: Sublayer) -> PairMoments:
+        readers = (small.get_submodule(name) for name in half.readers)
+        return PairMoments(
+            self.pair, biased=any(getattr(reader, "bias", None) is not None for reader in readers)
+        )
+
     # Refits
 
     def _refit_readers(
-        self, moments: Moments, full: nn.Module, small: nn.Module, half: Sublayer, new: int, old: int
+        self, moments: PairMoments, full: nn.Module, small: nn.Module, half: Sublayer, new: int, old: int
     ) -> None:
         """Towards the source's own pre-activations at the kept units: they are linear in what its readers are given."""
-        moments = self.pair.summed(moments)
+        moments.summed(self.pair.reduce)
         for name in half.readers:
             rows = kept_rows(self.pair.source.family, self.pair.kept, name, old).to(self.device)
             reader, wanted = small.get_submodule(name), full.get_submodule(name)
@@ -165,17 +169,16 @@ class _Blocks:
             )
 
     def _refit_reader(
-        self, moments: Moments, wanted: nn.Module, reader: nn.Module, rows: Tensor, name: str
+        self, moments: PairMoments, wanted: nn.Module, reader: nn.Module, rows: Tensor, name: str
     ) -> None:
-        weight, bias = wanted.get_parameter("weight").detach(), getattr(wanted, "bias", None)
-        if bias is None:
-            maps, own = weight, reader.get_parameter("weight").detach()
-            moments = moments.without_ones()
-        else:
-            maps, own = with_bias(wanted), with_bias(reader)
-        fit = refit(moments.through(maps[rows]), own, self.pair.shares)
+        biased = getattr(wanted, "bias", None) is not None
+        maps, own = (
+            with_bias(layer) if biased else layer.get_parameter("weight").detach()
+            for layer in (wanted, reader)
+        )
+        fit = refit(moments.of(biased=biased).through(maps[rows]), own, self.pair.shares)
         if fit.weight is not None:
-            put(reader, fit.weight, biased=bias is not None)
+            put(reader, fit.weight, biased=biased)
         self._note(f"{name}.weight", fit)
 
     def _refit_writers(
@@ -192,8 +195,8 @@ class _Blocks:
         for text, given in zip(texts, inputs(), strict=True):
             rows = text.flat(given, self.device)
             wanted = text.flat(self._wanted(text, group, last=last), self.device)
-            moments.add(with_one(rows) if biased else rows, wanted, text.held_out.to(self.device))
-        moments = self.pair.summed(moments)
+            moments.add(with_one(rows) if biased else rows, wanted, text.fitted)
+        moments.summed(self.pair.reduce)
         own = torch.cat([writer.get_parameter("weight").detach() for writer in writers], dim=1)
         others = (
             sum((w.get_parameter("bias").detach() for w in writers[1:]), torch.zeros(())) if biased else None
@@ -239,7 +242,7 @@ class _Blocks:
             (
                 text.flat(_put_out(small, (half,), given.to(self.device)), self.device),
                 text.flat(self._difference(text, last=last), self.device),
-                text.held_out.to(self.device),
+                text.fitted,
             )
             for text, given in zip(texts, inputs(), strict=True)
         )
@@ -259,7 +262,7 @@ class _Blocks:
     def _difference(self, text: Text, *, last: bool) -> Tensor:
         """What the carved stream lacks of the source's, behind the block or between its halves."""
         stream = text.source if last else text.middle
-        return stream[..., self.pair.kept.hidden] - text.carved
+        return self.pair.of_kept(stream) - text.carved
 
     def _inputs(
         self, texts: list[Text], small: nn.Module, group: tuple[Sublayer, ...], new: int, width: int

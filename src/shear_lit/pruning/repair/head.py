@@ -35,17 +35,16 @@ def refit_tied_embedding(pair: Pair, text: Iterable[Passage]) -> Refitted:
     family = pair.source.family
     texts = pair.begun(thinned(text, TOKENS_A_CHANNEL * family.shape.hidden, pair.reduce))
     pair.advance(texts, range(family.shape.layers))
-    moments, norm = PairMoments(pair), pair.source.module(_last_norm(family)).to(pair.device)
+    moments, norm = PairMoments(pair, biased=False), pair.source.module(_last_norm(family)).to(pair.device)
     # What the cut's embedding has more than its columns of the source's, its last norm has less.
     constant = scale_ratio(family, len(pair.kept.hidden))
     for passage in texts:
         wanted = norm(passage.source.to(pair.device))
-        moments.add_rows(passage, wanted[..., pair.kept.hidden] / constant, wanted)
+        moments.add_rows(passage, pair.of_kept(wanted) / constant, wanted)
     norm.cpu()
     name = f"{family.embedding}.weight"
     wide, own = (model.parameter(name).detach() for model in (pair.source, pair.carved))
-    whole = pair.summed(moments).without_ones()
-    fit = refit_head(whole, wide, own, shares=pair.shares, way=WAY_OF_A_TIED_HEAD)
+    fit = refit_head(moments.summed(pair.reduce), wide, own, shares=pair.shares, way=WAY_OF_A_TIED_HEAD)
     if fit.weight is not None:
         put(pair.carved.module(family.embedding), fit.weight, biased=False)
     return fit.noted(name)
@@ -53,13 +52,13 @@ def refit_tied_embedding(pair: Pair, text: Iterable[Passage]) -> Refitted:
 
 def refit_untied_head(pair: Pair, texts: list[Text]) -> Refitted:
     """Towards the source's logits, by what the last norms put out."""
-    moments = _behind_last_norm(pair, texts)
     full, small = (model.module("lm_head") for model in (pair.source, pair.carved))
     biased = getattr(small, "bias", None) is not None
+    moments = _behind_last_norm(pair, texts, biased=biased)
     wide, own = (
         with_bias(head) if biased else head.get_parameter("weight").detach() for head in (full, small)
     )
-    fit = refit_head(moments if biased else moments.without_ones(), wide, own, shares=pair.shares)
+    fit = refit_head(moments, wide, own, shares=pair.shares)
     if fit.weight is not None:
         put(small, fit.weight, biased=biased)
     return fit.noted("lm_head.weight")
@@ -67,7 +66,7 @@ def refit_untied_head(pair: Pair, texts: list[Text]) -> Refitted:
 
 def refit_last_norm(pair: Pair, texts: list[Text]) -> Refitted:
     """The norm before a tied head, towards the source's logits."""
-    moments, family = _behind_last_norm(pair, texts).without_ones(), pair.carved.family
+    moments, family = _behind_last_norm(pair, texts, biased=False), pair.carved.family
     heads = (model.parameter(f"{family.embedding}.weight").detach() for model in (pair.source, pair.carved))
     fit, name = refit_head_norm(moments, *heads, shares=pair.shares), _last_norm(family)
     if fit.weight is not None:
@@ -83,10 +82,10 @@ def refit_head(
     shares: Sequence[float],
     way: float = 1.0,
 ) -> Fit:
-    """argmin |A W^T - N E^T|^2 + share * mean(diag A^T A) * |W - head|^2, or ``way`` of the way there from ``head``.
+    """argmin |A W^T - N E^T|^2 + sum_j p_j |W_j - head_j|^2, or ``way`` of the way there from ``head``.
 
-    E is ``source_head``. A and N are what the last norms put out: the inputs and the targets of ``moments``. ``head``
-    is E times a map, as all that is cut from E.
+    The pull p is that of ``moments.refit``. E is ``source_head``. A and N are what the last norms put out: the inputs
+    and the targets of ``moments``. ``head`` is E times a map, as all that is cut from E.
     """
     wide = source_head.to(moments.gram)
     among = wide.mT @ wide
@@ -125,16 +124,16 @@ def scale_norm(norm: nn.Module, scale: Tensor, family: Family, name: str) -> Non
 
 
 @torch.no_grad()
-def _behind_last_norm(pair: Pair, texts: list[Text]) -> Moments:
+def _behind_last_norm(pair: Pair, texts: list[Text], *, biased: bool) -> Moments:
     """The moments of what the last norms put out."""
-    moments, models = PairMoments(pair), (pair.source, pair.carved)
+    moments, models = PairMoments(pair, biased=biased), (pair.source, pair.carved)
     full, small = (model.module(_last_norm(model.family)).to(pair.device) for model in models)
     for text in texts:
         given, wanted = (stream.to(pair.device) for stream in (text.carved, text.source))
         moments.add_rows(text, small(given), full(wanted))
     for norm in (full, small):
         norm.cpu()
-    return pair.summed(moments)
+    return moments.summed(pair.reduce)
 
 
 def _last_norm(family: Family) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from shear_lit.ranking.importance import Reduce
@@ -14,8 +14,10 @@ from shear_lit.ranking.importance import Reduce
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6)
 """The strengths that are tried: fractions of the mean diagonal of the inputs' moments."""
 
-WIDTH_OF_ONE_PRODUCT = 384
-"""Narrower moments are one product of matrices: pieces would not be faster."""
+_LEAST_SQUARE = 1e-6
+"""Of an input, as a part of the mean: one that is always 0 is held where it is."""
+PANEL = 256
+"""Rows of a symmetric product that are computed at once; narrower ones are not faster."""
 
 
 class Moments:
@@ -34,24 +36,29 @@ class Moments:
         """Of the text held out alone."""
 
     def add(
-        self,
-        inputs: Float[Tensor, "tokens inputs"],
-        targets: Float[Tensor, "tokens targets"],
-        held_out: Bool[Tensor, "tokens"],
+        self, inputs: Float[Tensor, "tokens inputs"], targets: Float[Tensor, "tokens targets"], fitted: int
     ) -> None:
-        """Count some tokens."""
-        for part, chosen in enumerate((~held_out, held_out)):
-            a, y = inputs[chosen], targets[chosen]
+        """Count some tokens, of which the first ``fitted`` are not held out; ``summed`` makes the sums whole."""
+        for part, (a, y) in enumerate(zip(*(apart(rows, fitted) for rows in (inputs, targets)), strict=True)):
             if not len(a):
                 continue
-            self.gram[part] += gram(a).to(self.gram)
-            self.cross[part] += (a.mT @ y).to(self.gram)
+            # What is symmetric is computed once.
+            for first in range(0, a.shape[1], PANEL):
+                product = a[:, first : first + PANEL].mT @ a[:, first:]
+                self.gram[part, first : first + PANEL, first:] += product.to(self.gram.device)
+            self.cross[part] += (a.mT @ y).to(self.gram.device)
             if part:
-                self.target += ((y.mT @ y) if self.target.ndim == 2 else y.square().sum(0)).to(self.gram)
+                squares = (y.mT @ y) if self.target.ndim == 2 else y.square().sum(0)
+                self.target += squares.to(self.gram.device)
 
-    def reduce(self, over: Reduce) -> None:
-        """Add up over processes."""
-        self.gram, self.cross, self.target = (over(total) for total in (self.gram, self.cross, self.target))
+    def summed(self, over: Reduce | None) -> "Moments":
+        """The sums once all tokens are counted, over processes as well."""
+        self.gram = self.gram.triu() + self.gram.triu(1).mT
+        if over is not None:
+            self.gram, self.cross, self.target = (
+                over(total) for total in (self.gram, self.cross, self.target)
+            )
+        return self
 
     def through(self, maps: Float[Tensor, "outputs targets"]) -> "Moments":
         """The moments whose targets are ``maps`` of these targets; ``among_targets`` must have been kept."""
@@ -84,14 +91,9 @@ class Moments:
         return float((left / squares.clamp(min=1e-300))[squares > 0].mean()) if (squares > 0).any() else 0.0
 
 
-def gram(rows: Float[Tensor, "tokens inputs"]) -> Float[Tensor, "inputs inputs"]:
-    """The sum of the outer products of rows with themselves; what is symmetric is computed once."""
-    half = rows.shape[1] // 2
-    if half < WIDTH_OF_ONE_PRODUCT // 2:
-        return rows.mT @ rows
-    left, right = rows[:, :half], rows[:, half:]
-    beside = left.mT @ right
-    return torch.cat([torch.cat([gram(left), beside], 1), torch.cat([beside.mT, gram(right)], 1)])
+def apart(rows: Float[Tensor, "tokens _"], fitted: int) -> tuple[Tensor, Tensor]:
+    """The first ``fitted`` rows, and those that are held out."""
+    return rows[:fitted], rows[fitted:]
 
 
 class Refitted(NamedTuple):
@@ -132,7 +134,11 @@ class Fit:
 
 
 def refit(moments: Moments, weight: Float[Tensor, "outputs inputs"], shares: Sequence[float]) -> Fit:
-    """argmin |A W^T - Y|^2 + share * mean(diag A^T A) * |W - weight|^2, with the best share on text held out."""
+    """argmin |A W^T - Y|^2 + sum_j p_j |W_j - weight_j|^2, with the best share on text held out.
+
+    The pull p_j on the column of an input is in the ratio of that input's size, the root of its mean square, and
+    ``share`` times mean(diag A^T A) on average: large inputs need less of a weight's change, small ones more of it.
+    """
     start = weight.to(moments.gram)
     return judged(
         start=start,
@@ -190,13 +196,15 @@ def ridge(
     share: float,
 ) -> Float64[Tensor, "outputs inputs"] | None:
     """The minimum of ``refit``; None where there is nothing to fit to."""
-    mean = gram.diagonal().mean()
+    squares = gram.diagonal()
+    mean = squares.mean()
     if not mean > 0:  # dead inputs: nothing can be fitted to them
         return None
-    pull, held = share * mean, gram.clone()
+    sizes = (squares / mean).clamp(min=_LEAST_SQUARE).sqrt()
+    pull, held = share * mean * sizes / sizes.mean(), gram.clone()
     held.diagonal().add_(pull)
     factor, failed = torch.linalg.cholesky_ex(held)
-    return None if failed else torch.cholesky_solve(cross + pull * start.mT, factor).mT
+    return None if failed else torch.cholesky_solve(cross + pull[:, None] * start.mT, factor).mT
 
 
 def with_bias(linear: nn.Module) -> Tensor:

@@ -3,17 +3,15 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from shear_lit.pruning.repair.moments import Fit, Moments, judged
+from shear_lit.pruning.repair.moments import Fit, Moments, apart, judged
 from shear_lit.ranking.importance import Reduce
 
 
 def refit_scales(
-    text: Iterable[
-        tuple[Float[Tensor, "tokens channels"], Float[Tensor, "tokens channels"], Bool[Tensor, "tokens"]]
-    ],
+    text: Iterable[tuple[Float[Tensor, "tokens channels"], Float[Tensor, "tokens channels"], int]],
     channels: int,
     reduce: Reduce | None,
     shares: Sequence[float],
@@ -21,12 +19,12 @@ def refit_scales(
 ) -> Fit:
     """Factors s of channels with argmin sum |s a - y|^2 + share * mean(sum a^2) * (s - 1)^2.
 
-    ``text`` has what channels put out, what they should, and which tokens are held out.
+    ``text`` has what channels put out, what they should, and how many of the tokens, the first, are not held out.
     """
     sums = torch.zeros(2, 3, channels, dtype=torch.float64, device=device)
-    for given, wanted, held_out in text:
-        for part, chosen in enumerate((~held_out, held_out)):
-            a, y = given[chosen].to(sums), wanted[chosen].to(sums)
+    for given, wanted, fitted in text:
+        for part, rows in enumerate(zip(*(apart(of, fitted) for of in (given, wanted)), strict=True)):
+            a, y = (of.to(sums) for of in rows)
             sums[part] += torch.stack([a.square().sum(0), (a * y).sum(0), y.square().sum(0)])
     if reduce is not None:
         sums = reduce(sums)
