@@ -52,8 +52,9 @@ class Moments:
                 self.target += squares.to(self.gram.device)
 
     def summed(self, over: Reduce | None) -> "Moments":
-        """The sums once all tokens are counted, over processes as well."""
-        self.gram = self.gram.triu() + self.gram.triu(1).mT
+        """Make the sums whole, in place, once all tokens are counted; over processes as well."""
+        for part in self.gram:  # in place: no second copy of what may be a gigabyte
+            part.triu_().add_(part.triu(1).mT)
         if over is not None:
             self.gram, self.cross, self.target = (
                 over(total) for total in (self.gram, self.cross, self.target)
