@@ -54,6 +54,34 @@ def test_folding_again_changes_nothing_whatever_the_character():
             assert folded(unicodedata.normalize(form, text)) == once, (form, ascii(text))
 
 
+def test_lines_that_are_folded_apart_are_folded_as_the_whole_text():
+    """Marks at the ends of lines among them, and signs that nobody sees; with the definition of it written out."""
+
+    def whole(text):
+        text = unicodedata.normalize("NFKC", "".join(c for c in text if c not in "\0\u200b\ufeff"))
+        while (again := unicodedata.normalize("NFKC", text.casefold())) != text:
+            text = again
+        return " ".join(text.split())
+
+    draw = random.Random(4)
+    signs = ["\n", "\n", "\r", "\x85", "\u2028", " ", "\0", "\u200b", "\ufeff", "a", "B", "\u0301", "\u0323"]
+    for _ in range(10_000):
+        text = "".join(
+            draw.choice((draw.choice(EVERY), draw.choice(signs), draw.choice(signs))) for _ in range(9)
+        )
+        if not any(c in "\u00ad\u180e\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064" for c in text):
+            assert folded(text) == whole(text), ascii(text)
+
+
+@pytest.mark.parametrize(
+    "string", [r"\"", r"\\", r"\\\"", r"a\\\\", "[" * 300, r"\"[{" * 100, r"\\\"]" * 100]
+)
+def test_brackets_count_outside_of_strings_alone(string):
+    for lists, reason in ((199, ""), (200, NESTED)):
+        line = f'{{"text": "one", "s": "{string}", "n": {"[" * lists}{"]" * lists}}}'
+        assert text_of_record(line.encode(), "text") == ("" if reason else "one", reason), lists
+
+
 def test_numbers_of_any_length_beside_the_text_do_not_matter():
     for number in ("9" * 100_000, "-" + "1" * 5000, "1" * 5000 + ".5e9999", "NaN"):
         assert text_of_record(b'{"n": %s, "text": "one"}' % number.encode(), "text") == ("one", "")

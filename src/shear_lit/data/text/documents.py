@@ -36,8 +36,7 @@ PLACES = 1 << 64
 
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _INVISIBLE = re.compile("[\0\u00ad\u180e\u200b-\u200f\u2060-\u2064\ufeff]")
-# A string that never ends is matched too: looking for its end from each of its quotes would take quadratic time.
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]++|[\]}]++', re.DOTALL)
+_BRACKETS = re.compile(r"[\[{]++|[\]}]++")
 
 
 class Found(NamedTuple):
@@ -169,6 +168,8 @@ def folded(text: str) -> str:
     """What ``text`` is compared by; folding that again changes nothing."""
     if text.isascii():
         return " ".join(text.replace("\0", "").lower().split())
+    if len(lines := text.split("\n")) > 1:  # none changes what is next to it
+        return " ".join(filter(None, map(folded, lines)))
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
     # Folding the case of normal text can leave text that is not normal, whose case may have to be folded again.
     while (again := unicodedata.normalize("NFKC", text.casefold())) != text:
@@ -194,11 +195,12 @@ def not_text(line: bytes, reason: str) -> str:
 def _is_deep(content: str) -> bool:
     if content.count("[") + content.count("{") <= MOST_DEPTH:
         return False
+    # What is left between quotes that none escapes is outside and inside of strings by turns.
+    outside = "".join(content.replace("\\\\", "").replace('\\"', "").split('"')[::2])
     depth = 0
-    for match in _BRACKETS.finditer(content):
+    for match in _BRACKETS.finditer(outside):
         start, end = match.span()
-        if content[start] != '"':
-            depth += end - start if content[start] in "[{" else start - end
+        depth += end - start if outside[start] in "[{" else start - end
         if depth > MOST_DEPTH:
             return True
     return False
