@@ -56,13 +56,13 @@ def check_importance(model):
     shape, head = family.shape, family.head_size
     for layer in range(shape.layers):
         inside = [flow[f"model.layers.{layer}.mlp.down_proj"][0][0] for flow in flows]
-        expected = torch.stack([rows.square().mean(0).sqrt() for rows in inside]).mean(0)
+        expected = torch.stack([rows.square().mean(0) for rows in inside]).mean(0).sqrt()
         torch.testing.assert_close(found[Axis.INTERMEDIATE][layer].double(), expected, rtol=1e-5, atol=1e-7)
         heads = [
             flow[f"model.layers.{layer}.self_attn.o_proj"][0].reshape(-1, shape.query_heads, head)
             for flow in flows
         ]
-        norms = torch.stack([rows.square().sum(-1).mean(0).sqrt() for rows in heads]).mean(0)
+        norms = torch.stack([rows.square().sum(-1).mean(0) for rows in heads]).mean(0).sqrt()
         norms = norms.view(shape.kv_heads, -1)
         torch.testing.assert_close(found[Axis.QUERY_HEADS][layer].double(), norms, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(found[Axis.KV_HEADS][layer].double(), norms.sum(-1), rtol=1e-5, atol=1e-7)
@@ -159,12 +159,34 @@ def test_depths_are_compared_by_the_angles_of_their_streams_at_tokens_that_count
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=3e-4 * len(ids))
 
 
-def test_windows_grow_by_the_neighbour_that_turns_the_stream_less():
+def test_windows_of_a_table_that_is_read_by_hand():
     distance = torch.full((5, 5), 9.0)
     distance[0, 1], distance[1, 2], distance[2, 3], distance[3, 4] = 5, 1, 2, 3
     distance[0, 2], distance[1, 3] = 4, 3  # layers 0-1, layers 1-2
     distance[0, 3], distance[1, 4] = 8, 7  # layers 0-2, layers 1-3
     assert nested_windows(distance).tolist() == [3, 0, 1, 2]
+
+
+def test_windows_are_those_that_turn_least_in_sum_of_all_that_lie_in_one_another():
+    """All rows of windows are tried; the layer that turns least lies far from the best windows of more."""
+    distance = torch.rand(9, 9, generator=torch.Generator().manual_seed(1)) + 1
+    distance[0, 1], distance[5, 7], distance[4, 7] = 0.9, 0.2, 0.3
+
+    def cost(first, length):
+        turned = distance.diagonal(length)
+        return float(turned[first] / turned.min())
+
+    def rows(first, length):
+        if length == 1:
+            yield (first,)
+        else:
+            for inner in (first, first + 1):
+                yield from ((*row, first) for row in rows(inner, length - 1))
+
+    best = min(rows(0, 8), key=lambda row: sum(cost(first, n + 1) for n, first in enumerate(row)))
+    order = nested_windows(distance).argsort().tolist()
+    assert [min(order[:n]) for n in range(1, 9)] == list(best)
+    assert sorted(order[:3]) == [4, 5, 6]
 
 
 def test_any_number_of_the_least_important_layers_are_neighbours():

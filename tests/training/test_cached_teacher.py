@@ -95,8 +95,8 @@ def divergence_of(ranks):
     return found
 
 
-WAYS = [("prune", "one process"), ("pretrain", "ddp")]
-NIGHTLY = [("pretrain", "one process"), ("prune", "ddp"), ("prune", "fsdp2"), ("pretrain", "fsdp2")]
+WAYS = [("prune", "one process")]
+NIGHTLY = [(stage, way) for way in ("ddp", "fsdp2") for stage in STAGES] + [("pretrain", "one process")]
 FLAGS = {"one process": (), "ddp": DDP, "fsdp2": FSDP2}
 
 

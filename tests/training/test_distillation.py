@@ -123,27 +123,41 @@ def loss_of(ranks):
     return sum(found) / len(found)
 
 
+WAYS = {"micro-batch 1": (1, ("--data.micro_batch=1",)), "fsdp2": (2, FSDP2), "ddp": (2, DDP)}
+
+
 @pytest.mark.parametrize(
-    "taught", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["text alone", "teacher"]
+    ("taught", "ways"),
+    [
+        (True, ("micro-batch 1", "fsdp2")),
+        pytest.param(True, ("ddp",), marks=pytest.mark.nightly),
+        pytest.param(False, tuple(WAYS), marks=pytest.mark.nightly),
+    ],
+    ids=str,
 )
-def test_micro_batches_and_processes_change_no_gradient_of_documents_apart(toy, tmp_path, taught):
+def test_micro_batches_and_processes_change_no_gradient_of_documents_apart(toy, tmp_path, taught, ways):
     teacher = teacher_of(toy) if taught else ()
     expected = one_step(toy, tmp_path / "one", "pretrain", *teacher, "--data.micro_batch=8")
-    ways = {"1": (1, ("--data.micro_batch=1",)), "fsdp2": (2, FSDP2)}
-    if taught:
-        ways["ddp"] = (2, DDP)
-    for name, (processes, flags) in ways.items():
+    for name, (processes, flags) in ((name, WAYS[name]) for name in ways):
         found = one_step(toy, tmp_path / name, "pretrain", *teacher, *flags, processes=processes)
         assert difference(gradient(expected), gradient(found)) <= 1e-5, name
         assert loss_of(found) == pytest.approx(loss_of(expected), rel=1e-6), name
 
 
-@pytest.mark.parametrize("constraint", [pytest.param("lagrangian", marks=pytest.mark.nightly), "exact"])
-def test_gates_have_the_same_gradient_on_two_processes_beside_a_teacher(toy, tmp_path, constraint):
+@pytest.mark.parametrize(
+    ("constraint", "ways"),
+    [
+        ("exact", ("fsdp2",)),
+        pytest.param("exact", ("ddp",), marks=pytest.mark.nightly),
+        pytest.param("lagrangian", ("fsdp2", "ddp"), marks=pytest.mark.nightly),
+    ],
+    ids=str,
+)
+def test_gates_have_the_same_gradient_on_two_processes_beside_a_teacher(toy, tmp_path, constraint, ways):
     flags = (*GATES[constraint], "--model.distillation.language_weight=0.5", "--data.micro_batch=2")
     one = one_step(toy, tmp_path / "one", "prune", *flags)
-    for name, way in {"fsdp2": FSDP2, "ddp": DDP}.items():
-        two = one_step(toy, tmp_path / name, "prune", *flags, *way, processes=2)
+    for name in ways:
+        two = one_step(toy, tmp_path / name, "prune", *flags, *WAYS[name][1], processes=2)
         assert same_order(one, two)
         found = difference(gradient(one), gradient(two))
         assert found <= 1e-5, (name, found)

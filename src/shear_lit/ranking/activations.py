@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shear_lit.models.family import Family
-from shear_lit.ranking.importance import Importance, Passage, Sums, grown_window
+from shear_lit.ranking.importance import Importance, Passage, Sums
 from shear_lit.theory.shape import Axis
 
 _TURNED, _INFLUENCE, _COUNT = "turned", "influence", "count"
@@ -23,6 +23,8 @@ _WIDTHS = (Axis.HIDDEN, Axis.QUERY_HEADS, Axis.INTERMEDIATE)
 TURNED_AT = 128
 """Tokens of a passage at which streams of all depths are compared: at the last alone, as in arXiv:2403.17887, the
 windows change with every sample of text."""
+_LEAST_TURN = 1e-12
+"""In parts of half a turn: windows that do not turn the stream at all are alike."""
 
 
 class ActivationSums:
@@ -98,9 +100,9 @@ class ActivationSums:
 
         def hook(module: nn.Module, inputs: Any) -> None:
             if self._passage.counts:
-                entries = self._mean(inputs[0].detach().float().square())
+                squares = self._mean(inputs[0].detach().float().square())
                 # The entries of one unit (a head's) lie side by side.
-                self.sums.add(axis.value, entries.view(*rows, -1).sum(-1).sqrt(), at=block)
+                self.sums.add(axis.value, squares.view(*rows, -1).sum(-1), at=block)
 
         return hook
 
@@ -126,14 +128,19 @@ class ActivationSums:
 
 
 def by_activations(sums: Mapping[str, Tensor]) -> Importance:
-    """Widths by the sizes of activations; that of a KV head is the sum over its query heads."""
-    found = {axis: _mean(sums, axis.value).float() for axis in _WIDTHS}
+    """Widths by the sizes of activations; that of a KV head is the sum over its query heads.
+
+    The size of a feed-forward unit or a head is the root of its mean square over all passages: one that is large in few
+    of them has to stay, and would have less of a mean of its sizes in each.
+    """
+    found = {axis: _mean(sums, axis.value) for axis in _WIDTHS}
+    found = {axis: (v if axis is Axis.HIDDEN else v.sqrt()).float() for axis, v in found.items()}
     return {**found, Axis.KV_HEADS: found[Axis.QUERY_HEADS].sum(-1)}
 
 
 def by_peak_to_peak(ranges: Float[Tensor, "layers intermediate"], sums: Mapping[str, Tensor]) -> Importance:
     """Feed-forward units by the range of their weights times the size of their activations."""
-    return {Axis.INTERMEDIATE: (ranges * _mean(sums, Axis.INTERMEDIATE.value)).float()}
+    return {Axis.INTERMEDIATE: (ranges * _mean(sums, Axis.INTERMEDIATE.value).sqrt()).float()}
 
 
 def by_block_influence(sums: Mapping[str, Tensor]) -> Importance:
@@ -142,7 +149,7 @@ def by_block_influence(sums: Mapping[str, Tensor]) -> Importance:
 
 
 def by_depth(sums: Mapping[str, Tensor]) -> Importance:
-    """Layers in the order of windows that grow from the least influential one, contiguous at every length."""
+    """Layers in the order of windows that turn the stream little, contiguous at every length."""
     return {Axis.LAYERS: nested_windows(_mean(sums, _TURNED))}
 
 
@@ -153,10 +160,23 @@ def _mean(sums: Mapping[str, Tensor], name: str) -> Tensor:
 def nested_windows(distance: Float[Tensor, "depths depths"]) -> Float[Tensor, "layers"]:
     """Importance of layers of which any number of the least important are neighbours.
 
-    ``distance[a, b]`` says how far layers a to b - 1 turn the stream. The first window is the layer that turns it
-    least; each next one adds the neighbour with which the window turns it least.
+    ``distance[a, b]`` says how far layers a to b - 1 turn the stream. Each window lies in the next longer one. Of all
+    such rows of windows, one of each length, this is that whose windows turn the stream least in sum, each in parts of
+    what the best window of its length does: to grow one from the least layer can lead away from all longer ones.
     """
-    return grown_window(distance.shape[0] - 1, lambda window: float(distance[window.start, window.stop]))
+    layers = distance.shape[0] - 1
+    # Of the best row up to the window of so many layers that begins with each layer.
+    sums = [torch.zeros(layers + 1)]
+    for length in range(1, layers + 1):
+        turned = distance.diagonal(length)
+        turned = turned / turned.min().clamp(min=_LEAST_TURN)
+        sums.append(turned + torch.minimum(sums[-1][:-1], sums[-1][1:]))
+    importance, first = torch.zeros(layers), 0
+    for length in range(layers - 1, 0, -1):
+        keeps_first = bool(sums[length][first] <= sums[length][first + 1])
+        importance[first + length if keeps_first else first] = length
+        first += not keeps_first
+    return importance
 
 
 @torch.no_grad()

@@ -34,25 +34,6 @@ def ranks(values: Float[Tensor, "*rows units"]) -> Int[Tensor, "*rows units"]:
     return values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1, stable=True)
 
 
-def grown_window(layers: int, cost: Callable[[range], float]) -> Float[Tensor, "layers"]:
-    """Importance of layers of which any number of the least important are neighbours.
-
-    The first window is the layer that costs least; each next one adds the neighbour with which it costs less.
-    """
-    start = min(range(layers), key=lambda layer: cost(range(layer, layer + 1)))
-    end, importance = start + 1, torch.zeros(layers)
-    for order in range(1, layers):
-        below = cost(range(start - 1, end)) if start > 0 else float("inf")
-        above = cost(range(start, end + 1)) if end < layers else float("inf")
-        if below <= above:
-            start -= 1
-            importance[start] = order
-        else:
-            importance[end] = order
-            end += 1
-    return importance
-
-
 class Sums:
     """Sums over passages by name, in float64 on the CPU, kept apart for the two halves of the text.
 

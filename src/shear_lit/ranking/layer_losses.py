@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shear_lit.models.family import Family
-from shear_lit.ranking.importance import Importance, Passage, Reduce, grown_window
+from shear_lit.ranking.importance import Importance, Passage, Reduce
 from shear_lit.theory.shape import Axis
 
 
@@ -74,5 +74,20 @@ def by_greedy_removal(losses: LayerLosses) -> Importance:
 
 
 def by_window_removal(losses: LayerLosses) -> Importance:
-    """Layers in the order in which a window of neighbours takes them in, the side first that the loss misses less."""
-    return {Axis.LAYERS: grown_window(losses.layers, losses.without)}
+    """Layers in the order in which a window of neighbours takes them in, from the one that the loss misses least on.
+
+    Each next one is the neighbour that the loss then misses less.
+    """
+    layers, without = losses.layers, losses.without
+    start = min(range(layers), key=lambda layer: without(range(layer, layer + 1)))
+    end, importance = start + 1, torch.zeros(layers)
+    for order in range(1, layers):
+        below = without(range(start - 1, end)) if start > 0 else float("inf")
+        above = without(range(start, end + 1)) if end < layers else float("inf")
+        if below <= above:
+            start -= 1
+            importance[start] = order
+        else:
+            importance[end] = order
+            end += 1
+    return {Axis.LAYERS: importance}
