@@ -40,6 +40,14 @@ def test_tokens_are_as_frequent_as_the_model_expects_them():
     assert ((counts - expected).abs() < 5 * (chances * (1 - chances)).sum(0).sqrt() + 1).all()
 
 
+def test_a_draw_that_rounding_lifts_to_the_whole_is_a_token_all_the_same(monkeypatch):
+    """The largest number below one times a sum below one can be the sum: no token's chances reach beyond it."""
+    model = model_of(ONE_OF_EACH[0], dtype=torch.float32).eval()
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.ones(shape))
+    found = generated(model, 4, length=5, vocabulary=7, seed=1, device=CPU)
+    assert found[:, 1:].eq(0).all()
+
+
 def test_another_seed_gives_other_text_and_no_token_is_beyond_the_vocabulary():
     model = model_of(ONE_OF_EACH[0], dtype=torch.float32).eval()
     one, same, other = (
