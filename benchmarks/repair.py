@@ -5,7 +5,8 @@
 Tables: ``demo`` (what orders units, and what is refitted), ``tokens`` (how much text), ``domains`` (each domain in turn
 is neither ranked nor repaired on, and measured): all cut the demo's source to the demo's shape. ``small`` cuts the
 source of benchmarks/small_source.py, made before at ``--small``. Each cell is a line of <work>/<table>.jsonl. Loss:
-mean over domains, in nats per token.
+mean over domains, in nats per token. With ``--elsewhere DIR``, of a .jsonl file for each kind of text, cells are
+measured on these as well, which nothing is ranked or repaired on.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from cells import run_cells
-from demo_inputs import write_demo_inputs
+from demo_inputs import prepare_kinds, write_demo_inputs
 from machine import machine
 from shear_lit.commands.demo.texts import DOMAINS
 from shear_lit.data.serving.batch import PADDING_DOMAIN, DomainBatch
@@ -92,9 +93,17 @@ class Bench:
     """A source, text, and what is measured on them."""
 
     def __init__(
-        self, source: Path, data: Path, target: ModelShape, *, device: torch.device, evaluated: int = 16
+        self,
+        source: Path,
+        data: Path,
+        target: ModelShape,
+        *,
+        device: torch.device,
+        evaluated: int = 16,
+        elsewhere: Path | None = None,
     ) -> None:
         self.source, self.data, self.target, self.device = source, data, target, device
+        self.elsewhere = elsewhere
         self.config = read_config(str(source))
         self.family = family_of(self.config)
         self.manifest = read_prepared(str(data))
@@ -127,12 +136,15 @@ class Bench:
         parts = carve(dict(self.model().named_parameters()), self.family, gates)
         return {name: part.float() for name, part in parts.items()}
 
-    def losses(self, model: Any) -> dict[str, float]:
-        """By domain, on the first ``evaluated`` sequences of the validation sample."""
-        store = SequenceStore(str(self.data), "validation", self.manifest)
-        batches = ValidationLoader(store, sequences=self.evaluated, micro_batch=8)
+    def losses(self, model: Any, data: Path | None = None) -> dict[str, float]:
+        """By domain of ``data`` (by default the bench's own), on ``evaluated`` sequences of its validation sample."""
+        data = data or self.data
+        manifest = read_prepared(str(data))
+        batches = ValidationLoader(
+            SequenceStore(str(data), "validation", manifest), sequences=self.evaluated, micro_batch=8
+        )
         with self.on_device(model):
-            return dict(measure_domain_losses(model, batches, self.domains))
+            return dict(measure_domain_losses(model, batches, tuple(manifest.domains)))
 
     @contextmanager
     def on_device(self, model: Any) -> Iterator[None]:
@@ -187,6 +199,7 @@ class Bench:
         return {
             "loss": mean_loss(losses),
             "losses": losses,
+            "elsewhere": self.losses(carved, self.elsewhere) if self.elsewhere else {},
             "seconds": round(seconds, 1),
             "ranking_seconds": round(ranking_seconds, 1),
             "refitted": sum(item.refitted for item in refitted),
@@ -221,6 +234,7 @@ TABLES: dict[str, list[Cell]] = {
     ],
     # How much text.
     "tokens": [
+        *(Cell(sample=sample) for sample in range(3)),
         *(
             Cell(parts="embedding", sample=sample, tokens=REPAIR_TOKENS, generated=GENERATED_FRACTION)
             for sample in range(3)
@@ -289,6 +303,23 @@ def table(file: Path, source: Mapping[str, float]) -> str:
     return "\n".join(rows)
 
 
+def elsewhere_table(file: Path, source: Mapping[str, float]) -> str:
+    """The cells' losses on text of other kinds, in Markdown, beside the source's."""
+    rows = [
+        f"| ranked by | refitted | tokens | generated | sample | {' | '.join(source)} |",
+        f"|---|---|--:|--:|--:|{'--:|' * len(source)}",
+        f"| source | | | | | {' | '.join(f'{loss:.3f}' for loss in source.values())} |",
+    ]
+    for line in map(json.loads, file.read_text().splitlines()):
+        cell, found = line["cell"], line.get("elsewhere")
+        if found:
+            rows.append(
+                f"| {cell['criterion']} | {cell['parts']} | {cell['tokens']:,} | {cell['generated']:.0%} | "
+                f"{cell['sample']} | {' | '.join(f'{found[kind]:.3f}' for kind in source)} |"
+            )
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Run what is left of a table, and print it."""
     parser = argparse.ArgumentParser(
@@ -298,16 +329,31 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/repair"))
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--small", type=Path, default=Path("runs/small"))
+    parser.add_argument("--elsewhere", type=Path, help="a directory of .jsonl files to measure on as well")
+    parser.add_argument("--parts", nargs="+", help="cells that refit these; the rest is left for later")
+    parser.add_argument("--criteria", nargs="+", help="cells ranked by these; the rest is left for later")
     options = parser.parse_args()
     if options.table == "small":
         source, data, shape = options.small / "source", options.small / "data", SMALL_SHAPE
     else:
         source, data, shape = *write_demo_inputs(options.work), DEMO_SHAPE
-    bench = Bench(source, data, shape, device=options.device)
+    elsewhere = None
+    if options.elsewhere:
+        elsewhere = prepare_kinds(options.elsewhere, source, options.work / "elsewhere", sequence_length=128)
+    bench = Bench(source, data, shape, device=options.device, elsewhere=elsewhere)
     file = options.work / f"{options.table}.jsonl"
-    run_cells(bench.run, TABLES[options.table], file, said)
+    cells = [
+        cell
+        for cell in TABLES[options.table]
+        if cell.parts in (options.parts or [cell.parts])
+        and cell.criterion in (options.criteria or [cell.criterion])
+    ]
+    run_cells(bench.run, cells, file, said)
     own = bench.losses(bench.model())
-    print(f"source {mean_loss(own):.3f}\n\n{table(file, own)}\n\n{json.dumps(machine())}")
+    print(f"source {mean_loss(own):.3f}\n\n{table(file, own)}")
+    if elsewhere:
+        print(f"\n{elsewhere_table(file, bench.losses(bench.model(), elsewhere))}")
+    print(f"\n{json.dumps(machine())}")
 
 
 if __name__ == "__main__":

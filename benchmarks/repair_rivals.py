@@ -21,11 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demo_inputs import default_cache, fetch_source
+from demo_inputs import default_cache, fetch_source, prepare_kinds
 from machine import machine
 from repair import Bench, Cell
-from shear_lit.commands.prepare import prepare
-from shear_lit.data.preparing.settings import SplitShares
 from shear_lit.evaluation.calibration import CalibrationText
 from shear_lit.evaluation.domain_loss import mean_loss
 from shear_lit.models.huggingface import build_model
@@ -123,15 +121,8 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cpu")
     options = parser.parse_args()
     sys.path.append(str(options.optipfair))
-    source, data = fetch_source(default_cache()), options.work / "data"
-    if not data.is_dir():
-        prepare(
-            domains={file.stem: str(file) for file in sorted(options.texts.glob("*.jsonl"))},
-            tokenizer=str(source),
-            output=str(data),
-            sequence_length=512,
-            shares=SplitShares(prune=0.6, pretrain=0.0, validation=0.4),
-        )
+    source = fetch_source(default_cache())
+    data = prepare_kinds(options.texts, source, options.work / "data", sequence_length=512)
     bench = Bench(source, data, TARGETS[options.table], device=options.device, evaluated=WINDOWS)
     file = options.work / f"{options.table}.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from shear_lit.reporting.run_lines import beginning, ending, going_on, validation_table
 from shear_lit.theory.shape import ModelShape
 
@@ -57,7 +59,9 @@ def test_run_that_goes_on_says_where_and_how_long():
     assert going_on(40, 100, 0) == "goes on after step 40 of 100"
 
 
-def test_ending_names_the_next_commands():
-    found = ending("runs/a", "runs/a/checkpoints/step=000004.ckpt", prunes=True)
+@pytest.mark.parametrize("prunes", [True, False])
+def test_ending_names_the_next_commands(prunes):
+    found = ending("runs/a", "runs/a/checkpoints/step=000004.ckpt", prunes=prunes)
+    assert len({line.index("  shear-lit") for line in found.splitlines()}) == 1, "one below the other"
     assert "shear-lit report runs/a" in found
     assert "shear-lit export --checkpoint runs/a/checkpoints/step=000004.ckpt --output MODEL" in found

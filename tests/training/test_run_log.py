@@ -3,7 +3,10 @@
 import csv
 import io
 import re
+from types import SimpleNamespace
+from unittest.mock import Mock
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from shear_lit.reporting.pictures import gates_picture
 from shear_lit.theory.hard_concrete import LOG_ALPHA_LIMIT
 from shear_lit.theory.shape import Axis
+from shear_lit.training import run_log
 from shear_lit.training.module import ShearingModule
 from shear_lit.training.run_log import RunLog
 from tests.toy import DOMAINS, LENGTH
@@ -222,6 +226,49 @@ def test_transcript_of_a_pipe_is_the_stored_one(whole):
         "TPU",
     ):
         assert noise not in said, said
+
+
+def test_what_comes_before_the_first_step_slows_no_step_down(monkeypatch):
+    clock, shown = [100.0], {}
+    monkeypatch.setattr(run_log, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(
+        run_log, "show", lambda trainer, numbers, seconds_left: shown.update(numbers, left=seconds_left)
+    )
+    trainer = Mock(
+        spec=L.Trainer,
+        global_step=40,
+        max_steps=60,
+        world_size=1,
+        loggers=[],
+        optimizers=[Mock(param_groups=[])],
+    )
+    trainer.strategy = Mock(root_device=torch.device("cpu"))
+    trainer.strategy.reduce.side_effect = lambda numbers, reduce_op: numbers
+    module = Mock(
+        spec=ShearingModule, gradient_norm=None, skipped_steps=[], distillation=None, pruning=None, axes=()
+    )
+    module.skip_nonfinite = 0
+    module.data = SimpleNamespace(
+        micro_batch=4, tokens_seen={}, manifest=SimpleNamespace(sequence_length=100)
+    )
+    log = RunLog(trainer, module)
+    clock[0] += 300  # a validation and a repair
+    log.go_on()
+    for step in range(40, 45):
+        clock[0] += 2
+        log.batch_is_here()
+        trainer.global_step = step + 1
+        log.keep(
+            {"language_loss": torch.tensor(4.0)}, {"domain": torch.zeros(4, dtype=torch.long)}, completes=True
+        )
+        log.go_on()
+    log.check()
+    clock[0] += 50  # a validation that is due at the report
+    log.report(validated=False)
+    assert shown["speed/tokens_per_second"] == 5 * 400 / 10
+    assert shown["left"] == (10 + 50) / 5 * 15, (
+        "validations come again, what is before the first step does not"
+    )
 
 
 def test_bar_shows_the_last_report_where_there_is_one(toy, tmp_path):

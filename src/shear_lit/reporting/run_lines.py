@@ -94,10 +94,12 @@ def validation_table(
 def ending(run: str, checkpoint: str, *, prunes: bool) -> str:
     """Where a run is that has ended, and the commands that come next."""
     what = "cut it to its target" if prunes else "write it as a Hugging Face directory"
-    return (
-        f"The run has ended. Look at it:    shear-lit report {run}\n"
-        f"{what + ':':<34}shear-lit export --checkpoint {checkpoint} --output MODEL"
-    )
+    commands = {
+        "The run has ended. Look at it:": f"shear-lit report {run}",
+        f"{what}:": f"shear-lit export --checkpoint {checkpoint} --output MODEL",
+    }
+    width = max(map(len, commands))
+    return "\n".join(f"{label:<{width}}  {command}" for label, command in commands.items())
 
 
 def _loss(loss: float) -> str:

@@ -48,9 +48,9 @@ class RunLog:
         self._read_norms: list[float] = []
         self._earlier_device_seconds, self._began = device_seconds, time.monotonic()
         self._first_step, self._losses = trainer.global_step, dict[str, float]()
-        self._since = self._idle_since = self._began
+        self._since = self._idle_since = self._steps_began = self._began
         self._seconds = self._waited = 0.0
-        self._stands_still = False
+        self._stands_still = True  # a validation or a repair before the first step is no training time
 
     @property
     def device_seconds(self) -> float:
@@ -152,12 +152,12 @@ class RunLog:
         self._losses = dict(losses)
 
     def _seconds_left(self) -> float | None:
-        """The time that the steps to come take, if they take as long as those of this start did; None at the end."""
+        """The time of the steps to come, if they take as long as those of this start, validations and all; or None."""
         taken, left = (
             self._trainer.global_step - self._first_step,
             self._trainer.max_steps - self._trainer.global_step,
         )
-        return (time.monotonic() - self._began) / taken * left if taken > 0 and left > 0 else None
+        return (time.monotonic() - self._steps_began) / taken * left if taken > 0 and left > 0 else None
 
     def report_mixture(self) -> None:
         """Write the mixture that the run begins with."""
@@ -166,6 +166,8 @@ class RunLog:
     def go_on(self) -> None:
         """Let the clock of the training run again, and count the wait for the next micro-batch from here."""
         self._idle_since = time.monotonic()
+        if self._trainer.global_step == self._first_step:
+            self._steps_began = self._idle_since
         if self._stands_still:
             self._since, self._stands_still = self._idle_since, False
 
