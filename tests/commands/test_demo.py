@@ -350,7 +350,7 @@ def test_verdicts_follow_from_the_losses():
 
 def test_warnings_of_the_cut_are_not_lost(done):
     assert "- WARNING: hidden: far from its target" in str(result_with(1.0, 5.0, 3.0, 2.5, 4.0))
-    assert done[0].warnings == ()  # sizes are exact
+    assert all("refused by" in warning for warning in done[0].warnings)  # sizes are exact
 
 
 def test_fast_run_says_what_it_is_worth():

@@ -220,7 +220,7 @@ def _write(
     check_new_directory(directory, needed_bytes=parameter_count(config, shape) * numbers.itemsize)
     likely = clients.Written(config=config, shape=shape, period_kept=_keeps_period(config, facts, scores))
     if (said := clients.warning(likely)) is not None:
-        _log.warning("WARNING: %s", said)
+        _log.info(said)
     repairs = None
     if repair is not None:
         if source_fingerprint(origin) != facts.source_fingerprint:
@@ -281,7 +281,7 @@ def _write(
         warnings=(
             *warnings,
             *(str(axis) for axis in cut.expected if axis.off_target),
-            *([who_reads] if who_reads and who_reads != said else []),
+            *([who_reads] if who_reads else []),
         ),
     )
 
