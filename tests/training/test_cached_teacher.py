@@ -169,6 +169,7 @@ def test_other_draws_are_found_by_the_same_check(toy, cached, monkeypatch):
     assert not torch.equal(expected.tokens, found.tokens)
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="make distil")
 def test_a_run_that_learns_from_a_cache_goes_on_as_if_it_had_not_stopped(toy, tmp_path, cached):
     """Four steps, and the same from the checkpoint of the second."""
     cache = cached("prune", method="sampled", kept=16, sequences_per_domain=40)

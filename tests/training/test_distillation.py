@@ -129,8 +129,8 @@ WAYS = {"micro-batch 1": (1, ("--data.micro_batch=1",)), "fsdp2": (2, FSDP2), "d
 @pytest.mark.parametrize(
     ("taught", "ways"),
     [
-        (True, ("micro-batch 1", "fsdp2")),
-        pytest.param(True, ("ddp",), marks=pytest.mark.nightly),
+        (True, ("micro-batch 1",)),
+        pytest.param(True, ("fsdp2", "ddp"), marks=pytest.mark.nightly),
         pytest.param(False, tuple(WAYS), marks=pytest.mark.nightly),
     ],
     ids=str,
