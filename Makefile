@@ -10,7 +10,8 @@
 # which it has five minutes, and then what is marked gpu is tested.
 # make repair repairs a cut of every form of every family, also of models that it trains for a minute each first.
 # make distil compares learning from a cache of a teacher, and from its streams, with what they stand for, in every family
-# and on every strategy, and runs every switch of a fall of sizes on one process and on two, resumed at each stage.
+# and on every strategy, kills the writing of such a cache, resumes a run beside one, and runs every switch of a fall of
+# sizes on one process and on two, resumed at each stage.
 # make scores kills a suite of downstream tasks at any moment, begins it again, and counts what was measured; looks
 # the shipped suites up in the harness's whole registry; and lets two processes share a text.
 # make looks writes pages of runs of all kinds and opens them in a headless browser, which npm installs into .looks.

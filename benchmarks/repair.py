@@ -329,7 +329,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/repair"))
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--small", type=Path, default=Path("runs/small"))
-    parser.add_argument("--elsewhere", type=Path, help="a directory of .jsonl files to measure on as well")
+    parser.add_argument(
+        "--elsewhere", type=Path, help="a directory of .jsonl files to measure new cells on as well"
+    )
     parser.add_argument("--parts", nargs="+", help="cells that refit these; the rest is left for later")
     parser.add_argument("--criteria", nargs="+", help="cells ranked by these; the rest is left for later")
     options = parser.parse_args()

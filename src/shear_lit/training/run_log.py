@@ -152,7 +152,7 @@ class RunLog:
         self._losses = dict(losses)
 
     def _seconds_left(self) -> float | None:
-        """The time of the steps to come, if they take as long as those of this start, validations and all; or None."""
+        """The time of the steps to come if they, and validations between, take as long as before; None at the end."""
         taken, left = (
             self._trainer.global_step - self._first_step,
             self._trainer.max_steps - self._trainer.global_step,
