@@ -204,7 +204,7 @@ def test_reports_of_steps_that_are_taken_again_are_not_repeated(finished, tmp_pa
     shown.Reload()
     assert [event.step for event in shown.Scalars("loss/language")] == [2, 4]
     said = (tmp_path / "log" / "0.log").read_text()
-    assert "goes back to step 0" in said and "-1" not in said
+    assert "goes back to step 0" in said and "step -1" not in said
 
 
 def directory_of_its_own():
