@@ -102,6 +102,7 @@ TABLES: dict[str, tuple[Level, list[Cell]]] = {
             *(Cell(rate=rate) for rate in (1e-3, 3e-4)),
             *(Cell(repair=61_440, steps=steps) for steps in (60, 80, 120)),
             Cell(repair=61_440, steps=60, rate=1e-3),
+            *(Cell(repair=0, steps=steps) for steps in (20, 40, 80)),  # beside a repair on the same tokens
         ],
     ),
     "small": (

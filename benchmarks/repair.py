@@ -333,6 +333,9 @@ def main() -> None:
         "--elsewhere", type=Path, help="a directory of .jsonl files to measure new cells on as well"
     )
     parser.add_argument("--parts", nargs="+", help="cells that refit these; the rest is left for later")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", help="cells repaired on so many; the rest is left for later"
+    )
     parser.add_argument("--criteria", nargs="+", help="cells ranked by these; the rest is left for later")
     options = parser.parse_args()
     if options.table == "small":
@@ -349,6 +352,7 @@ def main() -> None:
         for cell in TABLES[options.table]
         if cell.parts in (options.parts or [cell.parts])
         and cell.criterion in (options.criteria or [cell.criterion])
+        and cell.tokens in (options.tokens or [cell.tokens])
     ]
     run_cells(bench.run, cells, file, said)
     own = bench.losses(bench.model())

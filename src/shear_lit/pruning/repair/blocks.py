@@ -279,7 +279,8 @@ class _Blocks:
         self, texts: list[Text], small: nn.Module, group: tuple[Sublayer, ...], new: int
     ) -> Iterator[Tensor]:
         for text in texts:
-            yield torch.cat([self._given(text, small, half, new) for half in group], dim=-1)
+            given = [self._given(text, small, half, new) for half in group]
+            yield given[0] if len(given) == 1 else torch.cat(given, dim=-1)
 
     def _given(self, text: Text, small: nn.Module, half: Sublayer, new: int) -> Tensor:
         """What a writer is given: attention is run as the block does, a feed-forward layer by itself."""
