@@ -129,7 +129,7 @@ class Bench:
         """What a cell is repaired on."""
         sizes = RepairSettings(tokens=cell.tokens, generated_fraction=cell.generated)
         batches = self.batches(cell, **data_batches(sizes, self.manifest, "prune"))
-        return repair_text(sizes, self.manifest, batches, self.device)  # type: ignore[arg-type]
+        return repair_text(sizes, self.manifest, batches, str(self.source), self.device)  # type: ignore[arg-type]
 
     def carved(self, gates: GateValues) -> dict[str, torch.Tensor]:
         """What the gates keep of the source's weights."""

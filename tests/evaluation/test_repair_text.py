@@ -1,5 +1,8 @@
 """The text of a repair: its parts have the sizes asked for, and processes share it."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,15 +10,20 @@ from shear_lit.data.errors import DataError
 from shear_lit.data.serving.remote import RemoteSettings, read_prepared
 from shear_lit.data.serving.sampled import ValidationLoader
 from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.tokens.scripts import OtherScripts
 from shear_lit.evaluation import repair_text as module
 from shear_lit.evaluation.repair_text import data_batches, open_repair_text, repair_text
-from shear_lit.models.generation import TOGETHER
 from shear_lit.models.huggingface import read_config, read_model
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.settings import RepairSettings
 
 CPU = torch.device("cpu")
-TOKENS = 12_000
+TOKENS = 700
+TOGETHER = 4
+"""Sequences that are generated at once: fewer than there are."""
+OTHERS = OtherScripts(
+    begins=np.where(np.isin(np.arange(300), [40, 250]), 0.5, 0.0), writes=np.arange(300) % 10 == 0
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +31,17 @@ def source(toy):
     return read_model(str(toy.source()), dtype=torch.float32).eval()
 
 
+@pytest.fixture(autouse=True)
+def few_together(monkeypatch):
+    monkeypatch.setattr(module, "TOGETHER", TOGETHER)
+
+
 def text_of(toy, sizes, *, rank=0, world=1):
     manifest = read_prepared(str(toy.data))
     store = SequenceStore(str(toy.data), "prune", manifest)
     batches = data_batches(sizes, manifest, "prune")
     loader = ValidationLoader(store, **batches, rank=rank, world_size=world)
-    return repair_text(sizes, manifest, loader, CPU), manifest
+    return repair_text(sizes, manifest, loader, str(toy.source()), CPU), manifest
 
 
 def rows_of(passages):
@@ -57,13 +70,42 @@ def test_source_writes_the_fraction_that_is_asked_for_behind_the_text(toy, sourc
     assert begun[TOGETHER:] != begun[:rest]  # those that are generated later are others
 
 
-def test_processes_share_what_one_reads_and_generates(toy, source):
+def test_half_of_what_is_generated_is_written_in_other_scripts_where_the_vocabulary_has_them(toy, source):
     sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
-    whole = rows_of(text_of(toy, sizes)[0].passages(source))
-    parts = [rows_of(text_of(toy, sizes, rank=rank, world=2)[0].passages(source)) for rank in range(2)]
+    text = replace(text_of(toy, sizes)[0], scripts=OTHERS)
+    rows = [row for number, row in rows_of(text.passages(source)).items() if number >= text.data.planned]
+    free, others = rows[: -(len(rows) // 2)], rows[-(len(rows) // 2) :]
+    assert len(rows) == text.generated_sequences and len(others) > TOGETHER
+    assert {row[0] for row in others} == {40, 250}
+    assert all(token % 10 == 0 for row in others for token in row)
+    assert not any(all(token % 10 == 0 for token in row) for row in free)
+
+
+def test_scripts_are_those_of_the_tokenizer_beside_the_source(toy, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        module, "other_scripts", lambda tokenizer, size: seen.append((tokenizer, size)) or OTHERS
+    )
+    sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
+    text, manifest = text_of(toy, sizes)
+    assert text.scripts is OTHERS
+    [(tokenizer, size)] = seen
+    assert tokenizer.is_of(manifest.tokenizer.fingerprint) and size == manifest.tokenizer.vocabulary
+    monkeypatch.setattr(module, "has_tokenizer", lambda _: False)
+    assert text_of(toy, sizes)[0].scripts is None
+
+
+@pytest.mark.parametrize("scripts", [None, OTHERS], ids=["free", "scripts"])
+def test_processes_share_what_one_reads_and_generates(toy, source, scripts):
+    sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
+    one, first, second = (
+        replace(text_of(toy, sizes, rank=rank, world=world)[0], scripts=scripts)
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    whole, *parts = (rows_of(text.passages(source)) for text in (one, first, second))
     assert parts[0] | parts[1] == whole
     assert not parts[0].keys() & parts[1].keys()
-    own = [number for number in whole if number >= text_of(toy, sizes)[0].data.planned]
+    own = [number for number in whole if number >= one.data.planned]
     assert all(any(number in part for number in own) for part in parts)
 
 
@@ -91,6 +133,6 @@ def test_what_is_generated_counts_towards_what_a_repair_needs(toy, monkeypatch):
         )[0]
 
     text = opened(0.5)
-    assert (text.data.planned, text.generated_sequences, text.length) == (3, 2, 24)
+    assert (text.data.planned, text.generated_sequences, text.length) == (3, 3, 16)
     with pytest.raises(DataError, match="72 tokens of the prune split"):
         opened(0.0)

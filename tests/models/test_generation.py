@@ -18,7 +18,7 @@ def test_each_token_is_drawn_from_what_the_model_expects_of_all_before_it(form):
     assert torch.equal(torch.get_rng_state(), before)
     with torch.no_grad(), torch.random.fork_rng([]):
         torch.manual_seed(3)
-        expected = torch.randint(40, (4, 1))
+        expected = torch.ones(40).multinomial(4, replacement=True)[:, None]
         while expected.shape[1] < 9:
             logits = model(input_ids=expected, use_cache=False).logits[:, -1]
             chances = logits[:, :40].softmax(-1).cumsum(-1)
@@ -45,7 +45,26 @@ def test_a_draw_that_rounding_lifts_to_the_whole_is_a_token_all_the_same(monkeyp
     model = model_of(ONE_OF_EACH[0], dtype=torch.float32).eval()
     monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.ones(shape))
     found = generated(model, 4, length=5, vocabulary=7, seed=1, device=CPU)
-    assert found[:, 1:].eq(0).all()
+    assert found[:, 1:].eq(6).all()
+    allowed = torch.arange(7) % 2 == 1
+    found = generated(model, 4, length=5, vocabulary=7, seed=1, device=CPU, writes=allowed)
+    assert allowed[found[:, 1:]].all()
+
+
+def test_what_may_begin_and_what_may_follow_are_drawn_as_they_are_expected():
+    model = model_of(ONE_OF_EACH[0], dtype=torch.float32).eval()
+    model.get_output_embeddings().weight.data.mul_(20)
+    begins, allowed, rows = torch.zeros(40), torch.arange(40) % 3 == 1, 20_000
+    begins[[4, 5, 30]] = torch.tensor([0.5, 0.3, 0.2])
+    found = generated(model, rows, length=2, vocabulary=40, seed=5, device=CPU, begins=begins, writes=allowed)
+    counts = found[:, 0].bincount(minlength=40) / rows
+    torch.testing.assert_close(counts, begins, rtol=0, atol=0.02)
+    with torch.no_grad():
+        logits = model(input_ids=found[:, :1]).logits[:, -1, :40].double()
+    chances = logits.masked_fill(~allowed, -torch.inf).softmax(-1)
+    counts, expected = found[:, 1].bincount(minlength=40), chances.sum(0)
+    assert ((counts - expected).abs() < 5 * (chances * (1 - chances)).sum(0).sqrt() + 1).all()
+    assert (counts > 0)[allowed].sum() > 5 and not counts[~allowed].any()
 
 
 def test_another_seed_gives_other_text_and_no_token_is_beyond_the_vocabulary():

@@ -2,11 +2,14 @@
 
 What no domain has (code, where all are prose) would be computed worse after a repair than before it: least squares
 know only the inputs that they see. A little of what the source itself writes holds them to the rest of what it knows.
+Few tokens of most vocabularies are of other scripts than the Latin one, and a source soon leaves them: in half of the
+sequences it is made to stay.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +19,10 @@ from shear_lit.data.prepared.manifest import Manifest
 from shear_lit.data.serving.remote import RemoteSettings
 from shear_lit.data.serving.sampled import ValidationLoader, batches_of
 from shear_lit.data.serving.store import SequenceStore
+from shear_lit.data.tokens.scripts import OtherScripts, other_scripts
+from shear_lit.data.tokens.tokenizer import tokenizer_of
 from shear_lit.evaluation.calibration import CalibrationText, fitting_data
+from shear_lit.models.companions import has_tokenizer
 from shear_lit.models.family import Family
 from shear_lit.models.generation import GENERATED_LENGTH, TOGETHER, generated
 from shear_lit.ranking.importance import Passage
@@ -47,6 +53,8 @@ class RepairText:
     length: int
     """Tokens of each of them."""
     vocabulary: int
+    scripts: OtherScripts | None
+    """What the source writes half of them with; None: it writes them all as it likes."""
     device: torch.device
     rank: int
     world_size: int
@@ -59,8 +67,12 @@ class RepairText:
     def passages(self, source: Any) -> Iterator[Passage]:
         """All of them; ``source``, a stock model on the CPU, generates on the device."""
         yield from self.data
-        for first in range(self.rank * TOGETHER, self.generated_sequences, self.world_size * TOGETHER):
-            rows = min(TOGETHER, self.generated_sequences - first)
+        for first, rows, scripts in islice(self._written(), self.rank, None, self.world_size):
+            drawn = (
+                {}
+                if scripts is None
+                else {name: torch.from_numpy(part) for name, part in scripts._asdict().items()}
+            )
             ids = generated(
                 source,
                 rows,
@@ -68,22 +80,32 @@ class RepairText:
                 vocabulary=self.vocabulary,
                 seed=first,
                 device=self.device,
+                **drawn,
             )
             for start, part in zip(range(0, rows, _ROWS), ids.split(_ROWS), strict=True):
                 number = self.data.planned + first + start
                 yield Passage(inputs={"input_ids": part, "labels": part}, number=number)
 
+    def _written(self) -> Iterator[tuple[int, int, OtherScripts | None]]:
+        """The first of those that are generated together, how many they are, and with what."""
+        free = self.generated_sequences - (self.generated_sequences // 2 if self.scripts else 0)
+        for begin, end, scripts in ((0, free, None), (free, self.generated_sequences, self.scripts)):
+            for first in range(begin, end, TOGETHER):
+                yield first, min(TOGETHER, end - first), scripts
+
 
 def repair_text(
-    sizes: RepairSizes, manifest: Manifest, loader: ValidationLoader, device: torch.device
+    sizes: RepairSizes, manifest: Manifest, loader: ValidationLoader, model: str, device: torch.device
 ) -> RepairText:
-    """The text whose part from prepared data ``loader`` reads, made with ``data_batches``."""
+    """The text whose part from prepared data ``loader`` reads, made with ``data_batches``, and ``model`` the rest."""
+    vocabulary = manifest.tokenizer.vocabulary
     length = min(GENERATED_LENGTH, manifest.sequence_length)
     return RepairText(
         data=CalibrationText(loader, device),
         generated_sequences=math.ceil(sizes.tokens * sizes.generated_fraction / length),
         length=length,
-        vocabulary=manifest.tokenizer.vocabulary,
+        vocabulary=vocabulary,
+        scripts=other_scripts(tokenizer_of(model), vocabulary) if has_tokenizer(model) else None,
         device=device,
         rank=loader.rank,
         world_size=loader.world_size,
@@ -118,7 +140,7 @@ def open_repair_text(
         **data_batches(sizes, manifest, split),
         documents_apart=not cross_document_attention,
     )
-    text = repair_text(sizes, manifest, loader, device)
+    text = repair_text(sizes, manifest, loader, model, device)
     tokens = loader.sequences * manifest.sequence_length + text.generated_tokens
     check_enough(tokens, family, target, split=split, key="repair_tokens")
     return text, manifest

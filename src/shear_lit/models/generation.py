@@ -3,13 +3,13 @@
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-GENERATED_LENGTH = 128
+GENERATED_LENGTH = 16
 """Tokens of a generated sequence at most: many short ones see more kinds of text than few long ones."""
-TOGETHER = 64
+TOGETHER = 256
 """Sequences that are generated at once: a step costs nearly as much for one."""
 
 
@@ -20,39 +20,53 @@ class _Drawn(LogitsProcessor):
     model does.
     """
 
-    def __init__(self, vocabulary: int) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, vocabulary: int, writes: Bool[Tensor, "vocabulary"] | None) -> None:
+        self._vocabulary, self._writes = vocabulary, writes
 
     def __call__(
         self, input_ids: Tensor, scores: Float[Tensor, "rows tokens"]
     ) -> Float[Tensor, "rows tokens"]:
-        below = scores[:, : self._vocabulary].softmax(-1).cumsum(-1)
+        known = scores[:, : self._vocabulary]
+        known = known if self._writes is None else known.where(self._writes, -torch.inf)
+        below = known.softmax(-1).cumsum(-1)
         drawn = torch.rand(len(scores), 1, device=scores.device) * below[:, -1:]
-        # Where rounding has lifted what is drawn to the whole, the first token is as good as any.
-        token = (below <= drawn).sum(-1, keepdim=True) % self._vocabulary
+        token = (below <= drawn).sum(-1, keepdim=True).clamp(max=self._vocabulary - 1)
+        # Rounding may lift what is drawn to the whole, or to what is not allowed: the likeliest is as good as any.
+        token = token.where(known.gather(-1, token) > -torch.inf, known.argmax(-1, keepdim=True))
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
 def generated(
-    model: Any, rows: int, *, length: int, vocabulary: int, seed: int, device: torch.device
+    model: Any,
+    rows: int,
+    *,
+    length: int,
+    vocabulary: int,
+    seed: int,
+    device: torch.device,
+    begins: Float[Tensor, "vocabulary"] | None = None,
+    writes: Bool[Tensor, "vocabulary"] | None = None,
 ) -> Int64[Tensor, "rows length"]:
     """Sequences of tokens below ``vocabulary``, each token drawn from what ``model`` expects next.
 
-    The same ``seed`` gives the same ones. The model computes on ``device``, and is on the CPU before and after.
+    They begin with any token, or with those that ``begins`` makes likely, and go on with any, or with those that
+    ``writes`` allows. The same ``seed`` gives the same ones. The model computes on ``device``, and is on the CPU before
+    and after.
     """
     settings = GenerationConfig(min_length=length, max_length=length, pad_token_id=0)
-    own = model.generation_config
+    own, allowed = model.generation_config, None if writes is None else writes.to(device)
     # What `settings` leave open would be taken from it: published models come with a temperature and an end.
     model.to(device).generation_config = GenerationConfig()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            first = torch.randint(vocabulary, (rows, 1)).to(device)
+            by_lot = torch.ones(vocabulary) if begins is None else begins
+            first = by_lot.multinomial(rows, replacement=True).to(device)[:, None]
             tokens = model.generate(
                 first,
                 attention_mask=torch.ones_like(first),
                 generation_config=settings,
-                logits_processor=LogitsProcessorList([_Drawn(vocabulary)]),
+                logits_processor=LogitsProcessorList([_Drawn(vocabulary, allowed)]),
             )
     finally:
         model.cpu().generation_config = own

@@ -93,7 +93,8 @@ def _repair(
     log_alpha = {axis: whole(rows).detach().cpu() for axis, rows in module.gates.log_alpha().items()}
     values = module.constraint().standing(log_alpha, shape)
     batches = data_batches(repair, module.data.manifest, module.data.split)
-    text = repair_text(repair, module.data.manifest, module.training_sample(**batches), module.device)
+    sample = module.training_sample(**batches)
+    text = repair_text(repair, module.data.manifest, sample, module.source, module.device)
     found = repair_in_place(
         module.model,
         module.source_config,

@@ -9,10 +9,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shear_lit.models.choices import REPAIR_TOKENS
+from shear_lit.models.generation import GENERATED_LENGTH, TOGETHER, generated
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
 from shear_lit.pruning.repair import repair
-from shear_lit.pruning.repair.memory import memory_of_repair
+from shear_lit.pruning.repair.memory import memory_of_generation, memory_of_repair
 from shear_lit.ranking.importance import Passage
 from shear_lit.theory.noise import keyed_uniform
 from shear_lit.theory.shape import Axis, ModelShape
@@ -91,6 +92,31 @@ def test_memory_is_that_of_the_tensors_which_live(tied):
     counted = memory_of_repair(config, target, tokens=ids.numel(), batch_tokens=4 * 64)
     assert counted.device == 0
     assert counted.host == pytest.approx(weights + live.most, rel=0.1)
+
+
+@pytest.mark.parametrize("layers, vocabulary", [(8, 300), (2, 20_000)], ids=["keys", "logits"])
+def test_memory_of_generation_is_that_of_the_tensors_which_live(layers, vocabulary):
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        head_dim=64,
+        vocab_size=vocabulary,
+    )
+    model = LlamaForCausalLM(config).eval()
+    writes = torch.arange(vocabulary) % 3 == 0
+    with LiveTensors(model) as live:
+        generated(
+            model,
+            TOGETHER,
+            length=GENERATED_LENGTH,
+            vocabulary=vocabulary,
+            seed=0,
+            device=torch.device("cpu"),
+            writes=writes,
+        )
+    assert memory_of_generation(family_of(config), vocabulary) == pytest.approx(live.most, rel=0.1)
 
 
 def units_kept(axis, target):

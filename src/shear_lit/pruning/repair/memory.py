@@ -15,6 +15,8 @@ from shear_lit.theory.shape import ModelShape
 INPUTS_KEPT_BYTES = 2e9
 """Inputs of one writer that are kept for the pass after its solution; where they are more, they are computed again."""
 _SINGLE, _DOUBLE = 4, 8
+_LOGITS = 7
+"""Copies of the logits of one step that live at once: the model's, what is drawn by, and those of ``generate``."""
 
 
 class Memory(NamedTuple):
@@ -58,21 +60,17 @@ def memory_of_repair(
     passing = _SINGLE * batch_tokens * (4 * family.shape.intermediate + 6 * family.shape.hidden)
     in_blocks = max(_readers(family, target), _writers(target.hidden, widest) + (inputs if on_cpu else 0))
     computing = max(in_blocks + passing, _head(family, target, sizes))
-    generating = _generating(family, sizes)
+    generating = memory_of_generation(family, sizes[f"{family.embedding}.weight"][0])
     if on_cpu:
         return Memory(host=weights + max(streams + computing, generating), device=0)
     source = _SINGLE * sum(math.prod(size) for size in sizes.values())
     return Memory(host=weights + streams + inputs, device=max(blocks + computing, source + generating))
 
 
-def _generating(family: Family, sizes: dict[str, tuple[int, ...]]) -> int:
-    """Keys and values of what a source generates, before and after a token is put behind them, and its logits."""
+def memory_of_generation(family: Family, vocabulary: int) -> int:
+    """Bytes of the text that a source generates, besides the source: keys, values, and logits as one is drawn by."""
     kept = 2 * family.shape.layers * family.shape.kv_heads * family.head_size * GENERATED_LENGTH
-    return (
-        _SINGLE
-        * TOGETHER
-        * (2 * kept // family.shape.layers + kept + 3 * sizes[f"{family.embedding}.weight"][0])
-    )
+    return _SINGLE * TOGETHER * (kept + _LOGITS * vocabulary)
 
 
 def _readers(family: Family, target: ModelShape) -> int:
