@@ -336,6 +336,12 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, nargs="+", help="cells repaired on so many; the rest is left for later"
     )
+    parser.add_argument(
+        "--generated",
+        type=float,
+        nargs="+",
+        help="cells with such a part generated; the rest is left for later",
+    )
     parser.add_argument("--criteria", nargs="+", help="cells ranked by these; the rest is left for later")
     options = parser.parse_args()
     if options.table == "small":
@@ -353,6 +359,7 @@ def main() -> None:
         if cell.parts in (options.parts or [cell.parts])
         and cell.criterion in (options.criteria or [cell.criterion])
         and cell.tokens in (options.tokens or [cell.tokens])
+        and cell.generated in (options.generated or [cell.generated])
     ]
     run_cells(bench.run, cells, file, said)
     own = bench.losses(bench.model())

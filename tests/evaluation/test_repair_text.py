@@ -1,7 +1,5 @@
 """The text of a repair: its parts have the sizes asked for, and processes share it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -18,8 +16,8 @@ from shear_lit.models.registry import family_of
 from shear_lit.pruning.settings import RepairSettings
 
 CPU = torch.device("cpu")
-TOKENS = 700
-TOGETHER = 4
+TOKENS = 1600
+TOGETHER = 3
 """Sequences that are generated at once: fewer than there are."""
 OTHERS = OtherScripts(
     begins=np.where(np.isin(np.arange(300), [40, 250]), 0.5, 0.0), writes=np.arange(300) % 10 == 0
@@ -34,6 +32,13 @@ def source(toy):
 @pytest.fixture(autouse=True)
 def few_together(monkeypatch):
     monkeypatch.setattr(module, "TOGETHER", TOGETHER)
+
+
+@pytest.fixture(params=[None, OTHERS], ids=["free", "scripts"])
+def scripts(request, monkeypatch):
+    """A vocabulary without other scripts, or with some."""
+    monkeypatch.setattr(module, "other_scripts", lambda *_: request.param)
+    return request.param
 
 
 def text_of(toy, sizes, *, rank=0, world=1):
@@ -54,13 +59,13 @@ def rows_of(passages):
     return found
 
 
-def test_source_writes_the_fraction_that_is_asked_for_behind_the_text(toy, source):
+def test_source_writes_the_fraction_that_is_asked_for_behind_the_text(toy, source, scripts):
     sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
     text, manifest = text_of(toy, sizes)
     passages = [*text.passages(source)]
     own = [passage for passage in passages if passage.number >= text.data.planned]
     assert sum(passage.inputs["input_ids"].numel() for passage in own) == text.generated_tokens
-    assert 0 <= text.generated_tokens - TOKENS / 4 < text.length
+    assert 0 <= text.generated_tokens - TOKENS / 4 < manifest.sequence_length + module.SHORT
     assert len(rows_of(passages)) == text.data.planned + text.generated_sequences
     assert text.data.tokens == text.data.planned * manifest.sequence_length
     assert all(int(passage.inputs["input_ids"].max()) < manifest.tokenizer.vocabulary for passage in own)
@@ -70,14 +75,16 @@ def test_source_writes_the_fraction_that_is_asked_for_behind_the_text(toy, sourc
     assert begun[TOGETHER:] != begun[:rest]  # those that are generated later are others
 
 
-def test_half_of_what_is_generated_is_written_in_other_scripts_where_the_vocabulary_has_them(toy, source):
-    sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
-    text = replace(text_of(toy, sizes)[0], scripts=OTHERS)
+def test_an_eighth_of_what_is_generated_is_in_other_scripts(toy, source, monkeypatch):
+    monkeypatch.setattr(module, "other_scripts", lambda *_: OTHERS)
+    text, manifest = text_of(toy, RepairSettings(tokens=TOKENS, generated_fraction=0.25))
     rows = [row for number, row in rows_of(text.passages(source)).items() if number >= text.data.planned]
-    free, others = rows[: -(len(rows) // 2)], rows[-(len(rows) // 2) :]
-    assert len(rows) == text.generated_sequences and len(others) > TOGETHER
+    others = [row for row in rows if len(row) == 16]
+    assert rows[-len(others) :] == others and len(others) == 4  # 400 / 8 / 16
     assert {row[0] for row in others} == {40, 250}
     assert all(token % 10 == 0 for row in others for token in row)
+    free = rows[: -len(others)]
+    assert len(free) == 15 and {len(row) for row in free} == {manifest.sequence_length}  # 350 / 24
     assert not any(all(token % 10 == 0 for token in row) for row in free)
 
 
@@ -88,21 +95,18 @@ def test_scripts_are_those_of_the_tokenizer_beside_the_source(toy, monkeypatch):
     )
     sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
     text, manifest = text_of(toy, sizes)
-    assert text.scripts is OTHERS
+    assert [writing.scripts for writing in text.writings] == [None, OTHERS]
     [(tokenizer, size)] = seen
     assert tokenizer.is_of(manifest.tokenizer.fingerprint) and size == manifest.tokenizer.vocabulary
     monkeypatch.setattr(module, "has_tokenizer", lambda _: False)
-    assert text_of(toy, sizes)[0].scripts is None
+    assert [writing.sequences for writing in text_of(toy, sizes)[0].writings] == [17, 0]
 
 
-@pytest.mark.parametrize("scripts", [None, OTHERS], ids=["free", "scripts"])
-def test_processes_share_what_one_reads_and_generates(toy, source, scripts):
+def test_processes_share_what_one_reads_and_generates(toy, source, monkeypatch):
+    monkeypatch.setattr(module, "other_scripts", lambda *_: OTHERS)
     sizes = RepairSettings(tokens=TOKENS, generated_fraction=0.25)
-    one, first, second = (
-        replace(text_of(toy, sizes, rank=rank, world=world)[0], scripts=scripts)
-        for rank, world in ((0, 1), (0, 2), (1, 2))
-    )
-    whole, *parts = (rows_of(text.passages(source)) for text in (one, first, second))
+    one, *both = (text_of(toy, sizes, rank=rank, world=world)[0] for rank, world in ((0, 1), (0, 2), (1, 2)))
+    whole, *parts = (rows_of(text.passages(source)) for text in (one, *both))
     assert parts[0] | parts[1] == whole
     assert not parts[0].keys() & parts[1].keys()
     own = [number for number in whole if number >= one.data.planned]
@@ -133,6 +137,6 @@ def test_what_is_generated_counts_towards_what_a_repair_needs(toy, monkeypatch):
         )[0]
 
     text = opened(0.5)
-    assert (text.data.planned, text.generated_sequences, text.length) == (3, 3, 16)
+    assert (text.data.planned, text.generated_sequences, text.generated_tokens) == (3, 2, 48)
     with pytest.raises(DataError, match="72 tokens of the prune split"):
         opened(0.0)

@@ -2,7 +2,7 @@
 
 What no domain has (code, where all are prose) would be computed worse after a repair than before it: least squares
 know only the inputs that they see. A little of what the source itself writes holds them to the rest of what it knows.
-Few tokens of most vocabularies are of other scripts than the Latin one, and a source soon leaves them: in half of the
+Few tokens of most vocabularies are of other scripts than the Latin one, and a source soon leaves them: in some short
 sequences it is made to stay.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -28,6 +28,10 @@ from shear_lit.models.generation import GENERATED_LENGTH, TOGETHER, generated
 from shear_lit.ranking.importance import Passage
 from shear_lit.theory.shape import ModelShape
 
+IN_OTHER_SCRIPTS = 8
+"""One token of so many that are generated is for other scripts than the Latin one."""
+SHORT = 16
+"""Tokens of a sequence in another script at most: there are many scripts."""
 _ROWS = 16
 
 
@@ -43,55 +47,63 @@ class RepairSizes(Protocol):
         """How many tokens the source generates beside them, as a fraction of them."""
 
 
+class Writing(NamedTuple):
+    """Text that a source generates."""
+
+    sequences: int
+    length: int
+    """Tokens of each of them."""
+    scripts: OtherScripts | None = None
+    """What it is written with; None: as the source likes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepairText:
     """Passages of a sample of the domains, then those that a source generates; this process's part of either."""
 
     data: CalibrationText
-    generated_sequences: int
+    writings: tuple[Writing, ...]
     """Those of all processes."""
-    length: int
-    """Tokens of each of them."""
     vocabulary: int
-    scripts: OtherScripts | None
-    """What the source writes half of them with; None: it writes them all as it likes."""
     device: torch.device
     rank: int
     world_size: int
 
     @property
+    def generated_sequences(self) -> int:
+        """Those of all processes."""
+        return sum(writing.sequences for writing in self.writings)
+
+    @property
     def generated_tokens(self) -> int:
         """Those of all processes."""
-        return self.generated_sequences * self.length
+        return sum(writing.sequences * writing.length for writing in self.writings)
 
     def passages(self, source: Any) -> Iterator[Passage]:
         """All of them; ``source``, a stock model on the CPU, generates on the device."""
         yield from self.data
-        for first, rows, scripts in islice(self._written(), self.rank, None, self.world_size):
-            drawn = (
-                {}
-                if scripts is None
-                else {name: torch.from_numpy(part) for name, part in scripts._asdict().items()}
-            )
+        for first, rows, writing in islice(self._together(), self.rank, None, self.world_size):
+            scripts = {} if writing.scripts is None else writing.scripts._asdict()
             ids = generated(
                 source,
                 rows,
-                length=self.length,
+                length=writing.length,
                 vocabulary=self.vocabulary,
                 seed=first,
                 device=self.device,
-                **drawn,
+                **{name: torch.from_numpy(part) for name, part in scripts.items()},
             )
             for start, part in zip(range(0, rows, _ROWS), ids.split(_ROWS), strict=True):
                 number = self.data.planned + first + start
                 yield Passage(inputs={"input_ids": part, "labels": part}, number=number)
 
-    def _written(self) -> Iterator[tuple[int, int, OtherScripts | None]]:
-        """The first of those that are generated together, how many they are, and with what."""
-        free = self.generated_sequences - (self.generated_sequences // 2 if self.scripts else 0)
-        for begin, end, scripts in ((0, free, None), (free, self.generated_sequences, self.scripts)):
-            for first in range(begin, end, TOGETHER):
-                yield first, min(TOGETHER, end - first), scripts
+    def _together(self) -> Iterator[tuple[int, int, Writing]]:
+        """The first of those that are generated together, and how many they are."""
+        begin = 0
+        for writing in self.writings:
+            for first in range(0, writing.sequences, TOGETHER):
+                yield begin + first, min(TOGETHER, writing.sequences - first), writing
+            begin += writing.sequences
 
 
 def repair_text(
@@ -99,13 +111,16 @@ def repair_text(
 ) -> RepairText:
     """The text whose part from prepared data ``loader`` reads, made with ``data_batches``, and ``model`` the rest."""
     vocabulary = manifest.tokenizer.vocabulary
-    length = min(GENERATED_LENGTH, manifest.sequence_length)
+    scripts = other_scripts(tokenizer_of(model), vocabulary) if has_tokenizer(model) else None
+    tokens, length = sizes.tokens * sizes.generated_fraction, min(GENERATED_LENGTH, manifest.sequence_length)
+    others, short = tokens / IN_OTHER_SCRIPTS if scripts else 0, min(SHORT, length)
     return RepairText(
         data=CalibrationText(loader, device),
-        generated_sequences=math.ceil(sizes.tokens * sizes.generated_fraction / length),
-        length=length,
+        writings=(
+            Writing(math.ceil((tokens - others) / length), length),
+            Writing(math.ceil(others / short), short, scripts),
+        ),
         vocabulary=vocabulary,
-        scripts=other_scripts(tokenizer_of(model), vocabulary) if has_tokenizer(model) else None,
         device=device,
         rank=loader.rank,
         world_size=loader.world_size,

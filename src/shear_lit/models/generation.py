@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-GENERATED_LENGTH = 16
+GENERATED_LENGTH = 128
 """Tokens of a generated sequence at most: many short ones see more kinds of text than few long ones."""
-TOGETHER = 256
+TOGETHER = 64
 """Sequences that are generated at once: a step costs nearly as much for one."""
 
 
@@ -60,8 +60,10 @@ def generated(
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            by_lot = torch.ones(vocabulary) if begins is None else begins
-            first = by_lot.multinomial(rows, replacement=True).to(device)[:, None]
+            if begins is None:
+                first = torch.randint(vocabulary, (rows, 1)).to(device)
+            else:
+                first = begins.multinomial(rows, replacement=True).to(device)[:, None]
             tokens = model.generate(
                 first,
                 attention_mask=torch.ones_like(first),

@@ -9,10 +9,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shear_lit.models.choices import REPAIR_TOKENS
-from shear_lit.models.generation import GENERATED_LENGTH, TOGETHER, generated
+from shear_lit.models.generation import TOGETHER, generated
 from shear_lit.models.registry import family_of
 from shear_lit.pruning.carve import kept_units
-from shear_lit.pruning.repair import repair
+from shear_lit.pruning.repair import memory, repair
 from shear_lit.pruning.repair.memory import memory_of_generation, memory_of_repair
 from shear_lit.ranking.importance import Passage
 from shear_lit.theory.noise import keyed_uniform
@@ -95,7 +95,8 @@ def test_memory_is_that_of_the_tensors_which_live(tied):
 
 
 @pytest.mark.parametrize("layers, vocabulary", [(8, 300), (2, 20_000)], ids=["keys", "logits"])
-def test_memory_of_generation_is_that_of_the_tensors_which_live(layers, vocabulary):
+def test_memory_of_generation_is_that_of_the_tensors_which_live(layers, vocabulary, monkeypatch):
+    monkeypatch.setattr(memory, "GENERATED_LENGTH", 16)
     config = LlamaConfig(
         hidden_size=64,
         intermediate_size=64,
@@ -110,7 +111,7 @@ def test_memory_of_generation_is_that_of_the_tensors_which_live(layers, vocabula
         generated(
             model,
             TOGETHER,
-            length=GENERATED_LENGTH,
+            length=16,
             vocabulary=vocabulary,
             seed=0,
             device=torch.device("cpu"),
