@@ -73,7 +73,7 @@ def export(
             towards the source.
         repair_tokens: Tokens to repair on: whole sequences, as many of each domain.
         repair_generated_fraction: Tokens beside them that the source generates, as a fraction of them, each sequence
-            from a token by lot on: a repair keeps what the source knows and no domain has.
+            from a token by lot on, some in other scripts: a repair keeps what the source knows and no domain has.
         repair_split: Documents to repair on; never those that a run validates on.
         repair_parts: What is refitted: `writers`, what adds to the residual stream; `readers`, what reads it as well;
             `embedding`, the embedding of a tied head, too; `norms`, and the last norm before it.
