@@ -55,7 +55,7 @@ class LiveTensors(TorchDispatchMode):
         self.now -= size
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_memory_is_that_of_the_tensors_which_live(tied):
     config = LlamaConfig(
         hidden_size=256,
