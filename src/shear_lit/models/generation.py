@@ -31,7 +31,7 @@ class _Drawn(LogitsProcessor):
         below = known.softmax(-1).cumsum(-1)
         drawn = torch.rand(len(scores), 1, device=scores.device) * below[:, -1:]
         token = (below <= drawn).sum(-1, keepdim=True).clamp(max=self._vocabulary - 1)
-        # Rounding may lift what is drawn to the whole, or to what is not allowed: the likeliest is as good as any.
+        # Rounding may lift what is drawn to the whole: the last token is as good as any, or else the likeliest.
         token = token.where(known.gather(-1, token) > -torch.inf, known.argmax(-1, keepdim=True))
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
